@@ -1,0 +1,142 @@
+"""Milliseconds, samples and memory of rendering a clip, forward and backward.
+
+python benchmarks/render.py [--frames 16] [--size 128] [--samples 256] [--geometry analytic|field]
+    [--blob 10] [--levels 16] [--log2 19] [--normals] [--device cpu|cuda]
+
+The scene is the blob that training starts from (`--blob 100`: one as sharp as a trained one).
+`analytic` takes it from its formula, so that the time is the renderer's own; `field` has it from
+our 4D hash grid. Stage 1 renders `--frames 2`, stage 2 `--frames 16`.
+"""
+
+import argparse
+import statistics
+import time
+
+import animate124  # noqa: F401, brings the bundled host where there is no threestudio
+import threestudio
+import torch
+import torch.nn.functional as F
+from animate124.data.cameras import Cameras
+from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer, Rays, per_ray
+from animate124.renderer.ray_marching import march
+from threestudio.models.geometry.base import BaseImplicitGeometry
+from torch import nn
+
+
+class AnalyticBlob(BaseImplicitGeometry):
+    """blob_magic3d without a network."""
+
+    static = False
+
+    def configure(self):
+        super().configure()
+        self.scale = nn.Parameter(torch.tensor(10.0))
+
+    def forward_density(self, points, times=None):
+        return F.softplus(self.scale * (1 - points.norm(dim=-1, keepdim=True) / 0.5))
+
+    def forward(self, points, output_normal=False, times=None):
+        out = {"density": self.forward_density(points, times), "features": points * self.scale}
+        return {**out, "normal": F.normalize(points, dim=-1)} if output_normal else out
+
+
+def make_geometry(args: argparse.Namespace) -> BaseImplicitGeometry:
+    if args.geometry == "analytic":
+        geometry = AnalyticBlob({})
+        nn.init.constant_(geometry.scale, args.blob)
+        return geometry
+    return threestudio.find("animate124-implicit-volume")(
+        {
+            "density_bias": "blob_magic3d",
+            "density_blob_scale": args.blob,
+            "normal_type": "finite_difference",
+            "pos_encoding_config": {"n_levels": args.levels, "log2_hashmap_size": args.log2},
+        }
+    )
+
+
+def milliseconds(run, device: str, repeats: int) -> float:
+    """Median over calls, after one that warms up."""
+    times = []
+    for _ in range(repeats + 1):
+        if device == "cuda":
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        times.append((time.perf_counter() - start) * 1000)
+    return statistics.median(times[1:])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--size", type=int, default=128, help="pixels a side")
+    parser.add_argument("--samples", type=int, default=256, help="num_samples_per_ray")
+    parser.add_argument("--geometry", choices=["analytic", "field"], default="analytic")
+    parser.add_argument("--blob", type=float, default=10.0, help="density_blob_scale")
+    parser.add_argument("--levels", type=int, default=16, help="of the field's hash grids")
+    parser.add_argument("--log2", type=int, default=19, help="log2 of a level's most entries")
+    parser.add_argument("--normals", action="store_true", help="render normals too")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    renderer = NeRFVolumeRenderer(
+        {"num_samples_per_ray": args.samples, "return_comp_normal": args.normals},
+        geometry=make_geometry(args).to(args.device),
+        material=threestudio.find("no-material")({}).to(args.device),
+        background=threestudio.find("solid-color-background")({}).to(args.device),
+    ).to(args.device)
+    for step in range(0, 20 * 16, 16):
+        renderer.update_step(0, step)
+    cameras = Cameras.of(torch.linspace(-30, 30, args.frames), torch.linspace(0, 90, args.frames))
+    frame_times = torch.linspace(0, 1, args.frames)
+    batch = cameras.batch(args.size, args.size, frame_times)
+    batch = {k: v.to(args.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    rays = Rays(
+        batch["rays_o"].reshape(-1, 3),
+        batch["rays_d"].reshape(-1, 3),
+        per_ray(batch["frame_times"][:, None], args.size**2),
+        None,
+    )
+    grid = renderer.estimator
+    grid_args = grid.binaries[0], grid.aabbs[0], renderer.step_size
+
+    def forward():
+        return renderer(**batch)
+
+    def forward_and_backward():
+        renderer.geometry.zero_grad()
+        out = forward()
+        sum(out[k].mean() for k in ("comp_rgb", "opacity", "comp_normal") if k in out).backward()
+
+    if args.device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    n_marched = len(march(rays.origins, rays.directions, *grid_args)[0])
+    kept = renderer.sample(rays).ray_indices
+    print(
+        f"{args.frames} frames of {args.size} x {args.size}, {args.samples} samples a ray, "
+        f"{args.geometry}, blob {args.blob:g}, {args.device}, torch {torch.__version__}\n"
+        f"samples kept {len(kept):,} (marched {n_marched:,}), "
+        f"rays hit {len(kept.unique()) / len(rays):.1%}"
+    )
+    parts = {
+        "grid update, all cells": lambda: renderer.update_step(0, 0),
+        "grid update, later": lambda: renderer.update_step(0, 512),
+        "march": lambda: march(rays.origins, rays.directions, *grid_args),
+        "march and prune": lambda: renderer.sample(rays),
+        "forward": forward,
+        "forward and backward": forward_and_backward,
+    }
+    for name, run in parts.items():
+        print(f"{name:>24} {milliseconds(run, args.device, args.repeats):9.1f} ms")
+    if args.device == "cuda":
+        peak = torch.cuda.max_memory_allocated()
+        print(f"peak memory {peak / 2**30:.2f} GiB, {peak / len(kept):.0f} bytes a kept sample")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Cameras, frame times, reference image, batches."""

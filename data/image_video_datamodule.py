@@ -1,0 +1,229 @@
+"""The data module: cameras, frame times and the reference image, batch by batch.
+
+A training batch is a dict. An image batch has "random_camera" and "reference"; a video batch has
+"clip" and "num_frames", and the other two as well where its clips start from time zero. Each of the
+three is a dict of threestudio's camera keys for its own cameras (see `Cameras.batch`); "reference"
+has "rgb" and "mask" besides. Batch k of a rank depends on nothing but the seed, k and the rank.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pytorch_lightning as pl
+import threestudio
+import torch
+from threestudio.utils.misc import get_rank
+from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
+
+from .cameras import Cameras, sample_azimuth_deg, sample_elevation_deg, uniform
+from .config import (
+    DataConfig,
+    MultiViewConfig,
+    RandomCameraConfig,
+    SingleViewConfig,
+    parse_data_config,
+)
+from .frame_times import FrameTimes, sample_frame_times
+from .reference_image import reference
+from .trajectories import TRAJECTORIES
+
+
+def batch_generator(seed: int, rank: int, k: int) -> torch.Generator:
+    """Random numbers of batch k of a rank, unlike those of every other (seed, rank, k)."""
+    state = 0
+    for word in (seed, rank, k):
+        # splitmix64's finaliser: neighbouring numbers become unrelated seeds
+        state = (state + word + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return torch.Generator().manual_seed(state % 2**63)
+
+
+def perturb(cameras: Cameras, cfg: RandomCameraConfig, generator: torch.Generator) -> Cameras:
+    """The cameras with the config's perturbations, angles updated."""
+    return cameras.perturbed(
+        cfg.camera_perturb, cfg.center_perturb, cfg.up_perturb, generator=generator
+    )
+
+
+def random_cameras(cfg: SingleViewConfig, generator: torch.Generator) -> Cameras:
+    """`batch_size` cameras, independent of each other (but for `batch_uniform_azimuth`)."""
+    n = cfg.batch_size
+    cameras = Cameras(
+        sample_elevation_deg(n, cfg.elevation_range, generator=generator),
+        sample_azimuth_deg(
+            n, cfg.azimuth_range, stratified=cfg.batch_uniform_azimuth, generator=generator
+        ),
+        uniform(n, cfg.camera_distance_range, generator=generator),
+        uniform(n, cfg.fovy_range, generator=generator),
+    )
+    return perturb(cameras, cfg, generator)
+
+
+def camera_ring(cfg: MultiViewConfig, generator: torch.Generator) -> Cameras:
+    """`n_view` cameras around the subject, at one elevation, distance and field of view."""
+    start = sample_azimuth_deg(1, cfg.azimuth_range, generator=generator)
+    cameras = Cameras.of(
+        sample_elevation_deg(1, cfg.elevation_range, generator=generator),
+        start + torch.arange(cfg.n_view) * 360 / cfg.n_view,
+        uniform(1, cfg.camera_distance_range, generator=generator),
+        uniform(1, cfg.fovy_range, generator=generator),
+    )
+    return perturb(cameras, cfg, generator)
+
+
+def clip_times(cfg: SingleViewConfig, generator: torch.Generator) -> FrameTimes:
+    """Frame times [B*F] of `batch_size` clips that all start from zero, or none of them does."""
+
+    def draw() -> FrameTimes:
+        return sample_frame_times(
+            cfg.num_frames,
+            cfg.sample_rand_frames,
+            precision=cfg.frame_precision,
+            zero_rate=cfg.zero_rate,
+            mirror_rate=cfg.mirror_rate,
+            generator=generator,
+        )
+
+    first = draw()
+    times = [first.times]
+    while len(times) < cfg.batch_size:
+        # the first clip chose between two outcomes, so this takes two draws a clip on average
+        other = draw()
+        if other.starts_from_zero == first.starts_from_zero:
+            times.append(other.times)
+    return FrameTimes(torch.cat(times), first.starts_from_zero)
+
+
+class TrainingBatches(IterableDataset):
+    """An endless stream of batch numbers, and `collate`, which makes a number's batch."""
+
+    def __init__(
+        self, cfg: DataConfig, seed: int, rank: int, first_batch: Callable[[], int] | None = None
+    ):
+        super().__init__()
+        self.cfg, self.seed, self.rank = cfg, seed, rank
+        self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
+        image = cfg.image
+        camera = Cameras.of(
+            image.default_elevation_deg,
+            image.default_azimuth_deg,
+            image.default_camera_distance,
+            image.default_fovy_deg,
+        )
+        rgb, mask = reference(image.image_path, image.height, image.width)
+        self.reference = camera.batch(image.height, image.width)
+        self.reference |= {"rgb": rgb[None], "mask": mask[None]}
+
+    def __iter__(self) -> Iterator[int]:
+        worker = get_worker_info()
+        k = 0 if self.first_batch is None else self.first_batch()
+        k, step = (k, 1) if worker is None else (k + worker.id, worker.num_workers)
+        while True:
+            yield k
+            k += step
+
+    def collate(self, k: int) -> dict[str, Any]:
+        """Batch k of this rank."""
+        generator = batch_generator(self.seed, self.rank, k)
+        video, multi_view = uniform(2, (0, 1), generator=generator)
+        batch: dict[str, Any] = {}
+        starts_from_zero = True
+        if video < (self.cfg.prob_single_view_video or 0):
+            single = self.cfg.single_view
+            times = clip_times(single, generator)
+            starts_from_zero = times.starts_from_zero
+            cameras = random_cameras(single, generator)
+            if single.train_dynamic_camera:
+                cameras = cameras.drift(single.num_frames, generator=generator)
+            else:
+                cameras = cameras.frames(single.num_frames)
+            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, times.times)
+            batch["num_frames"] = single.num_frames
+        if starts_from_zero:
+            if multi_view < (self.cfg.prob_multi_view or 0):
+                section, cameras = self.cfg.multi_view, camera_ring(self.cfg.multi_view, generator)
+            else:
+                section = self.cfg.single_view
+                cameras = random_cameras(section, generator)
+            batch["random_camera"] = cameras.batch(section.height, section.width)
+            batch["reference"] = dict(self.reference)
+        return batch
+
+
+class EvaluationViews(Dataset):
+    """Camera and time, one view an item, of a validation or a test."""
+
+    def __init__(self, cfg: DataConfig, split: str):
+        self.cfg = cfg.single_view
+        if split == "val":
+            n = self.cfg.n_val_views
+            azimuth, times = torch.arange(n) * 360 / n, torch.linspace(0, 1, n)
+        else:
+            azimuth, times = TRAJECTORIES[self.cfg.test_traj](self.cfg)
+        self.azimuth_deg = azimuth  # [T]
+        self.times = times if cfg.dynamic else torch.zeros_like(times)  # [T]
+
+    def __len__(self) -> int:
+        return len(self.azimuth_deg)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        if not 0 <= index < len(self):
+            raise IndexError(f"There is no view {index}; the last one is {len(self) - 1}.")
+        view = slice(index, index + 1)
+        camera = Cameras.of(
+            self.cfg.eval_elevation_deg,
+            self.azimuth_deg[view],
+            self.cfg.eval_camera_distance,
+            self.cfg.eval_fovy_deg,
+        )
+        batch = camera.batch(self.cfg.eval_height, self.cfg.eval_width, self.times[view])
+        return batch | {"index": torch.tensor([index])}
+
+
+@threestudio.register("animate124-image-video-combined-camera-datamodule")
+class ImageVideoDataModule(pl.LightningDataModule):
+    """Batches of one reference image; see the module's docstring and `config.py`."""
+
+    def __init__(self, cfg: Mapping[str, Any] | None = None):
+        super().__init__()
+        self.cfg = parse_data_config(cfg)
+        single = self.cfg.single_view
+        if self.cfg.dynamic and single.sample_rand_frames == "t0":
+            threestudio.warn(
+                "data.single_view.sample_rand_frames=t0: no clip starts exactly at time 0, so that "
+                "video batches have no reference image and no random camera."
+            )
+        # now: later the system reseeds torch at every step
+        self.seed = torch.initial_seed()
+
+    def setup(self, stage: str | None = None) -> None:
+        if stage in (None, "fit"):
+            rank = get_rank() if self.trainer is None else self.trainer.global_rank
+            self.train_dataset = TrainingBatches(self.cfg, self.seed, rank, self.first_batch)
+        if stage in (None, "fit", "validate"):
+            self.val_dataset = EvaluationViews(self.cfg, "val")
+        if stage in (None, "test", "predict"):
+            self.test_dataset = EvaluationViews(self.cfg, "test")
+
+    def first_batch(self) -> int:
+        """Number of the next batch: those that a resumed run has behind it are skipped."""
+        if self.trainer is None:
+            return 0
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def train_dataloader(self) -> DataLoader:
+        # in this process: a batch is made in milliseconds, and a worker couldn't ask the trainer
+        return DataLoader(
+            self.train_dataset, batch_size=None, collate_fn=self.train_dataset.collate
+        )
+
+    def val_dataloader(self) -> DataLoader:
+        return DataLoader(self.val_dataset, batch_size=None)
+
+    def test_dataloader(self) -> DataLoader:
+        return DataLoader(self.test_dataset, batch_size=None)
+
+    def predict_dataloader(self) -> DataLoader:
+        return DataLoader(self.test_dataset, batch_size=None)

@@ -1,0 +1,1 @@
+"""The 4D field: hash grid, space-time encoding, MLPs, implicit volume."""

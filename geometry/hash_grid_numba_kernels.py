@@ -1,0 +1,117 @@
+"""Compiled loops of the hash grid for CPUs, one level at a time.
+
+They compute what `hash_grid_torch` defines, in the same words (line, key, join, wrap). Every key
+is wrapped to the level's size, so that no input, NaN included, reaches outside the table.
+
+numba's disk cache finds a kernel again by its module's name, and this package has another name
+inside threestudio, so `hash_grid_numba` loads this file under a name of its own. Keep it free of
+relative imports.
+"""
+
+import functools
+
+import numba
+import numpy as np
+
+HALF = np.float32(0.5)
+ONE = np.float32(1)
+
+
+def kernel(function):
+    """Compile once and keep it on disk; where no folder can be written, compile in each process."""
+    options = {"nogil": True, "fastmath": {"contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:
+        return numba.njit(**options)(function)
+
+
+@numba.njit
+def lines(coordinate, scale, multiplier):
+    """Keys of the lattice lines below and above a coordinate, and the weight of the one above."""
+    position = coordinate * scale + HALF
+    lower = np.floor(position)
+    key = np.uint32(np.uint32(np.int32(lower)) * multiplier)
+    return key, np.uint32(key + multiplier), position - lower
+
+
+@numba.njit
+def join(a, b, hashed):
+    return a ^ b if hashed else a + b
+
+
+@numba.njit
+def wrap(key, size, hashed):
+    if hashed:
+        return key & (size - np.uint32(1))
+    return key if key < size else key % size
+
+
+@numba.njit
+def square(x0, x1, y0, y1, rest, size, hashed):
+    """Entries of the corners (x0 y0), (x1 y0), (x0 y1), (x1 y1) with the other axes' joined key."""
+    low, high = join(y0, rest, hashed), join(y1, rest, hashed)
+    return (
+        wrap(join(x0, low, hashed), size, hashed),
+        wrap(join(x1, low, hashed), size, hashed),
+        wrap(join(x0, high, hashed), size, hashed),
+        wrap(join(x1, high, hashed), size, hashed),
+    )
+
+
+@functools.cache
+def kernels(dims: int, features: int, hashed: bool):
+    """(forward, backward) of one level; the arguments become constants of the compiled code."""
+
+    @kernel
+    def forward(x, entries, scale, size, multipliers, out, column, start, stop):
+        """Write the features of points start..stop to out[:, column : column + features]."""
+        for n in range(start, stop):
+            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
+            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
+            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
+            if dims == 4:
+                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            gx, gy = ONE - fx, ONE - fy
+            for k in range(1 << (dims - 2)):  # bit 0: above in z, bit 1: above in time
+                rest, weight = (z1, fz) if k & 1 else (z0, ONE - fz)
+                if dims == 4:
+                    rest = join(rest, t1 if k & 2 else t0, hashed)
+                    weight = weight * (ft if k & 2 else ONE - ft)
+                i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
+                for c in range(features):
+                    value = weight * (
+                        gx * gy * entries[i00 * features + c]
+                        + fx * gy * entries[i10 * features + c]
+                        + gx * fy * entries[i01 * features + c]
+                        + fx * fy * entries[i11 * features + c]
+                    )
+                    if k == 0:
+                        out[n, column + c] = value
+                    else:
+                        out[n, column + c] += value
+
+    @kernel
+    def backward(x, grad_out, scale, size, multipliers, grad_entries, column):
+        """Add to grad_entries what grad_out[:, column : column + features] means for it."""
+        for n in range(x.shape[0]):
+            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
+            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
+            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
+            if dims == 4:
+                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            gx, gy = ONE - fx, ONE - fy
+            for k in range(1 << (dims - 2)):
+                rest, weight = (z1, fz) if k & 1 else (z0, ONE - fz)
+                if dims == 4:
+                    rest = join(rest, t1 if k & 2 else t0, hashed)
+                    weight = weight * (ft if k & 2 else ONE - ft)
+                i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
+                for c in range(features):
+                    grad = weight * grad_out[n, column + c]
+                    grad_entries[i00 * features + c] += gx * gy * grad
+                    grad_entries[i10 * features + c] += fx * gy * grad
+                    grad_entries[i01 * features + c] += gx * fy * grad
+                    grad_entries[i11 * features + c] += fx * fy * grad
+
+    return forward, backward

@@ -1,0 +1,249 @@
+"""The 4D field as a threestudio geometry: points and frame times -> density, features, normals.
+
+Points lie in the box [-radius, radius]^3, tau in [0, 1]. Outside the box the encoding is that of
+the nearest point of the box; the density bias goes on. Everything runs in the parameters' float
+type, also under AMP, which would turn small differences of density into noise.
+"""
+
+import difflib
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import threestudio
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from threestudio.models.geometry.base import BaseImplicitGeometry, contract_to_unisphere
+from threestudio.utils.config import parse_structured
+from threestudio.utils.ops import get_activation
+from torch import Tensor
+
+from .hash_grid_torch import GridSpec
+from .mlp import MLP
+from .space_time_encoding import CompositeEncoding, SpaceTimeEncoding
+
+NORMAL_TYPES = ("finite_difference", "pred", "analytic")
+STENCIL = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
+
+
+@dataclass
+class PosEncodingConfig:
+    otype: str = "HashGridSpatialTime"  # a hash grid over space plus one over space and time
+    n_levels: int = 16
+    n_features_per_level: int = 2
+    log2_hashmap_size: int = 19  # a level has at most 2^this entries
+    base_resolution: int = 16  # lattice points a side of the coarsest level
+    per_level_scale: float = 1.447269237440378  # resolution of a level over the level before
+    static: bool = False  # freeze the grid over space and time and leave it out
+    backend: str = "auto"  # torch, numba, tinycudann, or auto: the fastest that can be had
+
+
+@dataclass
+class MLPConfig:
+    otype: str = "VanillaMLP"  # linear layers without bias
+    activation: str = "ReLU"  # after each hidden layer
+    output_activation: str = "none"
+    n_neurons: int = 64  # a hidden layer
+    n_hidden_layers: int = 1
+
+
+def density_bias(
+    points: Float[Tensor, "*N 3"], kind: float | str, scale: float, std: float
+) -> Float[Tensor, "*N 1"] | float:
+    """What is added to density before its activation: a number, or a blob around the origin."""
+    if kind == "blob_magic3d":  # arXiv 2211.10440: a cone
+        return scale * (1 - points.norm(dim=-1, keepdim=True) / std)
+    if kind == "blob_dreamfusion":  # arXiv 2209.14988: a Gaussian
+        return scale * torch.exp(-0.5 * points.square().sum(dim=-1, keepdim=True) / std**2)
+    return float(kind)
+
+
+def neighbours(points: Float[Tensor, "N 3"], eps: float) -> Float[Tensor, "N 6 3"]:
+    """The points at +eps and -eps along x, y and z of each point."""
+    return points[:, None] + eps * torch.tensor(STENCIL, dtype=points.dtype, device=points.device)
+
+
+def central_difference_normal(density: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3"]:
+    """Direction in which density falls fastest, from the densities of `neighbours`.
+
+    The differences' division by 2 eps is left out: it doesn't change the direction.
+    """
+    return F.normalize(density[:, 1::2] - density[:, 0::2], dim=-1)
+
+
+@threestudio.register("animate124-implicit-volume")
+class ImplicitVolume(BaseImplicitGeometry):
+    @dataclass
+    class Config(BaseImplicitGeometry.Config):
+        n_input_dims: int = 3  # of a point; time is an argument of its own
+        n_feature_dims: int = 3  # features a point has beside density; 0 for none
+        density_activation: str | None = "softplus"
+        density_bias: int | float | str = "blob_magic3d"  # or blob_dreamfusion, or a number
+        density_blob_scale: float = 10.0  # the blob's bias at the origin
+        density_blob_std: float = 0.5  # the blob's size, in world units
+        pos_encoding_config: dict = field(default_factory=dict)  # PosEncodingConfig's keys
+        mlp_network_config: dict = field(default_factory=dict)  # MLPConfig's keys
+        normal_type: str | None = "finite_difference"  # one of NORMAL_TYPES; null for none
+        finite_difference_normal_eps: float = 0.01  # half the distance differenced, world units
+        isosurface_threshold: float | str = 25.0  # density on the surface of a mesh, or "auto"
+
+    cfg: Config
+
+    def configure(self) -> None:
+        super().configure()
+        if self.cfg.n_input_dims != 3:
+            raise ValueError(
+                f"geometry.n_input_dims is {self.cfg.n_input_dims}, but points have 3 dimensions "
+                f"(time is no input dimension here, it comes with each call)."
+            )
+        _check("geometry.normal_type", self.cfg.normal_type, [*NORMAL_TYPES, None])
+        if isinstance(self.cfg.density_bias, str):
+            kinds = ["blob_magic3d", "blob_dreamfusion"]
+            _check("geometry.density_bias", self.cfg.density_bias, kinds, ", or a number")
+        self.density_activation = get_activation(self.cfg.density_activation)
+
+        network = parse_structured(MLPConfig, self.cfg.mlp_network_config)
+        _check("geometry.mlp_network_config.otype", network.otype, ["VanillaMLP"])
+        activations = get_activation(network.activation), get_activation(network.output_activation)
+        sizes = network.n_neurons, network.n_hidden_layers
+
+        grid = parse_structured(PosEncodingConfig, self.cfg.pos_encoding_config)
+        _check("geometry.pos_encoding_config.otype", grid.otype, ["HashGridSpatialTime"])
+        names = [setting.name for setting in fields(GridSpec) if setting.name != "dims"]
+        settings = {name: grid[name] for name in names}
+        space, time = GridSpec(3, **settings), GridSpec(4, **settings)
+
+        encoding = SpaceTimeEncoding(space, time, grid.static, grid.backend)
+        self.encoding = CompositeEncoding(encoding)
+        dim_in = encoding.n_output_dims
+        self.density_network = MLP(dim_in, 1, *sizes, *activations)
+        if self.cfg.n_feature_dims > 0:
+            self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations)
+        if self.cfg.normal_type == "pred":
+            self.normal_network = MLP(dim_in, 3, *sizes, *activations)
+
+    @property
+    def static(self) -> bool:
+        """Whether the field is the same at all times."""
+        return self.encoding.encoding.static
+
+    def forward(
+        self,
+        points: Float[Tensor, "*N 3"],
+        output_normal: bool = False,
+        times: Float[Tensor, "*N 1"] | None = None,
+    ) -> dict[str, Float[Tensor, "..."]]:
+        """density [*N 1], features [*N C], and normal = shading_normal [*N 3] if asked for.
+
+        times: tau of each point; None is tau = 0. Normals point to where density falls.
+        """
+        shape = points.shape[:-1]
+        points, times = self._flat(points, times)
+        evaluate = self._without_normal
+        if output_normal:
+            if self.cfg.normal_type is None:
+                raise ValueError(
+                    f"Normals were asked for, but geometry.normal_type is null. "
+                    f"Set it to one of {', '.join(NORMAL_TYPES)}."
+                )
+            evaluate = getattr(self, f"_with_{self.cfg.normal_type}_normal")
+        with torch.autocast(points.device.type, enabled=False):
+            output = evaluate(points, times)
+        if output_normal:
+            output["shading_normal"] = output["normal"]
+        return {name: value.view(*shape, value.shape[-1]) for name, value in output.items()}
+
+    def forward_density(
+        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
+    ) -> Float[Tensor, "*N 1"]:
+        shape = points.shape[:-1]
+        points, times = self._flat(points, times)
+        with torch.autocast(points.device.type, enabled=False):
+            return self._density(points, self._encode(points, times)).view(*shape, 1)
+
+    def forward_field(
+        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
+    ) -> tuple[Float[Tensor, "*N 1"], None]:
+        """(density, None): the lattice that an isosurface is taken on stays undeformed."""
+        return self.forward_density(points, times), None
+
+    def forward_level(
+        self, field: Float[Tensor, "*N 1"], threshold: float
+    ) -> Float[Tensor, "*N 1"]:
+        """Negative inside the surface."""
+        return threshold - field
+
+    def export(
+        self,
+        points: Float[Tensor, "*N 3"],
+        times: Float[Tensor, "*N 1"] | None = None,
+        **kwargs: Any,
+    ) -> dict[str, Float[Tensor, "*N C"]]:
+        if self.cfg.n_feature_dims == 0:
+            return {}
+        shape = points.shape[:-1]
+        points, times = self._flat(points, times)
+        with torch.autocast(points.device.type, enabled=False):
+            features = self.feature_network(self._encode(points, times))
+        return {"features": features.view(*shape, features.shape[-1])}
+
+    def _flat(self, points, times):
+        """[M 3] and [M 1] (or None), of the parameters' float type."""
+        points = points.reshape(-1, 3).to(self.bbox.dtype)
+        return points, None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
+
+    def _encode(self, points, times):
+        return self.encoding(contract_to_unisphere(points, self.bbox, self.unbounded), times)
+
+    def _density(self, points, encoding):
+        raw = self.density_network(encoding)
+        cfg = self.cfg
+        bias = density_bias(points, cfg.density_bias, cfg.density_blob_scale, cfg.density_blob_std)
+        return self.density_activation(raw + bias)
+
+    def _without_normal(self, points, times, encoding=None):
+        encoding = self._encode(points, times) if encoding is None else encoding
+        output = {"density": self._density(points, encoding)}
+        if self.cfg.n_feature_dims > 0:
+            output["features"] = self.feature_network(encoding)
+        return output
+
+    def _with_pred_normal(self, points, times):
+        encoding = self._encode(points, times)
+        normal = F.normalize(self.normal_network(encoding), dim=-1)
+        return {**self._without_normal(points, times, encoding), "normal": normal}
+
+    def _with_finite_difference_normal(self, points, times):
+        """All seven points go through the encoding at once."""
+        near = neighbours(points, self.cfg.finite_difference_normal_eps).view(-1, 3)
+        if times is not None:
+            times = torch.cat([times, times.repeat_interleave(len(STENCIL), dim=0)])
+        encoding = self._encode(torch.cat([points, near]), times)
+        # split, not indexed, because its gradient is one concatenation
+        encoding, encoding_near = encoding.split([len(points), len(near)])
+        density = self._density(near, encoding_near).view(-1, len(STENCIL))
+        output = self._without_normal(points, times, encoding)
+        return {**output, "normal": central_difference_normal(density)}
+
+    def _with_analytic_normal(self, points, times):
+        wants_grad = torch.is_grad_enabled()
+        # validation runs in inference mode, whose tensors autograd refuses: hence the clones
+        with torch.inference_mode(False), torch.enable_grad():
+            if not (wants_grad and points.requires_grad):
+                points = points.detach().clone().requires_grad_()
+                times = None if times is None else times.detach().clone()
+            output = self._without_normal(points, times)
+            (gradient,) = torch.autograd.grad(
+                output["density"].sum(), points, create_graph=wants_grad
+            )
+            output["normal"] = -F.normalize(gradient, dim=-1)
+        return output if wants_grad else {name: value.detach() for name, value in output.items()}
+
+
+def _check(key: str, value: str | None, allowed: list, also: str = "") -> None:
+    if value not in allowed:
+        names = [str(name) for name in allowed]
+        near = difflib.get_close_matches(str(value), names, cutoff=0.3)
+        raise ValueError(
+            f"{key} is {value!r}. Close names: {near}. It can be: {', '.join(names)}{also}."
+        )

@@ -1,0 +1,88 @@
+"""The 4D field's encoding: E(x, tau) = H3(x) + H4(x, tau), two hash grids of the same settings.
+
+Points lie in [0, 1]^3, frame times tau in [0, 1]. A static encoding has H4 too, frozen and left
+out of the sum, so that a dynamic one starts from its checkpoint.
+"""
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from .hash_grid import check_backend, hash_grid
+from .hash_grid_torch import GridSpec
+
+INITIAL_RANGE = 1e-4  # entries start uniform in [-this, this]
+
+
+class HashGrid(nn.Module):
+    """A hash grid with a table of its own, `params`."""
+
+    def __init__(self, spec: GridSpec, backend: str = "auto"):
+        super().__init__()
+        self.spec = spec
+        self.backend = check_backend(backend)
+        self.params = nn.Parameter((torch.rand(spec.n_params) * 2 - 1) * INITIAL_RANGE)
+
+    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
+        return hash_grid(x, self.params, self.spec, self.backend)
+
+    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *messages):
+        loaded = state_dict.get(prefix + "params")
+        if loaded is None or loaded.numel() == self.params.numel():
+            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *messages)
+            return
+        error_messages = messages[-1]
+        error_messages.append(
+            f"{prefix}params has {loaded.numel()} floats in the checkpoint, but {self.spec} has "
+            f"{self.params.numel()}. Give pos_encoding_config the settings that the checkpoint was "
+            f"trained with{other_settings(loaded.numel(), self.spec)}."
+        )
+
+
+def other_settings(n_params: int, spec: GridSpec) -> str:
+    """A hint which n_levels or log2_hashmap_size would give a table that many floats."""
+    settings = dataclasses.asdict(spec)
+    for name, values in (("n_levels", range(1, 33)), ("log2_hashmap_size", range(3, 29))):
+        for value in values:
+            if GridSpec(**{**settings, name: value}).n_params == n_params:
+                return f"; {name}={value} would fit"
+    return ""
+
+
+class SpaceTimeEncoding(nn.Module):
+    """H3 (`encoding`) and H4 (`encoding_time`)."""
+
+    def __init__(self, space: GridSpec, time: GridSpec, static: bool, backend: str = "auto"):
+        super().__init__()
+        self.static = static
+        self.encoding = HashGrid(space, backend)
+        self.encoding_time = HashGrid(time, backend)
+        self.encoding_time.requires_grad_(not static)
+        self.n_output_dims = space.n_output_dims
+
+    def forward(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "N 1"] | None = None
+    ) -> Float[Tensor, "N E"]:
+        """times: tau of each point; None is tau = 0."""
+        features = self.encoding(x)
+        if self.static:
+            return features
+        times = torch.zeros_like(x[:, :1]) if times is None else times
+        return features + self.encoding_time(torch.cat([x, times], dim=-1))
+
+
+class CompositeEncoding(nn.Module):
+    """The geometry's `encoding`, whose own `encoding` is the space-time one: threestudio's nesting,
+    which the names in checkpoints and optimizer groups (geometry.encoding.encoding.*) follow."""
+
+    def __init__(self, encoding: SpaceTimeEncoding):
+        super().__init__()
+        self.encoding = encoding
+        self.n_output_dims = encoding.n_output_dims
+
+    def forward(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "N 1"] | None = None
+    ) -> Float[Tensor, "N E"]:
+        return self.encoding(x, times)

@@ -1,0 +1,1 @@
+"""Rays and frame times to images."""

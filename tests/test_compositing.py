@@ -1,0 +1,143 @@
+"""Emission and absorption on packed samples: against a loop over rays, closed forms, gradients."""
+
+import math
+
+import pytest
+import torch
+from animate124.renderer.compositing import (
+    accumulate,
+    depth_variance,
+    ray_offsets,
+    render_weights,
+    sum_before,
+    visible,
+)
+
+F64 = torch.float64
+
+
+def random_samples(counts, dtype=F64, density=3.0):
+    """(density, t_starts, t_ends, ray_indices) with the given number of samples on each ray."""
+    ray_indices = torch.repeat_interleave(torch.arange(len(counts)), torch.tensor(counts))
+    length = 0.01 + 0.1 * torch.rand(len(ray_indices), dtype=dtype)
+    t_ends = 2 + length.cumsum(0)  # increasing along each ray is all that counts
+    sigma = density * torch.rand(len(ray_indices), dtype=dtype)
+    return sigma, t_ends - length, t_ends, ray_indices
+
+
+def loop(density, t_starts, t_ends, ray_indices):
+    """Weights as NeRF's eq. 3 says, one ray and sample at a time, in Python floats."""
+    weights, light, ray = [], 1.0, -1
+    for sigma, start, end, r in zip(
+        density.tolist(), t_starts.tolist(), t_ends.tolist(), ray_indices.tolist(), strict=True
+    ):
+        if r != ray:
+            light, ray = 1.0, r
+        through = math.exp(-sigma * (end - start))
+        weights.append(light * (1 - through))
+        light *= through
+    return torch.tensor(weights, dtype=F64)
+
+
+COUNTS = [[3, 0, 5, 1], [0, 0, 4], [7], [2, 0], [1, 1, 1]]
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_weights_equal_a_loop_over_rays(counts):
+    samples = random_samples(counts)
+    torch.testing.assert_close(render_weights(*samples, len(counts)), loop(*samples))
+
+
+@pytest.mark.parametrize("counts", COUNTS)
+def test_weights_of_a_ray_sum_to_its_opacity(counts):
+    density, t_starts, t_ends, ray_indices = random_samples(counts)
+    weights = render_weights(density, t_starts, t_ends, ray_indices, len(counts))
+    thickness = accumulate(density * (t_ends - t_starts), None, ray_indices, len(counts))
+    opacity = accumulate(weights, None, ray_indices, len(counts))
+    torch.testing.assert_close(opacity, 1 - torch.exp(-thickness))
+    assert (opacity[torch.tensor(counts) == 0] == 0).all()
+
+
+def test_a_ray_does_not_feel_its_neighbours():
+    density, t_starts, t_ends, ray_indices = random_samples([4, 6, 5], dtype=torch.float32)
+    alone = render_weights(density, t_starts, t_ends, ray_indices, 3)
+    density = torch.where(ray_indices == 1, torch.inf, density)
+    beside = render_weights(density, t_starts, t_ends, ray_indices, 3)
+    torch.testing.assert_close(beside[ray_indices != 1], alone[ray_indices != 1])
+    torch.testing.assert_close(beside[4:10], torch.tensor([1.0, 0, 0, 0, 0, 0]))
+
+
+def test_float32_stays_precise_over_millions_of_samples():
+    n_rays, n = 20_000, 150  # behind 3 million samples, half of the rays as good as opaque
+    density = torch.rand(n_rays, n) * torch.tensor([500.0, 0.5]).repeat(n_rays // 2)[:, None]
+    t_ends = 2 + 0.01 * torch.arange(1, n + 1).expand(n_rays, n)
+    t_starts = t_ends - 0.01
+    ray_indices = torch.arange(n_rays).repeat_interleave(n)
+    weights = render_weights(
+        density.flatten(), t_starts.flatten(), t_ends.flatten(), ray_indices, n_rays
+    ).view(n_rays, n)
+    thickness = (density * (t_ends - t_starts)).double()
+    light = torch.exp(-(thickness.cumsum(1) - thickness))
+    expected = light * (1 - torch.exp(-thickness))
+    torch.testing.assert_close(weights.double(), expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("counts", COUNTS[:2])
+def test_gradients_and_their_gradients_equal_finite_differences(counts):
+    density, t_starts, t_ends, ray_indices = random_samples(counts)
+    rgb = torch.rand(len(density), 3, dtype=F64, requires_grad=True)
+    background = torch.rand(len(counts), 3, dtype=F64, requires_grad=True)
+    t = (t_starts + t_ends) / 2
+
+    def render(density, rgb, background):
+        weights = render_weights(density, t_starts, t_ends, ray_indices, len(counts))
+        opacity = accumulate(weights, None, ray_indices, len(counts))
+        image = accumulate(weights, rgb, ray_indices, len(counts)) + (1 - opacity) * background
+        return image, opacity, depth_variance(weights, t, opacity, ray_indices)
+
+    # no ray near opacity 0.5, where depth_variance jumps
+    _, opacity, _ = render(density, rgb, background)
+    assert ((opacity - 0.5).abs() > 1e-3).all()
+    inputs = (density.requires_grad_(), rgb, background)
+    assert torch.autograd.gradcheck(render, inputs)
+    assert torch.autograd.gradgradcheck(render, inputs, fast_mode=True)
+
+
+def test_sum_before_counts_within_the_ray_only():
+    ray_indices = torch.tensor([0, 0, 0, 2, 2, 5])
+    values = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0, 32.0])
+    expected = torch.tensor([0.0, 1.0, 3.0, 0.0, 8.0, 0.0])
+    torch.testing.assert_close(sum_before(values, ray_indices, 7), expected)
+    assert ray_offsets(ray_indices, 7).tolist() == [0, 3, 3, 5, 5, 5, 6, 6]
+
+
+def test_visible_drops_the_transparent_and_the_hidden():
+    t_starts = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.0])
+    density = torch.tensor([1e-3, 20.0, 5.0, 1.0, 5.0])
+    ray_indices = torch.tensor([0, 0, 0, 0, 1])
+    kept = visible(
+        density, t_starts, t_starts + 1, ray_indices, 2, min_alpha=0.01, min_transmittance=1e-4
+    )
+    assert kept.tolist() == [False, True, False, False, True]
+
+
+def test_depth_variance_of_two_equal_surfaces():
+    """Half of the weight at 2, half at 3: mean 2.5, variance 1/4, however much both weigh."""
+    t = torch.tensor([2.0, 3.0, 2.0, 3.0])
+    weights = torch.tensor([0.5, 0.5, 0.3, 0.3])
+    ray_indices = torch.tensor([0, 0, 1, 1])
+    opacity = accumulate(weights, None, ray_indices, 3)
+    variance = depth_variance(weights, t, opacity, ray_indices)
+    torch.testing.assert_close(variance, torch.tensor([[0.25], [0.25], [0.0]]))
+    faint = depth_variance(weights / 2, t, opacity / 2, ray_indices)
+    torch.testing.assert_close(faint, torch.tensor([[0.0], [0.0], [0.0]]))
+
+
+def test_nothing_at_all_gives_empty_rays():
+    none = torch.zeros(0, requires_grad=True)
+    ray_indices = torch.zeros(0, dtype=torch.long)
+    weights = render_weights(none, torch.zeros(0), torch.zeros(0), ray_indices, 4)
+    image = accumulate(weights, torch.zeros(0, 3), ray_indices, 4)
+    assert image.shape == (4, 3) and (image == 0).all()
+    image.sum().backward()
+    assert none.grad.shape == (0,)

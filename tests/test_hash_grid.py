@@ -1,0 +1,319 @@
+import importlib.util
+import itertools
+import math
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from animate124.geometry import hash_grid as dispatch
+from animate124.geometry.hash_grid import HASH_GRIDS, hash_grid
+from animate124.geometry.hash_grid_torch import GridSpec, hash_grid_torch
+
+GEOMETRY = Path(dispatch.__file__).parent
+
+# 3D: levels of 125 points (128 entries), 343 (344) and hashed ones; 4D: 625, then hashed ones.
+SMALL = {
+    dims: GridSpec(
+        dims,
+        n_levels=4,
+        n_features_per_level=2,
+        log2_hashmap_size=10,
+        base_resolution=5,
+        per_level_scale=1.4,
+    )
+    for dims in (3, 4)
+}
+# Coordinates up to 4000, whose products with the primes need far more than 32 bits.
+FINE = {
+    dims: GridSpec(
+        dims,
+        n_levels=2,
+        n_features_per_level=1,
+        log2_hashmap_size=12,
+        base_resolution=2000,
+        per_level_scale=2.0,
+    )
+    for dims in (3, 4)
+}
+DIMS = pytest.mark.parametrize("dims", (3, 4))
+CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+FAST_BACKENDS = pytest.mark.parametrize(
+    "backend", ("numba", pytest.param("tinycudann", marks=CUDA))
+)
+
+
+def points_with_borders(n: int, dims: int, dtype=torch.float64) -> torch.Tensor:
+    """Random points, all corners of the box, its centre, and points on some of its faces."""
+    borders = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dims)), dtype=dtype)
+    inside = torch.rand(n, dims, dtype=dtype)
+    on_faces = inside.clone()
+    on_faces[:, 0], on_faces[::2, -1] = 0.0, 1.0
+    return torch.cat([borders, torch.full((1, dims), 0.5, dtype=dtype), on_faces, inside])
+
+
+def one_point_by_the_formula(point: list[float], table: list[float], spec: GridSpec) -> list[float]:
+    """method.md's formulas for one point, in Python's integers."""
+    primes = (1, 2654435761, 805459861, 3674653429)
+    features, offset = [], 0
+    for level in range(spec.n_levels):
+        scale = spec.base_resolution * spec.per_level_scale**level - 1
+        resolution = math.ceil(scale) + 1
+        points = resolution**spec.dims
+        size = min(-(-points // 8) * 8, 2**spec.log2_hashmap_size)
+        cell = [math.floor(x * scale + 0.5) for x in point]
+        rest = [x * scale + 0.5 - c for x, c in zip(point, cell, strict=True)]
+        sums = [0.0] * spec.n_features_per_level
+        for corner in itertools.product((0, 1), repeat=spec.dims):
+            weight = math.prod(r if up else 1 - r for up, r in zip(corner, rest, strict=True))
+            coordinates = [c + up for c, up in zip(cell, corner, strict=True)]
+            if points <= size:
+                index = sum(c * resolution**d for d, c in enumerate(coordinates))
+            else:
+                index = 0
+                for c, prime in zip(coordinates, primes, strict=False):
+                    index ^= (c * prime) & 0xFFFFFFFF
+            entry = (offset + index % size) * spec.n_features_per_level
+            for c in range(spec.n_features_per_level):
+                sums[c] += weight * table[entry + c]
+        features += sums
+        offset += size
+    return features
+
+
+@DIMS
+@pytest.mark.parametrize("specs", (SMALL, FINE))
+def test_definition_is_the_formula_point_by_point(dims, specs):
+    spec = specs[dims]
+    table = torch.randn(spec.n_params, dtype=torch.float64)
+    x = points_with_borders(20, dims)
+    expected = [one_point_by_the_formula(p, table.tolist(), spec) for p in x.tolist()]
+    torch.testing.assert_close(hash_grid_torch(x, table, spec), torch.tensor(expected).double())
+
+
+def test_small_specs_have_dense_rounded_and_hashed_levels():
+    assert [level.size for level in SMALL[3].levels] == [128, 344, 1000, 1024]
+    assert [level.hashed for level in SMALL[3].levels] == [False, False, False, True]
+    assert [level.hashed for level in SMALL[4].levels] == [False, True, True, True]
+    assert all(level.hashed for level in FINE[3].levels + FINE[4].levels)
+
+
+def test_default_grids_are_as_large_as_tiny_cuda_nns():
+    assert GridSpec(3).n_params == 12_599_920
+    assert GridSpec(4).n_params == 15_474_688
+    assert GridSpec(3).n_output_dims == 32
+
+
+@DIMS
+def test_weights_of_a_cell_sum_to_one(dims):
+    x = points_with_borders(50, dims)
+    ones = torch.ones(SMALL[dims].n_params, dtype=torch.float64)
+    features = hash_grid_torch(x, ones, SMALL[dims])
+    torch.testing.assert_close(features, torch.ones_like(features))
+
+
+@DIMS
+def test_gradients_of_the_definition_to_second_order(dims):
+    spec = GridSpec(dims, n_levels=2, log2_hashmap_size=4, base_resolution=2, per_level_scale=2.3)
+    # away from lattice lines (positions x.5), where the derivative in x jumps
+    x = (0.1 + 0.8 * torch.rand(2, dims, dtype=torch.float64)).requires_grad_()
+    for level in spec.levels:
+        position = x.detach() * level.scale + 0.5
+        assert ((position - position.round()).abs() > 1e-4).all()
+    table = torch.randn(spec.n_params, dtype=torch.float64, requires_grad=True)
+    run = lambda x, table: hash_grid_torch(x, table, spec)  # noqa: E731
+    assert torch.autograd.gradcheck(run, (x, table))
+    assert torch.autograd.gradgradcheck(run, (x, table))
+
+
+@FAST_BACKENDS
+@DIMS
+@pytest.mark.parametrize("specs", (SMALL, FINE))
+def test_backend_has_the_definitions_values_and_gradient(backend, dims, specs):
+    pytest.importorskip(backend)
+    device = "cuda" if backend == "tinycudann" else "cpu"
+    spec = specs[dims]
+    x = points_with_borders(500, dims, torch.float32).to(device)
+    table = torch.randn(spec.n_params, device=device, requires_grad=True)
+    grad_out = torch.randn(len(x), spec.n_output_dims, device=device)
+    results = []
+    for name in (backend, "torch"):
+        features = hash_grid(x, table, spec, name)
+        results.append((features.detach(), *torch.autograd.grad(features, table, grad_out)))
+    # tiny-cuda-nn's scales are float32, ours float64: at 4000 cells that is up to 1e-3 of a cell
+    tolerance = 1e-2 if backend == "tinycudann" and specs is FINE else 1e-4
+    torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
+
+
+@FAST_BACKENDS
+def test_backend_takes_no_points_and_gives_a_zero_gradient(backend):
+    pytest.importorskip(backend)
+    device = "cuda" if backend == "tinycudann" else "cpu"
+    table = torch.randn(SMALL[3].n_params, device=device, requires_grad=True)
+    features = hash_grid(torch.zeros(0, 3, device=device), table, SMALL[3], backend)
+    features.sum().backward()
+    assert features.shape == (0, 8)
+    assert not table.grad.any()
+
+
+@DIMS
+@pytest.mark.parametrize("backend", ("torch", "numba"))
+def test_points_outside_the_box_take_the_nearest_ones_features(dims, backend):
+    pytest.importorskip(backend)
+    x = torch.rand(100, dims) * 4 - 2
+    table = torch.randn(SMALL[dims].n_params)
+    outside = hash_grid(x, table, SMALL[dims], backend)
+    torch.testing.assert_close(outside, hash_grid_torch(x.clamp(0, 1), table, SMALL[dims]))
+
+
+@DIMS
+@pytest.mark.parametrize("backend", ("torch", "numba"))
+@pytest.mark.parametrize("value", (math.nan, math.inf, -math.inf))
+def test_points_that_are_no_numbers_read_nothing_outside_the_table(dims, backend, value):
+    pytest.importorskip(backend)
+    x = torch.rand(64, dims)
+    x[::2, 1] = value
+    table = torch.randn(SMALL[dims].n_params, requires_grad=True)
+    hash_grid(x, table, SMALL[dims], backend).sum().backward()
+    assert hash_grid(x, table, SMALL[dims], backend)[1::2].isfinite().all()
+
+
+def test_numba_doesnt_depend_on_the_number_of_threads(monkeypatch):
+    pytest.importorskip("numba")
+    from animate124.geometry import hash_grid_numba
+
+    x, table = torch.rand(999, 4), torch.randn(SMALL[4].n_params, requires_grad=True)
+    results = []
+    for threads in (1, 3):
+        monkeypatch.setattr(hash_grid_numba, "thread_count", lambda points, n=threads: n)
+        features = hash_grid(x, table, SMALL[4], "numba")
+        results.append((features, *torch.autograd.grad(features.square().sum(), table)))
+    for one, three in zip(*results, strict=True):
+        assert torch.equal(one, three)
+
+
+def test_numba_works_where_nothing_can_be_cached(monkeypatch):
+    caching = pytest.importorskip("numba.core.caching")
+    monkeypatch.setattr(caching.CacheImpl, "_locator_classes", [])
+    path = GEOMETRY / "hash_grid_numba_kernels.py"
+    module_spec = importlib.util.spec_from_file_location("kernels_without_cache", path)
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    assert module.kernel(lambda a: a + 1)(1) == 2
+
+
+def test_numbas_disk_cache_serves_the_package_under_any_name():
+    """Kernels compiled as animate124 load again as threestudio-animate124."""
+    pytest.importorskip("numba")
+    x = torch.linspace(0, 1, 300).view(-1, 3)
+    table = torch.linspace(0, 1, SMALL[3].n_params)
+    expected = hash_grid(x, table, SMALL[3], "numba").sum().item()
+    script = f"""
+import importlib, importlib.util, sys, torch
+name = "threestudio-animate124"
+package = importlib.util.spec_from_file_location(name, r"{GEOMETRY / "__init__.py"}")
+sys.modules[name] = importlib.util.module_from_spec(package)
+grid = importlib.import_module(name + ".hash_grid")
+spec = grid.GridSpec(3, 4, 2, 10, 5, 1.4)
+x, table = torch.linspace(0, 1, 300).view(-1, 3), torch.linspace(0, 1, spec.n_params)
+print(grid.hash_grid(x, table, spec, "numba").sum().item())
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert float(run.stdout) == pytest.approx(expected)
+
+
+def test_auto_takes_numba_on_cpu_and_torch_where_points_need_a_gradient():
+    pytest.importorskip("numba")
+    x, table = torch.rand(5, 3), torch.rand(SMALL[3].n_params)
+    assert dispatch.choose_backend(x, table) == "numba"
+    assert dispatch.choose_backend(x.double(), table.double()) == "torch"
+    x.requires_grad_()
+    assert dispatch.choose_backend(x, table) == "torch"
+    with torch.no_grad():
+        assert dispatch.choose_backend(x, table) == "numba"
+
+
+def test_auto_goes_through_torch_and_says_so_where_a_fast_backend_doesnt_import(
+    monkeypatch, tmp_path
+):
+    (tmp_path / "broken_backend.py").write_text("raise OSError('no such compute capability')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.warns(UserWarning, match=r"broken_backend.*no such compute capability.*torch"):
+        assert not dispatch.is_usable("broken_backend")
+    assert not dispatch.is_usable("a_backend_that_isnt_there")
+
+
+def test_numba_refuses_points_that_need_a_gradient():
+    pytest.importorskip("numba")
+    x = torch.rand(5, 3, requires_grad=True)
+    with pytest.raises(ValueError, match=r"no gradient in the points.*'torch'"):
+        hash_grid(x, torch.rand(SMALL[3].n_params), SMALL[3], "numba")
+    with pytest.raises(ValueError, match="one float type"):
+        hash_grid(x.detach().double(), torch.rand(SMALL[3].n_params), SMALL[3], "numba")
+
+
+def test_tinycudann_refuses_tensors_of_the_cpu():
+    with pytest.raises(ValueError, match="wants CUDA tensors"):
+        hash_grid(torch.rand(5, 3), torch.rand(SMALL[3].n_params), SMALL[3], "tinycudann")
+
+
+class TinycudannEncoding(torch.nn.Module):
+    """What we use of `tinycudann.Encoding`: parameters of its own, a config, a call."""
+
+    def __init__(self, n_input_dims, encoding_config, dtype):
+        super().__init__()
+        assert encoding_config["otype"] == "HashGrid" and dtype == torch.float32
+        settings = {name: value for name, value in encoding_config.items() if name != "otype"}
+        self.spec = GridSpec(n_input_dims, **settings)
+        extra = self.spec.base_resolution == 7  # as if its rounding made a level larger
+        self.params = torch.nn.Parameter(torch.zeros(self.spec.n_params + extra))
+
+    def forward(self, x):
+        return hash_grid_torch(x, self.params, self.spec)
+
+
+def test_tinycudanns_encoding_works_with_our_table_in_place_of_its_own(monkeypatch):
+    from animate124.geometry import hash_grid_tinycudann as twin
+
+    monkeypatch.setitem(sys.modules, "tinycudann", SimpleNamespace(Encoding=TinycudannEncoding))
+    twin.encoding.cache_clear()
+    x, table = torch.rand(9, 4), torch.randn(SMALL[4].n_params, requires_grad=True)
+    module = twin.encoding(SMALL[4], torch.device("cpu"))
+    features = twin.call_with_table(module, table, x)
+    expected = hash_grid_torch(x, table, SMALL[4])
+    torch.testing.assert_close(features, expected)
+    torch.testing.assert_close(
+        torch.autograd.grad(features.sum(), table), torch.autograd.grad(expected.sum(), table)
+    )
+    assert module.params.numel() == 0
+    with pytest.raises(ValueError, match="rounds resolutions in float32"):
+        twin.encoding(GridSpec(3, n_levels=1, base_resolution=7), torch.device("cpu"))
+    twin.encoding.cache_clear()
+
+
+def test_unknown_backend_names_close_ones():
+    with pytest.raises(ValueError, match=r"'nubma'.*\['numba'"):
+        hash_grid(torch.rand(5, 3), torch.rand(SMALL[3].n_params), SMALL[3], "nubma")
+
+
+def test_sizes_that_dont_fit_are_named():
+    with pytest.raises(ValueError, match=f"table of {SMALL[3].n_params} floats"):
+        hash_grid(torch.rand(5, 3), torch.rand(7), SMALL[3])
+    with pytest.raises(ValueError, match="Points of 3 dimensions"):
+        hash_grid(torch.rand(5, 4), torch.rand(SMALL[3].n_params), SMALL[3])
+
+
+@pytest.mark.parametrize(
+    "settings", ({"dims": 5}, {"n_levels": 0}, {"log2_hashmap_size": 40}, {"base_resolution": 1})
+)
+def test_impossible_grids_are_refused(settings):
+    (name,) = settings
+    with pytest.raises(ValueError, match=f"{name} is from"):
+        GridSpec(**{"dims": 3, **settings})
+
+
+def test_backends_are_the_documented_ones():
+    assert list(HASH_GRIDS) == ["torch", "numba", "tinycudann"]
