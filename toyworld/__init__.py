@@ -1,0 +1,1 @@
+"""The procedural world: characters, motions, ray-traced ground truth."""
