@@ -1,0 +1,137 @@
+"""Trained toy models as ordinary diffusers folders, float16, readable by old and new libraries.
+
+(transformers 4.28 needs vocab.json, merges.txt and the `text_model.` prefix of CLIP's weights.)
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from .random_priors import (
+    END,
+    FEATURE_EXTRACTOR,
+    SCHEDULER,
+    START,
+    byte_pairs,
+    write_json,
+)
+from .random_priors import write_tokenizer as write_tokenizer_files
+
+__all__ = ["FEATURE_EXTRACTOR", "SCHEDULER", "byte_pairs"]
+
+MAX_TOKENS = 32  # of a prompt, start and end included
+
+
+def text_config(vocabulary: list[str], width: int) -> dict:
+    return {
+        "vocab_size": len(vocabulary),
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "projection_dim": width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "hidden_act": "quick_gelu",
+        "bos_token_id": vocabulary.index(START),
+        "eos_token_id": vocabulary.index(END),
+        "pad_token_id": vocabulary.index(END),
+    }
+
+
+def vision_config(width: int, image_size: int) -> dict:
+    return {
+        "hidden_size": width,
+        "intermediate_size": 2 * width,
+        "projection_dim": width,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 4,
+        "image_size": image_size,
+        "patch_size": 8,
+        "hidden_act": "quick_gelu",
+    }
+
+
+def write_tokenizer(folder: Path, vocabulary: list[str], merges: list[tuple[str, str]]) -> None:
+    write_tokenizer_files(folder, vocabulary, merges, MAX_TOKENS)
+
+
+def half_weights(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+    """The state dict in float16 on the CPU, every key with the prefix (once)."""
+    return {
+        prefix + key.removeprefix(prefix): value.detach().half().cpu().contiguous()
+        for key, value in module.state_dict().items()
+        if value.is_floating_point()
+    }
+
+
+def write_diffusers(folder: Path, module: nn.Module) -> None:
+    copy.deepcopy(module).half().cpu().save_pretrained(folder)
+
+
+def write_clip(folder: Path, module: nn.Module, kind: str, prefix: str) -> None:
+    """config.json and weights of a CLIP tower; `kind` is its model_type."""
+    config = {k: v for k, v in module.config.to_diff_dict().items() if not k.startswith("_")}
+    config |= {"architectures": [type(module).__name__], "model_type": kind}
+    write_json(folder / "config.json", {**config, "torch_dtype": "float16"})
+    save_file(half_weights(module, prefix), folder / "model.safetensors", {"format": "pt"})
+
+
+def write_text_folder(
+    folder: Path,
+    words: tuple[list[str], list[tuple[str, str]]],
+    text: nn.Module,
+    unet: nn.Module,
+    vae: nn.Module,
+) -> None:
+    """A text-to-image or text-to-video folder."""
+    write_tokenizer(folder / "tokenizer", *words)
+    write_clip(folder / "text_encoder", text, "clip_text_model", "text_model.")
+    write_diffusers(folder / "unet", unet)
+    write_diffusers(folder / "vae", vae)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    clip = "3D" in type(unet).__name__
+    index = {
+        "_class_name": "TextToVideoSDPipeline" if clip else "StableDiffusionPipeline",
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "unet": ["diffusers", type(unet).__name__],
+        "vae": ["diffusers", "AutoencoderKL"],
+        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
+    }
+    if not clip:
+        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
+        index["requires_safety_checker"] = False
+    write_json(folder / "model_index.json", index)
+
+
+def write_zero123(
+    folder: Path, eye: nn.Module, camera: nn.Linear, unet: nn.Module, vae: nn.Module
+) -> None:
+    write_diffusers(folder / "unet", unet)
+    write_diffusers(folder / "vae", vae)
+    write_clip(folder / "image_encoder", eye, "clip_vision_model", "")
+    projection = folder / "clip_camera_projection"
+    config = {"embedding_dim": camera.out_features, "additional_embeddings": 4}
+    write_json(projection / "config.json", {"_class_name": "CLIPCameraProjection", **config})
+    weights = half_weights(nn.ModuleDict({"proj": camera}))
+    save_file(weights, projection / "diffusion_pytorch_model.safetensors", {"format": "pt"})
+    side = eye.config.image_size
+    pixels = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
+    write_json(folder / "feature_extractor" / "preprocessor_config.json", FEATURE_EXTRACTOR | pixels)
+    write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    index = {
+        "_class_name": "Zero123Pipeline",
+        "vae": ["diffusers", "AutoencoderKL"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "clip_camera_projection": ["zero123", "CLIPCameraProjection"],
+        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
+        "safety_checker": [None, None],
+        "requires_safety_checker": False,
+    }
+    write_json(folder / "model_index.json", index)
