@@ -121,7 +121,9 @@ def write_zero123(
     save_file(weights, projection / "diffusion_pytorch_model.safetensors", {"format": "pt"})
     side = eye.config.image_size
     pixels = {"size": {"shortest_edge": side}, "crop_size": {"height": side, "width": side}}
-    write_json(folder / "feature_extractor" / "preprocessor_config.json", FEATURE_EXTRACTOR | pixels)
+    write_json(
+        folder / "feature_extractor" / "preprocessor_config.json", FEATURE_EXTRACTOR | pixels
+    )
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     index = {
         "_class_name": "Zero123Pipeline",

@@ -70,16 +70,16 @@ class Plan:
 
 TINY = Plan(
     characters=6,
-    pictures=4,
-    frames=4,
-    steps=dict.fromkeys(PARTS, 6),
-    batch=dict.fromkeys(PARTS, 4),
+    pictures=2,
+    frames=2,
+    steps=dict.fromkeys(PARTS, 3),
+    batch=dict.fromkeys(PARTS, 2),
     width=32,
     channels=(32, 32, 32),
     sd_channels=(32, 32, 32),
     video_channels=(32, 32, 32),
     vae_channels=(8, 16, 16),
-    sampling_steps=2,
+    sampling_steps=1,
 )
 
 
@@ -446,9 +446,7 @@ class Workshop:
         modules = {"eye": eye, "camera": camera, "unet": unet}
         trainer = Trainer("zero123", plan, modules, self.work)
         seeds = [(7 * i + self.seed) % banks.HELD_OUT for i in range(plan.characters)]
-        bank = banks.view_bank(
-            seeds, plan.pictures, size=SIZE, seed=self.seed, device=self.device
-        )
+        bank = banks.view_bank(seeds, plan.pictures, size=SIZE, seed=self.seed, device=self.device)
         draw = self.latents(vae, bank.views.flatten(0, 1))
         fixed, _ = self.encode(vae, bank.reference)  # the mode, not scaled: Zero123's convention
         offsets = camera_offset(bank.elevation_deg.flatten(), bank.azimuth_deg.flatten())
@@ -534,7 +532,12 @@ class Workshop:
 
     @torch.no_grad()
     def sample_text(
-        self, vae: AutoencoderKL, text: CLIPTextModel, unet: nn.Module, prompts: list[str], clip: int
+        self,
+        vae: AutoencoderKL,
+        text: CLIPTextModel,
+        unet: nn.Module,
+        prompts: list[str],
+        clip: int,
     ) -> Tensor:
         """Samples for prompts at scale 5: [N 3 S S], or clips' frames [N*F 3 S S]."""
         states = text(self.tokens(prompts)).last_hidden_state
@@ -589,7 +592,9 @@ def pictures(images: Tensor) -> Tensor:
 
 def clip_pixels(images: UInt8[Tensor, "B 3 S S"]) -> Float[Tensor, "B 3 S S"]:
     """Pictures normalised as the image encoder's preprocessor_config.json says."""
-    channels = images.float().div(255).unbind(1)  # numbers, not tensors: a graph can't copy those in
+    channels = (
+        images.float().div(255).unbind(1)
+    )  # numbers, not tensors: a graph can't copy those in
     means, stds = folders.FEATURE_EXTRACTOR["image_mean"], folders.FEATURE_EXTRACTOR["image_std"]
     return torch.stack([(c - m) / s for c, m, s in zip(channels, means, stds, strict=True)], dim=1)
 
@@ -617,7 +622,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the four model folders")
     parser.add_argument("--seed", type=int, default=0, help="of the banks and of the training")
-    parser.add_argument("--tiny", action="store_true", help="a few steps of narrow models, on a CPU")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few steps of narrow models, on a CPU"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

@@ -1,0 +1,37 @@
+"""threestudio-animate124: one image and one sentence in, a 4D scene out.
+
+Importing this package registers its modules. Where no `threestudio` is importable, the bundled one
+(host/) is brought in first.
+"""
+
+import importlib.util
+
+if importlib.util.find_spec("threestudio") is None:
+    from .host import activate
+
+    activate()
+
+from .data import image_video_datamodule
+from .exporter import assets_4d
+from .geometry import implicit_volume
+from .guidance import image, tile, video, zero123
+from .prompt_processors import textual_inversion, view_dependent
+from .prompt_processors import video as video_prompts
+from .renderer import nerf_volume_renderer
+from .system import animate124
+
+__version__ = "0.1.0"
+__all__ = [
+    "animate124",
+    "assets_4d",
+    "image",
+    "image_video_datamodule",
+    "implicit_volume",
+    "nerf_volume_renderer",
+    "textual_inversion",
+    "tile",
+    "video",
+    "video_prompts",
+    "view_dependent",
+    "zero123",
+]

@@ -1,0 +1,1 @@
+"""4D assets: meshes, GLB, point clouds."""

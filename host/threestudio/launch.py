@@ -1,0 +1,336 @@
+"""The launcher: one trial of a config, on CUDA where there is some, else on the CPU.
+
+launch.py --config stage.yaml --train data.image.image_path=panda.png trainer.max_steps=1000
+"""
+
+import argparse
+import inspect
+import os
+import shlex
+import shutil
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from omegaconf.errors import OmegaConfBaseException
+from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from threestudio.extensions import ExtensionImportError, load_extension
+from threestudio.log import configure as configure_logging
+from threestudio.log import info, warn
+from threestudio.registry import close_names, find
+from threestudio.utils.callbacks import (
+    ConfigSnapshotCallback,
+    CustomProgressBar,
+    StopOnCtrlC,
+    StoppedByUser,
+    TrialCheckpoint,
+)
+from threestudio.utils.checkpoints import AtomicCheckpointIO, read_checkpoint
+from threestudio.utils.config import config_to_primitive, load_config
+from threestudio.utils.misc import get_rank
+
+# what a person's input can raise; anything else is shown with its traceback
+INPUT_ERRORS = (
+    ValueError,
+    KeyError,
+    OSError,
+    OmegaConfBaseException,
+    MisconfigurationException,
+)
+STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """threestudio's flags; what they leave over are key=value overrides of the config."""
+    p = argparse.ArgumentParser(
+        usage="%(prog)s --config FILE --train|--validate|--test|--export [options] [key=value ...]",
+        epilog="key=value overrides the config: trainer.max_steps=100 system.loss.lambda_rgb=500",
+        allow_abbrev=False,
+    )
+    p.add_argument("--config", required=True, metavar="FILE", help="the YAML file of a stage")
+    p.add_argument(
+        "--gpu",
+        default="0",
+        metavar="N,N",
+        help="GPUs to use, one process each (default: 0). "
+        "Ignored when CUDA_VISIBLE_DEVICES is set: all that it lists are used.",
+    )
+    action = p.add_mutually_exclusive_group(required=True)
+    action.add_argument("--train", action="store_true", help="train, then test")
+    action.add_argument(
+        "--validate", action="store_true", help="the validation views of resume=<checkpoint>"
+    )
+    action.add_argument("--test", action="store_true", help="the test video of resume=<checkpoint>")
+    action.add_argument(
+        "--export", action="store_true", help="the exporter's files of resume=<checkpoint>"
+    )
+    p.add_argument("--verbose", action="store_true", help="debug messages, and full tracebacks")
+    p.add_argument(
+        "--typecheck",
+        action="store_true",
+        help="check shapes and types at every call of the extension",
+    )
+    return p
+
+
+@contextmanager
+def _environment() -> Iterator[None]:
+    """Puts the environment back afterwards: launches set variables for their child processes."""
+    before = dict(os.environ)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+def select_gpus(gpu: str) -> int:
+    """Makes the GPUs asked for visible, if nobody did before; returns how many are (0: CPU)."""
+    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
+    if "CUDA_VISIBLE_DEVICES" not in os.environ:
+        wanted = [part.strip() for part in gpu.split(",")]
+        if not all(part.isdigit() for part in wanted):
+            raise ValueError(
+                f"--gpu takes numbers with commas between them, such as 0 or 0,1; not {gpu!r}."
+            )
+        there = torch.cuda.device_count()
+        if there and any(int(part) >= there for part in wanted):
+            raise ValueError(
+                f"--gpu {gpu}: this machine has {there} GPU{'s' * (there > 1)}, counted from 0."
+            )
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(wanted)
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _check_names(section: str, given: Mapping[str, Any], function: Callable) -> None:
+    """A key of the section that the function doesn't take is an error that names the close ones."""
+    known = [name for name in inspect.signature(function).parameters if name != "self"]
+    for key in given:
+        if key not in known:
+            near = close_names(key, known)
+            hint = f"close keys: {', '.join(near)}" if near else f"known keys: {', '.join(known)}"
+            raise ValueError(f"Nothing reads the key {section}.{key} ({hint}).")
+
+
+def trainer_options(options: Mapping[str, Any], n_gpus: int) -> dict[str, Any]:
+    """The config's `trainer` section with what it leaves open filled in to suit the machine."""
+    _check_names("trainer", options, pl.Trainer.__init__)
+    options = {"inference_mode": False, **options}  # normals need gradients in validation too
+    options.setdefault("accelerator", "gpu" if n_gpus else "cpu")
+    on_cpu = options["accelerator"] == "cpu"
+    options.setdefault("devices", 1 if on_cpu else -1)
+    several = options["devices"] not in (1, "1", -1, "-1", "auto") or (not on_cpu and n_gpus > 1)
+    if several and "strategy" not in options:
+        # a batch without clips, or a scene without samples, leaves parameters unused
+        options["strategy"] = "ddp_find_unused_parameters_true"
+    if on_cpu and str(options.get("precision")) in ("16", "16-mixed", "16-true"):
+        info(
+            f"trainer.precision={options['precision']} needs a GPU; this run on the CPU "
+            "uses 32-true."
+        )
+        options["precision"] = "32-true"
+    return options
+
+
+def train_callbacks(args: argparse.Namespace, cfg: Any) -> list[pl.Callback]:
+    """Checkpoints, the config's copy, and (if not switched off) learning rates."""
+    ckpts = os.path.join(cfg.trial_dir, "ckpts")
+    callbacks: list[pl.Callback] = [
+        ConfigSnapshotCallback(args.config, cfg, os.path.join(cfg.trial_dir, "configs"))
+    ]
+    if cfg.trainer.get("enable_checkpointing") is not False:
+        checkpoint = config_to_primitive(cfg.checkpoint)
+        _check_names("checkpoint", checkpoint, ModelCheckpoint.__init__)
+        callbacks.append(TrialCheckpoint(**{"dirpath": ckpts, **checkpoint}))
+    if cfg.trainer.get("logger") is not False:
+        callbacks.append(LearningRateMonitor(logging_interval="step"))
+    return callbacks
+
+
+def progress_bar(trainer: Mapping[str, Any]) -> list[pl.Callback]:
+    """The bar, if it is not switched off; off a terminal, where each refresh is a line, calmer."""
+    if trainer.get("enable_progress_bar") is False:
+        return []
+    calm = min(100, max(1, (trainer.get("max_steps") or 0) // 20))
+    return [CustomProgressBar(refresh_rate=1 if sys.stdout.isatty() else calm)]
+
+
+def _write_command(cfg: Any, args: argparse.Namespace) -> None:
+    """How this trial was started."""
+    command = shlex.join(["python", *sys.argv])
+    Path(cfg.trial_dir, "cmd.txt").write_text(f"{command}\n{args}\n")
+
+
+def resume_command(args: argparse.Namespace, trial_dir: str) -> str | None:
+    """How to go on with a stopped trial that has a checkpoint, in its own folder."""
+    ckpts = sorted(Path(trial_dir, "ckpts").glob("*.ckpt"), key=lambda p: p.stat().st_mtime)
+    if not ckpts:
+        return None
+    config = os.path.join(trial_dir, "configs", "parsed.yaml")
+    command = ["python", sys.argv[0], "--config", config, "--train", "--gpu", args.gpu]
+    return shlex.join([*command, f"resume={ckpts[-1]}"])
+
+
+def _stop_children(trainer: pl.Trainer) -> None:
+    """Ends the processes that Lightning's DDP started from this one."""
+    for process in getattr(getattr(trainer.strategy, "launcher", None), "procs", []):
+        if hasattr(process, "poll") and process.poll() is None:
+            process.terminate()
+
+
+def _say_how_to_resume(args: argparse.Namespace, trial_dir: str) -> None:
+    command = resume_command(args, trial_dir)
+    if command is not None:
+        info(f"To go on from the last checkpoint:\n  {command}")
+
+
+def main(
+    args: argparse.Namespace,
+    extras: list[str],
+    extension: str | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Runs what the flags ask for; returns the trial's folder.
+
+    `extension` is the name of a package whose modules the config may use, `folder` where it lies
+    if it isn't installed.
+    """
+    with _environment():
+        return _main(args, extras, extension, folder)
+
+
+def _main(args, extras, extension, folder) -> str:
+    configure_logging(args.verbose)
+    if extension is not None:
+        load_extension(extension, folder, typecheck=args.typecheck)
+    if not args.verbose:
+        # data modules here make their batches in the process; a new trial folder is what resume
+        # is expected to have
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
+        warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own
+    n_gpus = select_gpus(args.gpu)
+    cfg = load_config(args.config, cli_args=extras, n_gpus=max(1, n_gpus))
+    if cfg.trainer.get("accelerator") == "cpu" and n_gpus:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that get_device() says cpu as well
+    trial = Path(cfg.trial_dir)
+    new = not any(trial.iterdir())
+    stop = StopOnCtrlC(str(trial / "ckpts" / "last.ckpt"))
+    try:
+        _run(args, cfg, n_gpus, stop)
+    except BaseException:
+        empty = args.train or not any(trial.iterdir())
+        if get_rank() == 0 and new and empty and not stop.began:
+            shutil.rmtree(trial)  # nothing is in it but the logs of a launch that failed at once
+        raise
+    info(f"Done: {cfg.trial_dir}")
+    return cfg.trial_dir
+
+
+def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> None:
+    """Builds the config's data module and system, and hands them to Lightning."""
+    options = trainer_options(config_to_primitive(cfg.trainer), n_gpus)
+    if cfg.resume is not None:
+        ckpt = read_checkpoint(cfg.resume, weights=not args.train)
+        status = int(ckpt.get("epoch", 0)), int(ckpt.get("global_step", 0))
+        del ckpt
+    pl.seed_everything(cfg.seed + get_rank(), workers=True)
+    datamodule = find(cfg.data_type)(cfg.data)
+    system = find(cfg.system_type)(cfg.system, resumed=cfg.resume is not None)
+    system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
+
+    callbacks = progress_bar(cfg.trainer)
+    loggers: Any = []
+    if args.train:
+        callbacks += [stop, *train_callbacks(args, cfg)]
+        loggers = [
+            TensorBoardLogger(cfg.trial_dir, name="tb_logs"),
+            CSVLogger(cfg.trial_dir, name="csv_logs"),
+            *system.get_loggers(),
+        ]
+    defaults = {
+        "callbacks": callbacks,
+        "logger": loggers,
+        "plugins": [AtomicCheckpointIO(args.train)],
+    }
+    trainer = pl.Trainer(**{**defaults, **options})
+
+    if args.train:
+        _fit(trainer, system, datamodule, args, cfg)
+        return
+    if cfg.resume is not None:
+        # Lightning restores weights here, but not the step
+        system.set_resume_status(*status)
+    elif not cfg.system.get("weights"):
+        warn("Neither resume= nor system.weights= was given: this shows an untrained scene.")
+    act = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
+    act(system, datamodule=datamodule, ckpt_path=cfg.resume)
+
+
+def _fit(
+    trainer: pl.Trainer, system: Any, datamodule: Any, args: argparse.Namespace, cfg: Any
+) -> None:
+    """Training, then the test; what stops early says how to go on."""
+    if get_rank() == 0:
+        _write_command(cfg, args)
+    try:
+        trainer.fit(system, datamodule=datamodule, ckpt_path=cfg.resume)
+        if trainer.interrupted:  # an older Lightning returns after Ctrl-C
+            raise KeyboardInterrupt
+    except StoppedByUser:
+        info(f"Stopped after step {trainer.global_step}; everything is saved.")
+        _say_how_to_resume(args, cfg.trial_dir)
+        raise
+    except SystemExit:
+        if not trainer.interrupted:
+            raise
+        # a newer Lightning ignores further Ctrl-C and exits
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _say_how_to_resume(args, cfg.trial_dir)
+        raise KeyboardInterrupt from None
+    except BaseException:
+        _stop_children(trainer)
+        _say_how_to_resume(args, cfg.trial_dir)
+        raise
+    trainer.test(system, datamodule=datamodule)
+
+
+def _from_a_step(error: BaseException) -> bool:
+    """Whether the error came out of a training, validation or test step: a bug, not an input."""
+    return any(frame.name in STEPS for frame in traceback.extract_tb(error.__traceback__))
+
+
+def run(
+    argv: list[str] | None = None, extension: str | None = None, folder: Path | None = None
+) -> int:
+    """The command line: `main`, with errors of input as one message. Returns the exit code."""
+    args, extras = parser().parse_known_args(argv)
+    try:
+        main(args, extras, extension, folder)
+    except StoppedByUser:
+        # Lightning kills all processes when one that it started doesn't return 0
+        return 130 if get_rank() == 0 else 0
+    except KeyboardInterrupt:
+        return 130
+    except ExtensionImportError as error:
+        traceback.print_exception(error.__cause__)
+        print(f"\nerror: {error} Nothing was run; the traceback above says why.", file=sys.stderr)
+        return 1
+    except INPUT_ERRORS as error:
+        if args.verbose or _from_a_step(error) or not str(error):
+            traceback.print_exc()
+        if get_rank() == 0:
+            print(f"\nerror: {error}", file=sys.stderr)
+            if not args.verbose:
+                print("(--verbose shows where it came from.)", file=sys.stderr)
+        return 1
+    return 0

@@ -1,0 +1,57 @@
+"""Logging: `info`, `warn` and `debug` speak on rank 0 only."""
+
+import logging
+import os
+import sys
+
+from tqdm import tqdm
+
+logger = logging.getLogger("threestudio")
+
+
+def _on_rank_zero(speak):
+    def wrapper(message, *args, **kwargs):
+        from threestudio.utils.misc import get_rank
+
+        if get_rank() == 0:
+            speak(message, *args, stacklevel=2, **kwargs)
+
+    return wrapper
+
+
+info = _on_rank_zero(logger.info)
+warn = _on_rank_zero(logger.warning)
+debug = _on_rank_zero(logger.debug)
+
+
+class _Formatter(logging.Formatter):
+    """Plain lines for information, else a word in front (coloured on a terminal)."""
+
+    colours = {"WARNING": "\033[33m", "ERROR": "\033[31m", "DEBUG": "\033[34m"}  # noqa: RUF012
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        if record.levelname == "INFO":
+            return line
+        word = record.levelname.lower() + ":"
+        if sys.stderr.isatty() and "NO_COLOR" not in os.environ:
+            word = f"{self.colours.get(record.levelname, '')}{word}\033[0m"
+        return f"{word} {line}"
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever sys.stderr is at the moment, beside progress bars, not into them."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+def configure(verbose: bool) -> None:
+    """Prints this package's messages to stderr; Lightning's own chatter only when `verbose`."""
+    logger.setLevel(logging.DEBUG if verbose else logging.INFO)
+    if not any(isinstance(handler, _Stderr) for handler in logger.handlers):
+        handler = _Stderr()
+        handler.setFormatter(_Formatter())
+        logger.addHandler(handler)
+    for name in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.DEBUG if verbose else logging.WARNING)

@@ -1,0 +1,1 @@
+"""Backgrounds: ray directions -> colour."""

@@ -1,0 +1,43 @@
+"""One colour everywhere."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn as nn
+from jaxtyping import Float
+from threestudio.models.background.base import BaseBackground
+from threestudio.registry import register
+from torch import Tensor
+
+
+@register("solid-color-background")
+class SolidColorBackground(BaseBackground):
+    @dataclass
+    class Config(BaseBackground.Config):
+        n_output_dims: int = 3  # channels
+        color: tuple = (1.0, 1.0, 1.0)  # in [0, 1]
+        learned: bool = False  # train the colour
+        random_aug: bool = False  # while training, sometimes another colour for each image
+        random_aug_prob: float = 0.5  # how often
+
+    cfg: Config
+
+    def configure(self) -> None:
+        color = torch.tensor(list(self.cfg.color), dtype=torch.float32)
+        if color.numel() not in (1, self.cfg.n_output_dims):
+            raise ValueError(
+                f"color has {color.numel()} channels, n_output_dims is {self.cfg.n_output_dims}."
+            )
+        self.env_color: Float[Tensor, " Nc"]
+        if self.cfg.learned:
+            self.env_color = nn.Parameter(color)
+        else:
+            self.register_buffer("env_color", color)
+
+    def forward(self, dirs: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W Nc"]:
+        shape = (*dirs.shape[:-1], self.cfg.n_output_dims)
+        color = self.env_color.to(dirs).expand(shape)
+        if self.training and self.cfg.random_aug and torch.rand(()) < self.cfg.random_aug_prob:
+            other = torch.rand(dirs.shape[0], 1, 1, self.cfg.n_output_dims).to(dirs)
+            color = color * 0 + other  # `* 0`: in DDP a learned colour must take part in every step
+        return color

@@ -1,0 +1,1 @@
+"""Exporters: a trained scene -> files."""

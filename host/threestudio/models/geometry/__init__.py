@@ -1,0 +1,1 @@
+"""Geometries: points in space -> density and features."""

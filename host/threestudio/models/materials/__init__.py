@@ -1,0 +1,1 @@
+"""Materials: a geometry's features -> colour."""

@@ -1,0 +1,1 @@
+"""Prompt processors: a sentence -> text embeddings."""

@@ -1,0 +1,1 @@
+"""Systems: one training step and what belongs to it."""

@@ -1,0 +1,1 @@
+"""Helpers that extensions import: config, schedules, checkpoints, saving, small maths."""

@@ -1,0 +1,190 @@
+"""Checkpoint files: read safely, written whole or not at all."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+VERSION = "pytorch-lightning_version"  # Lightning's key, which it wants to find in a checkpoint
+
+
+class _Inert:
+    """Stands where a checkpoint holds an object that is not data; takes anything, does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __init__(self, *args, **kwargs):
+        pass
+
+    def __setstate__(self, state):
+        pass
+
+    def append(self, item):
+        pass
+
+    def extend(self, items):
+        pass
+
+    def __setitem__(self, key, value):
+        pass
+
+    def __hash__(self):
+        return 0
+
+
+class _TensorUnpickler(pickle.Unpickler):
+    """Builds tensors and plain containers; other classes become inert, so no code runs."""
+
+    allowed = {  # noqa: RUF012
+        ("collections", "OrderedDict"),
+        ("collections", "defaultdict"),
+        ("torch._utils", "_rebuild_tensor_v2"),
+        ("torch._utils", "_rebuild_parameter"),
+        ("torch", "Size"),
+        ("torch", "device"),
+        ("builtins", "dict"),
+        ("builtins", "list"),
+        ("builtins", "set"),
+        ("builtins", "int"),
+        ("builtins", "float"),
+        ("builtins", "str"),
+        ("builtins", "bool"),
+    }
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in self.allowed or (module == "torch" and name.endswith("Storage")):
+            return super().find_class(module, name)
+        return type(name, (_Inert,), {})
+
+
+class _TensorPickle:
+    """What torch.load asks of a pickle module."""
+
+    Unpickler = _TensorUnpickler
+    load = staticmethod(lambda file, **kwargs: _TensorUnpickler(file, **kwargs).load())
+
+
+def read_checkpoint(
+    path: str | os.PathLike, map_location: Any = "cpu", weights: bool = True
+) -> dict[str, Any]:
+    """A Lightning checkpoint as a dict with a `state_dict`; nothing in the file is executed.
+
+    A checkpoint of the real threestudio also holds config objects, in its optimizer's settings.
+    For its `weights` they don't matter and are left out; to go on training from it
+    (`weights=False`) they would, and reading it is an error.
+    """
+    path = Path(path)
+    if not path.is_file():
+        siblings = (
+            sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
+        )
+        hint = (
+            f"{path.parent} has {', '.join(siblings)}."
+            if siblings
+            else f"{path.parent} has no checkpoint."
+        )
+        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}. {hint}")
+    corrupt = ValueError(
+        f"{str(path)!r} cannot be read as a checkpoint: it is damaged, incomplete, or "
+        "something else. "
+        "Take another one of its folder, or run its stage again."
+    )
+    try:
+        ckpt = torch.load(path, map_location=map_location, weights_only=True)
+    except (
+        RuntimeError,
+        EOFError,
+        OSError,
+        zipfile.BadZipFile,
+        KeyError,
+        UnicodeDecodeError,
+    ) as error:
+        raise corrupt from error
+    except pickle.UnpicklingError as error:
+        if not zipfile.is_zipfile(path):
+            raise corrupt from error
+        if not weights:
+            raise ValueError(
+                f"{str(path)!r} holds Python objects besides tensors (older ones of the real "
+                "threestudio do), so training cannot go on from it here. Start from its weights "
+                "instead: system.weights=... in place of resume=..."
+            ) from error
+        try:
+            ckpt = torch.load(
+                path, map_location=map_location, weights_only=False, pickle_module=_TensorPickle
+            )
+        except Exception as second:
+            raise corrupt from second
+    if not isinstance(ckpt, dict) or not isinstance(ckpt.get("state_dict"), Mapping):
+        holds = (
+            ", ".join(map(str, list(ckpt)[:8])) if isinstance(ckpt, dict) else type(ckpt).__name__
+        )
+        raise ValueError(
+            f"{str(path)!r} is no Lightning checkpoint: it has no `state_dict` (it holds {holds}). "
+            "Checkpoints of a stage lie in its trial folder, in ckpts/."
+        )
+    if not weights and not {"optimizer_states", "loops", VERSION} <= ckpt.keys():
+        raise ValueError(
+            f"{str(path)!r} holds weights, but not the state of a training, so training cannot go "
+            "on from it. Start from its weights instead: system.weights=... in place of resume=..."
+        )
+    return ckpt
+
+
+def shortened(names: Iterable[str], most: int = 8) -> str:
+    """The names as a list that fits in a message."""
+    names = list(names)
+    more = f", and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+def misfits(
+    own: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor]
+) -> dict[str, list[str]]:
+    """Entries of a state dict that are missing, unexpected or wrongly shaped."""
+    return {
+        "missing": [k for k in own if k not in given],
+        "unexpected": [k for k in given if k not in own],
+        "wrong shape": [
+            f"{k} (has {list(given[k].shape)}, should be {list(own[k].shape)})"
+            for k in given
+            if k in own and given[k].shape != own[k].shape
+        ],
+    }
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Lightning's way to files: a checkpoint is written beside its place and then moved there.
+
+    So a process killed while saving leaves the previous checkpoint whole. `to_train` asks of those
+    read that training can go on from them.
+    """
+
+    def __init__(self, to_train: bool = True) -> None:
+        self.to_train = to_train
+
+    def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
+        if storage_options is not None:
+            raise TypeError(
+                f"{type(self).__name__} takes no storage_options, got {storage_options!r}."
+            )
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = path.with_name(f".{path.name}.unfinished")
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", **kwargs: Any) -> dict:
+        # a newer Lightning also says whether to read weights_only: nothing else is ever done here
+        ckpt = read_checkpoint(path, map_location=map_location, weights=not self.to_train)
+        return {VERSION: pl.__version__, **ckpt}

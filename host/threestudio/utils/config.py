@@ -1,0 +1,319 @@
+"""Configs: YAML files, key=value overrides, dataclasses that say which keys exist.
+
+A key that no dataclass knows is an error that says where the key stood and which ones are close.
+Every message uses the full dotted path (`system.geometry.radius`), also for a module that only
+got its own part of the config.
+"""
+
+import dataclasses
+import hashlib
+import os
+import re
+import typing
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import omegaconf
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from packaging import version
+from threestudio.log import warn
+from threestudio.registry import close_names
+
+TIMESTAMP_VARIABLE = "THREESTUDIO_TIMESTAMP"  # rank 0's timestamp, for the processes it starts
+
+
+def schedule_knots(value: Any) -> list[tuple[float, float]]:
+    """The (step, value) knots of a schedule list.
+
+    [v0, v1, s1] runs from v0 at step 0 to v1 at step s1; [s0, v0, v1, s1] starts at step s0;
+    every further pair (v2, s2, ...) adds a knot. Between knots the value is interpolated, outside
+    it is constant.
+    """
+    value = config_to_primitive(value)
+    numbers = isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
+    if not numbers or len(value) < 3 or (len(value) > 3 and len(value) % 2):
+        raise ValueError(
+            f"{value!r} is no schedule. Write a number, [v0, v1, s1], [s0, v0, v1, s1] or "
+            "[s0, v0, v1, s1, v2, s2, ...]: values v and the steps s (epochs if written "
+            "with a point) they hold at."
+        )
+    if len(value) == 3:
+        value = [0, *value]
+    start_step, start_value, *rest = value
+    return [(start_step, start_value), *zip(rest[1::2], rest[0::2], strict=True)]
+
+
+def C_max(value: Any) -> float:
+    """The largest value that a schedule takes."""
+    if isinstance(value, (int, float)):
+        return value
+    return max(v for _, v in schedule_knots(value))
+
+
+RESOLVERS = {
+    "calc_exp_lr_decay_rate": lambda factor, n: factor ** (1.0 / n),
+    "add": lambda a, b: a + b,
+    "sub": lambda a, b: a - b,
+    "mul": lambda a, b: a * b,
+    "div": lambda a, b: a / b,
+    "idiv": lambda a, b: a // b,
+    "basename": lambda path: os.path.basename(path),
+    "rmspace": lambda text, substitute: str(text).replace(" ", substitute),
+    "tuple2": lambda number: [float(number), float(number)],
+    "gt0": lambda number: number > 0,
+    "cmaxgt0": lambda schedule: C_max(schedule) > 0,
+    "not": lambda flag: not flag,
+    "cmaxgt0orcmaxgt0": lambda a, b: C_max(a) > 0 or C_max(b) > 0,
+}
+# OmegaConf 2.4 renamed it to what an older, different function was called
+_new = version.parse(omegaconf.__version__) >= version.parse("2.4.0.dev0")
+_register = OmegaConf.register_resolver if _new else OmegaConf.register_new_resolver
+for _name, _resolver in RESOLVERS.items():
+    _register(_name, _resolver, replace=True)
+
+
+def trial_folder_name(tag: str) -> str:
+    """The tag as one folder name: no slashes, and not longer than file systems allow.
+
+    (They stop at 255 bytes. A long tag is cut and ends in its hash.)
+    """
+    name = tag.replace("/", "_")
+    if len(name.encode()) <= 200:
+        return name
+    start = name.encode()[:190].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
+
+
+def _new_timestamp() -> str:
+    """Rank 0's start time, which the processes that it starts inherit.
+
+    Processes that something else started can't agree on one, and get none.
+    """
+    from threestudio.utils.misc import get_rank
+
+    inherited = os.environ.get(TIMESTAMP_VARIABLE)
+    if get_rank() > 0 and inherited is not None:
+        return inherited
+    tasks = [os.environ.get(name, "1") for name in ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")]
+    if inherited is None and any(n.isdigit() and int(n) > 1 for n in tasks):
+        warn(
+            "Several processes were started from outside: no timestamp is added, make sure "
+            "that the tag is unique."
+        )
+        return ""
+    os.environ[TIMESTAMP_VARIABLE] = datetime.now().strftime("@%Y%m%d-%H%M%S")
+    return os.environ[TIMESTAMP_VARIABLE]
+
+
+@dataclass
+class ExperimentConfig:
+    name: str = "default"  # folder below exp_root_dir
+    description: str = ""  # for people
+    tag: str = ""  # start of the trial folder's name
+    seed: int = 0  # of every random generator; each process adds its rank
+    use_timestamp: bool = True  # adds @<start time> to the trial folder's name
+    timestamp: str | None = None  # set when an earlier trial's parsed.yaml is run again
+    exp_root_dir: str = "outputs"  # where everything is written
+
+    # these follow from the ones above
+    exp_dir: str = "outputs/default"  # <exp_root_dir>/<name>
+    trial_name: str = "exp"  # <tag><timestamp>
+    trial_dir: str = "outputs/default/exp"  # <exp_dir>/<trial_name>
+    n_gpus: int = 1  # GPUs that the launcher was given
+
+    resume: str | None = None  # checkpoint to go on from; @LAST stands for the newest trial
+
+    data_type: str = ""  # registered name of the data module
+    data: dict = field(default_factory=dict)
+
+    system_type: str = ""  # registered name of the system
+    system: dict = field(default_factory=dict)
+
+    trainer: dict = field(default_factory=dict)  # arguments of Lightning's Trainer
+    checkpoint: dict = field(default_factory=dict)  # arguments of Lightning's ModelCheckpoint
+
+    def __post_init__(self):
+        from threestudio.utils.misc import find_last_path
+
+        if not self.tag and not self.use_timestamp:
+            raise ValueError("A trial folder needs a name: set a tag, or use_timestamp=true.")
+        self.resume = find_last_path(self.resume)  # before this trial's own folder is the newest
+        if self.timestamp is None:
+            self.timestamp = _new_timestamp() if self.use_timestamp else ""
+        self.trial_name = trial_folder_name(self.tag) + self.timestamp
+        self.exp_dir = os.path.join(self.exp_root_dir, self.name)
+        self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+        os.makedirs(self.trial_dir, exist_ok=True)
+
+
+def _parse_value(text: str) -> Any:
+    """The value of an override: YAML for numbers, lists, dicts and quoted text, else the text as
+    it stands.
+
+    (So a prompt may contain a colon or a hash, which YAML would cut off or read as a dict.)
+    """
+    structured = text.lstrip()[:1] in tuple("[{'\"")
+    try:
+        parsed = OmegaConf.from_dotlist([f"value={text}"])
+    except yaml.YAMLError as error:
+        if structured:
+            raise ValueError(f"{text!r} is not valid YAML: {error}") from None
+        return text
+    value = OmegaConf.to_container(parsed)["value"]
+    return text if isinstance(value, (str, dict, list)) and not structured else value
+
+
+def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
+    """`a.b=1` -> ("a.b", 1)."""
+    pairs = []
+    for argument in arguments:
+        key, equals, text = argument.partition("=")
+        if not equals or key.startswith("-") or not key.strip():
+            raise ValueError(
+                f"Don't know what to do with {argument!r}: overrides are written key=value, "
+                "for example "
+                "trainer.max_steps=100 (quote it if the value has spaces)."
+            )
+        pairs.append((key.strip(), _parse_value(text)))
+    return pairs
+
+
+def _load_yaml(path: str) -> DictConfig:
+    if not os.path.isfile(path):
+        folder = Path(path).parent
+        names = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
+        near = close_names(Path(path).name, names) or sorted(names)
+        raise FileNotFoundError(
+            f"There is no config {path!r}"
+            + (
+                f"; {folder} has {', '.join(near)}."
+                if near
+                else f" ({os.getcwd()} is the working directory)."
+            )
+        )
+    try:
+        conf = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise ValueError(f"The config {path!r} is not valid YAML: {error}") from None
+    if not isinstance(conf, DictConfig):
+        raise ValueError(f"The config {path!r} should be a mapping of keys, but is a list.")
+    return conf
+
+
+def load_config(
+    *yamls: str, cli_args: list | tuple = (), from_string: bool = False, **kwargs
+) -> Any:
+    """Merges YAML files (or strings), key=value overrides and keyword arguments, in this order."""
+    confs = [OmegaConf.create(y) if from_string else _load_yaml(y) for y in yamls]
+    try:
+        cfg = OmegaConf.merge(*confs)
+        for key, value in parse_overrides(list(cli_args)):
+            OmegaConf.update(cfg, key, value, merge=True)
+        cfg = OmegaConf.merge(cfg, kwargs)
+        OmegaConf.resolve(cfg)
+    except OmegaConfBaseException as error:
+        raise ValueError(f"The config cannot be resolved: {error}") from error
+    return parse_structured(ExperimentConfig, cfg)
+
+
+def config_to_primitive(config: Any, resolve: bool = True) -> Any:
+    """Plain dicts and lists instead of OmegaConf's."""
+    return (
+        OmegaConf.to_container(config, resolve=resolve) if OmegaConf.is_config(config) else config
+    )
+
+
+def dump_config(path: str, config: Any) -> None:
+    """Writes a config as YAML."""
+    with open(path, "w") as file:
+        OmegaConf.save(config=config, f=file)
+
+
+def _where(cfg: Any) -> str:
+    """The dotted path of a config node, counted from the experiment's config."""
+    if not OmegaConf.is_config(cfg):
+        return ""
+    start = cfg._get_root().__dict__.get("_where", "")
+    return ".".join(part for part in (start, cfg._get_full_key(None)) if part)
+
+
+def _dataclass_of(annotation: Any) -> type | None:
+    """The dataclass in `Nested` or `Optional[Nested]`."""
+    options = [annotation, *typing.get_args(annotation)]
+    found = [o for o in options if isinstance(o, type) and dataclasses.is_dataclass(o)]
+    return found[0] if found else None
+
+
+def _build(fields: type, cfg: Any, where: str) -> Any:
+    """An instance of the dataclass `fields`; nested dataclasses are built and checked likewise."""
+    if not OmegaConf.is_dict(cfg) and not isinstance(cfg, dict):
+        raise ValueError(f"{where or 'The config'} should be a mapping of keys, but is {cfg!r}.")
+    known = {f.name: f for f in dataclasses.fields(fields) if f.init}
+    prefix = f"{where}." if where else ""
+    unknown = [str(key) for key in cfg if key not in known]
+    if unknown:
+        lines = []
+        for key in unknown:
+            near = close_names(key, known)
+            hint = f"close keys: {', '.join(near)}" if near else f"known keys: {', '.join(known)}"
+            lines.append(f"{prefix}{key} ({hint})")
+        raise ValueError(
+            f"Nothing reads the key{'s' * (len(unknown) > 1)} {'; '.join(lines)}. "
+            f"[{fields.__qualname__}]"
+        )
+    hints = typing.get_type_hints(fields)
+    values = {}
+    for key in cfg:
+        try:
+            value = cfg[key]
+        except OmegaConfBaseException as error:
+            raise ValueError(
+                f"{prefix}{key} must be given: {str(error).splitlines()[0]}."
+            ) from None
+        nested = _dataclass_of(hints[key])
+        if nested is not None and (OmegaConf.is_dict(value) or isinstance(value, dict)):
+            value = _build(nested, value, f"{prefix}{key}")
+        values[key] = value
+    needed = [
+        name
+        for name, f in known.items()
+        if f.default is dataclasses.MISSING
+        and f.default_factory is dataclasses.MISSING
+        and name not in values
+    ]
+    if needed:
+        raise ValueError(
+            f"{', '.join(prefix + n for n in needed)} must be given. [{fields.__qualname__}]"
+        )
+    instance = fields(**values)
+    _check_types(instance, where)
+    return instance
+
+
+def _check_types(instance: Any, where: str) -> DictConfig:
+    """The dataclass instance as a config; a value of the wrong type is an error with its path."""
+    try:
+        return OmegaConf.structured(instance)
+    except OmegaConfBaseException as error:
+        text = str(error)
+        key = re.search(r"full_key: (\S+)", text)
+        path = ".".join(part for part in (where, key.group(1) if key else "") if part)
+        name = type(instance).__qualname__
+        raise ValueError(f"{path}: {text.splitlines()[0]} [{name}]") from None
+
+
+def parse_structured(fields: Any, cfg: dict | DictConfig | None = None) -> Any:
+    """The config as the dataclass `fields` describes it.
+
+    Defaults are filled in, types checked, unknown keys refused, also in nested dataclasses.
+    """
+    where = _where(cfg)
+    structured = _check_types(_build(fields, {} if cfg is None else cfg, where), where)
+    # a plain attribute, which OmegaConf neither shows nor saves: messages about deeper nodes
+    # start from it
+    object.__setattr__(structured, "_where", where)
+    return structured

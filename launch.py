@@ -1,0 +1,24 @@
+"""Runs one stage on the bundled host, from a checkout that need not be installed.
+
+python launch.py --config configs/animate124-stage1.yaml --train data.image.image_path=...
+key=value ...
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent
+
+
+def main() -> int:
+    """The bundled host, before any installed threestudio, with this checkout as its extension."""
+    sys.path.insert(0, str(ROOT / "host"))
+    from threestudio.launch import run
+
+    return run(extension="animate124", folder=ROOT)
+
+
+if __name__ == "__main__":
+    # the checkout's folders (data, system, ...) are no top-level packages
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Prompts by view: what all prompt processors share. Angles are in degrees. Seen from azimuth 0 a
+subject shows its front, from 180 its back; views are numbered as in threestudio: side, front, back,
+overhead. Embeddings are [L D] a prompt; conditional ones come before unconditional ones.
+"""
+
+from dataclasses import dataclass
+
+import threestudio
+import torch
+from jaxtyping import Float, Int
+from threestudio.utils.base import BaseObject
+from torch import Tensor
+
+from .embedding_cache import text_embeddings
+from .text_encoder import LearnedTokens
+
+VIEWS = ("side", "front", "back", "overhead")
+
+
+def view_of(
+    elevation: Float[Tensor, " B"],
+    azimuth: Float[Tensor, " B"],
+    front: float,
+    back: float,
+    overhead: float,
+) -> Int[Tensor, " B"]:
+    """Index in VIEWS: front within `front` of azimuth 0, back within `back` of 180, from `overhead`
+    up overhead (it wins), else side. All in degrees."""
+    turn = ((azimuth + 180) % 360 - 180).abs()  # from the front, 0..180
+    view = torch.zeros_like(azimuth, dtype=torch.long)
+    view[turn < front] = VIEWS.index("front")
+    view[turn > 180 - back] = VIEWS.index("back")
+    view[elevation > overhead] = VIEWS.index("overhead")
+    return view
+
+
+@dataclass
+class PromptEmbeddings:
+    """What a processor returns. threestudio's own guidances take it as a PromptProcessorOutput."""
+
+    text_embeddings: Float[Tensor, "1 L D"]
+    uncond_text_embeddings: Float[Tensor, "1 L D"]
+    text_embeddings_vd: Float[Tensor, "4 L D"]  # in the order of VIEWS
+    prompt: str
+    prompts_vd: list[str]
+    thresholds: tuple[float, float, float]  # front, back, overhead: degrees, see view_of
+    use_perp_neg: bool = False  # threestudio's guidances ask; Perp-Neg isn't offered here
+
+    @property
+    def uncond_text_embeddings_vd(self) -> Float[Tensor, "4 L D"]:
+        """The negative prompt is the same from everywhere."""
+        return self.uncond_text_embeddings.expand_as(self.text_embeddings_vd)
+
+    def get_text_embeddings(
+        self,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        view_dependent_prompting: bool = True,
+    ) -> Float[Tensor, "B2 L D"]:
+        """Embeddings for B cameras, [2B L D]; their distance doesn't matter."""
+        n = len(elevation)
+        text = self.text_embeddings.expand(n, -1, -1)
+        if view_dependent_prompting:
+            view = view_of(elevation, azimuth, *self.thresholds)
+            text = self.text_embeddings_vd[view.to(self.text_embeddings_vd.device)]
+        return torch.cat([text, self.uncond_text_embeddings.expand(n, -1, -1)])
+
+
+class PromptProcessor(BaseObject):
+    """Encodes the prompt, its views and the negative prompt, once, when it is built."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        pretrained_model_name_or_path: str = ""  # its tokenizer and text_encoder are used
+        prompt: str = ""
+        negative_prompt: str = ""
+        prompt_front: str | None = None  # whole prompts for single views; null derives them
+        prompt_side: str | None = None
+        prompt_back: str | None = None
+        prompt_overhead: str | None = None
+        view_dependent_prompt_front: bool = False  # "front view of ..." for "..., front view"
+        front_threshold: float = 45.0  # degrees of azimuth from the front
+        back_threshold: float = 45.0  # degrees of azimuth from the back
+        overhead_threshold: float = 60.0  # degrees of elevation
+        use_cache: bool = True  # keep embeddings in .threestudio_cache/text_embeddings
+
+    cfg: Config
+
+    def configure(self) -> None:
+        cfg = self.cfg
+        if not cfg.prompt.strip():
+            raise ValueError(
+                f"{type(self).__name__} has no prompt. Say what the picture shows, for instance "
+                'system.prompt_processor.prompt="a panda is dancing" (prompt_processor_cn.prompt '
+                "for the tile prior)."
+            )
+        prompts_vd = [getattr(cfg, f"prompt_{v}") or self.view_prompt(v) for v in VIEWS]
+        threestudio.info(f"Prompts: {prompts_vd}, negative: {cfg.negative_prompt!r}")
+        embeddings = text_embeddings(
+            cfg.pretrained_model_name_or_path,
+            [cfg.prompt, cfg.negative_prompt, *prompts_vd],
+            learned=self.learned_tokens([cfg.prompt, *prompts_vd]),
+            device=self.device,
+            use_cache=cfg.use_cache,
+        )
+        self.output = PromptEmbeddings(
+            embeddings[:1],
+            embeddings[1:2],
+            embeddings[2:],
+            cfg.prompt,
+            prompts_vd,
+            (cfg.front_threshold, cfg.back_threshold, cfg.overhead_threshold),
+        )
+
+    def view_prompt(self, view: str) -> str:
+        if not self.cfg.view_dependent_prompt_front:
+            return f"{self.cfg.prompt}, {view} view"
+        return f"{'backside' if view == 'back' else view} view of {self.cfg.prompt}"
+
+    def learned_tokens(self, prompts: list[str]) -> LearnedTokens:
+        """Tokens that these prompts use and that the model doesn't know."""
+        return {}
+
+    def __call__(self) -> PromptEmbeddings:
+        return self.output

@@ -1,0 +1,16 @@
+"""Prompts for the image prior, with Stable Diffusion's text encoder."""
+
+from dataclasses import dataclass
+
+import threestudio
+
+from .prompts import PromptProcessor
+
+
+@threestudio.register("animate124-prompt-processor")
+class ViewDependentPromptProcessor(PromptProcessor):
+    @dataclass
+    class Config(PromptProcessor.Config):
+        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+
+    cfg: Config

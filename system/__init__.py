@@ -1,0 +1,1 @@
+"""The training step, its losses and what it saves."""

@@ -1,0 +1,397 @@
+"""The system: one scene, up to three guidances, and a training step that reads top to bottom.
+
+A batch brings up to three views, each a dict of cameras (data/image_video_datamodule.py):
+"reference" (the given image's camera, tau = 0), "random_camera" (tau = 0) and "clip" (the frames of
+video clips). The step renders each view that some loss of non-zero weight reads, and sums
+weight * loss over
+
+* the reference losses, on "reference";
+* the guidances, on the view of their slot (`SLOTS`);
+* the regularisers, on every rendered view (`REGULARISERS`): a view's pictures are smoothed as much
+  beside other views as alone.
+
+`train/loss_*` are logged before their weight. Every weight of `loss` is a number or a `C` schedule.
+"""
+
+import difflib
+import random
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import threestudio
+import torch
+from jaxtyping import Float
+from omegaconf import OmegaConf
+from threestudio.systems.base import BaseLift3DSystem
+from threestudio.utils.config import C_max
+from threestudio.utils.misc import barrier, get_rank, load_module_weights
+from torch import Tensor
+
+from . import losses, outputs
+
+
+class Slot(NamedTuple):
+    """A guidance's place in the step: what it looks at, and the weight of what it says."""
+
+    view: str  # of the batch
+    guidance: str  # attribute and config section of the guidance
+    prompt_processor: str | None  # ... and of its prompt processor
+    weight: str  # key of `loss`
+
+
+SLOTS = (
+    Slot("random_camera", "guidance", "prompt_processor", "lambda_sd"),
+    Slot("random_camera", "guidance_3d", None, "lambda_3d_sd"),
+    Slot("clip", "guidance", "prompt_processor", "lambda_sds_video"),
+    Slot("clip", "guidance_cn", "prompt_processor_cn", "lambda_cn_sds"),
+)
+REFERENCE_LOSSES = {
+    "lambda_rgb": lambda out, reference: losses.rgb_on_mask(
+        out["comp_rgb"], reference["rgb"], reference["mask"]
+    ),
+    "lambda_mask": lambda out, reference: losses.mask_bce(out["opacity"], reference["mask"]),
+}
+REGULARISERS = {  # weight: loss, and the render's outputs that it takes
+    "lambda_normal_smoothness_2d": (losses.normal_smoothness_2d, ("comp_normal",)),
+    "lambda_orient": (losses.orientation, ("weights", "normal", "t_dirs", "opacity")),
+    "lambda_sparsity": (losses.sparsity, ("opacity",)),
+    "lambda_opaque": (losses.opaque, ("opacity",)),
+    "lambda_z_variance": (losses.z_variance, ("z_variance", "opacity")),
+    "lambda_tv": (losses.total_variation, ("comp_rgb",)),
+}
+WEIGHTS = (*REFERENCE_LOSSES, *(slot.weight for slot in SLOTS), *REGULARISERS)
+
+PRIORS = ("prompt_processor", "prompt_processor_cn", "guidance", "guidance_3d", "guidance_cn")
+USUAL_PRIORS = {  # what an error suggests
+    "lambda_sd": "animate124-image-guidance",
+    "lambda_3d_sd": "animate124-zero123-guidance",
+    "lambda_sds_video": "animate124-zeroscope-guidance",
+    "lambda_cn_sds": "animate124-controlnet-tile-guidance",
+}
+NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
+FRESH_TIME_GRID = 1e-4  # a hash grid's entries start within this of 0
+
+
+def step_seed(base: int, batch: int, rank: int) -> int:
+    """A seed of its own for each batch of each process."""
+    return int(np.random.SeedSequence((base, batch, rank)).generate_state(1)[0])
+
+
+def seed_everything(seed: int) -> None:
+    """Python's, numpy's and torch's global random numbers (seed < 2^32)."""
+    random.seed(seed)
+    np.random.seed(seed)  # noqa: NPY002 -- whoever still draws from the global one is repeatable
+    torch.manual_seed(seed)
+
+
+def check_weights(loss: Mapping[str, Any]) -> None:
+    """A KeyError for each key of `loss` that no loss has."""
+    for key in loss:
+        if key not in WEIGHTS:
+            near = difflib.get_close_matches(key, WEIGHTS, n=3) or list(WEIGHTS)
+            raise KeyError(f"No loss has the weight system.loss.{key}. Close: {', '.join(near)}.")
+
+
+def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    """A ValueError if a state dict isn't one of a geometry like `expected`; keys `geometry...`."""
+    ours = {key: tuple(value.shape) for key, value in expected.items()}
+    theirs = {k: tuple(v.shape) for k, v in found.items() if k.startswith("geometry.")}
+    if ours and not theirs:
+        raise ValueError(
+            "The checkpoint holds no geometry (no key starts with 'geometry.'; it has "
+            f"{sorted(found)[:5]}...). The ckpts/last.ckpt of an earlier stage would do."
+        )
+    wrong = [
+        f"{key}: {theirs.get(key, 'missing')} in the checkpoint, {shape} in this config"
+        for key, shape in ours.items()
+        if theirs.get(key) != shape
+    ]
+    if wrong:
+        raise ValueError(
+            "The checkpoint is of another geometry than this stage's config describes:\n  "
+            + "\n  ".join(wrong)
+            + "\nAll stages of a scene share system.geometry: a checkpoint of the toy configs fits "
+            "only the toy configs, and an override of system.geometry.pos_encoding_config or "
+            "mlp_network_config has to be given to each stage."
+        )
+
+
+@threestudio.register("animate124-system")
+class Animate124(BaseLift3DSystem):
+    @dataclass
+    class Config(BaseLift3DSystem.Config):
+        guidance_3d_type: str = ""  # registered name of the guidance that looks at random cameras
+        guidance_3d: dict = field(default_factory=dict)  # its config
+        guidance_cn_type: str = ""  # registered name of the second guidance that looks at clips
+        guidance_cn: dict = field(default_factory=dict)  # its config
+        prompt_processor_cn_type: str = ""  # registered name of guidance_cn's prompt processor
+        prompt_processor_cn: dict = field(default_factory=dict)  # its config
+        test_fps: int = 30  # frames a second of the test videos
+        keep_test_frames: bool = False  # keep each rgb frame of the test video as a PNG as well
+
+    cfg: Config
+
+    def __init__(self, cfg: Mapping[str, Any], resumed: bool = False) -> None:
+        if resumed:  # the checkpoint overwrites what it once started from, which may be gone
+            cfg = OmegaConf.merge(cfg, {"weights": None})
+        super().__init__(cfg, resumed)
+
+    def configure(self) -> None:
+        self.base_seed = torch.initial_seed()  # before the first step reseeds
+        check_weights(self.cfg.loss)
+        for slot in SLOTS:
+            if self.wanted(slot) and not self.cfg[f"{slot.guidance}_type"]:
+                raise ValueError(
+                    f"system.loss.{slot.weight} is {self.cfg.loss[slot.weight]}, but there is no "
+                    f"system.{slot.guidance}_type to give that loss. Name one, such as "
+                    f"{USUAL_PRIORS[slot.weight]}, or set the weight to 0."
+                )
+        super().configure()
+
+    def wanted(self, slot: Slot) -> bool:
+        """Whether the slot's weight is other than 0 at some step."""
+        return C_max(self.cfg.loss.get(slot.weight, 0)) != 0
+
+    def on_fit_start(self) -> None:
+        """Loads the priors: here, so that nothing but training needs them."""
+        super().on_fit_start()
+        wanted = [slot for slot in SLOTS if self.wanted(slot)]
+        for name in PRIORS:
+            kind = self.cfg[f"{name}_type"]
+            if not kind or hasattr(self, name):
+                continue
+            if any(name in (slot.guidance, slot.prompt_processor) for slot in wanted):
+                setattr(self, name, threestudio.find(kind)(self.cfg[name]))
+            else:
+                threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
+
+    def on_train_batch_start(self, batch: dict, batch_idx: int, unused: int = 0) -> None:
+        """This batch's random numbers, before anything draws: a resumed run repeats them."""
+        parts = self.trainer.accumulate_grad_batches
+        number = self.global_step * parts + batch_idx % parts
+        seed_everything(step_seed(self.base_seed, number, get_rank()))
+        super().on_train_batch_start(batch, batch_idx, unused)
+
+    def forward(self, view: dict[str, Any]) -> dict[str, Any]:
+        """What the renderer sees of the scene from a view's cameras, at its frame times."""
+        return self.renderer(**{k: v for k, v in view.items() if k not in NOT_CAMERA})
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """One step over a batch; see the module's docstring."""
+        weights = {key: self.C(value) for key, value in self.cfg.loss.items()}
+        weights = {key: weight for key, weight in weights.items() if weight != 0}
+        views = views_of(batch, weights)
+        renders = {name: self(view) for name, view in views.items()}
+        terms: dict[str, list[Tensor]] = defaultdict(list)  # weight -> its losses, a view each
+
+        if "reference" in renders:
+            for key, loss in REFERENCE_LOSSES.items():
+                if key in weights:
+                    terms[key].append(loss(renders["reference"], views["reference"]))
+
+        for slot in SLOTS:
+            if slot.view in renders and slot.weight in weights:
+                rgb = renders[slot.view]["comp_rgb"]
+                camera = {k: v for k, v in views[slot.view].items() if k not in NOT_CAMERA}
+                if slot.view == "clip":
+                    camera["num_frames"] = batch["num_frames"]
+                terms[slot.weight].append(self.distill(slot, rgb, camera))
+
+        for key in REGULARISERS:
+            if key in weights:
+                terms[key] += [regulariser(key, render) for render in renders.values()]
+
+        values = {key: sum(parts) for key, parts in terms.items()}
+        loss = sum(weights[key] * value for key, value in values.items())
+        if not values:  # nothing weighs anything: a zero that still has a graph, for DDP
+            loss = 0 * sum(render["opacity"].sum() for render in renders.values())
+        named = {key.replace("lambda_", "loss_"): value.detach() for key, value in values.items()}
+        for name, value in named.items():
+            self.log(f"train/{name}", value, prog_bar=True)
+        for key, weight in weights.items():
+            self.log(f"train_params/{key}", float(weight))
+        return {"loss": loss, **named}
+
+    def distill(self, slot: Slot, rgb: Float[Tensor, "N H W 3"], camera: dict) -> Tensor:
+        """The sum of the losses that a slot's guidance returns on pictures of `camera`."""
+        prompt = getattr(self, slot.prompt_processor or "", None)
+        prompt_utils = () if prompt is None else (prompt(),)
+        said = getattr(self, slot.guidance)(rgb, *prompt_utils, **camera)
+        parts = [value for key, value in said.items() if key.startswith("loss_")]
+        if not parts:
+            kind = self.cfg[f"{slot.guidance}_type"]
+            raise KeyError(f"{kind} returned {sorted(said)}: there is no loss_* to weigh.")
+        name = slot.weight.replace("lambda_", "")
+        for key, value in said.items():
+            value = torch.as_tensor(value)
+            if not key.startswith("loss_") and value.numel() == 1:
+                self.log(f"train/{key}_{name}", value.float())
+        return sum(parts)
+
+    def on_train_batch_end(self, result: dict[str, Any], batch: dict, batch_idx: int) -> None:
+        """Stops a run whose loss has become infinite or NaN, before it costs hours."""
+        if not torch.isfinite(result["loss"]):
+            found = {key: float(value) for key, value in result.items()}
+            raise FloatingPointError(
+                f"The loss of step {self.true_global_step} is not finite: {found}. A lower "
+                "learning rate or weight would do, or trainer.precision=32; "
+                "resume=<checkpoint> goes on from the last one saved."
+            )
+        super().on_train_batch_end(result, batch, batch_idx)
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def load_weights(self, weights: str, ignore_modules: Sequence[str] | None = None) -> None:
+        """`system.weights`: another stage's checkpoint, after a look at whether it fits."""
+        ignored = tuple(ignore_modules or ())
+        state_dict = load_module_weights(weights, ignore_modules=ignored, map_location="cpu")[0]
+        check_geometry(state_dict, self.geometry_parameters(ignored))
+        grid = state_dict.get("geometry.encoding.encoding.encoding_time.params")
+        if self.cfg.guidance_cn_type and grid is not None and grid.abs().max() <= FRESH_TIME_GRID:
+            threestudio.warn(
+                f"Nothing moves in {weights} (its time grid was never trained): is it stage 1's? "
+                "This config refines a moving scene; stage 2's checkpoint would do."
+            )
+        super().load_weights(weights, ignore_modules)
+
+    def geometry_parameters(self, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
+        """By state-dict name, without those of ignored modules."""
+        return {
+            key: value
+            for key, value in self.named_parameters()
+            if key.startswith("geometry.")
+            and not any(key.startswith(f"{module}.") for module in ignored)
+        }
+
+    def stage(self) -> dict[str, Any]:
+        """What tells one stage's checkpoints from another's."""
+        kinds = [self.cfg[f"{name}_type"] for name in PRIORS if name.startswith("guidance")]
+        return {"static": self.static, "guidance": kinds}
+
+    @property
+    def static(self) -> bool:
+        """Whether the scene stands still."""
+        return bool(getattr(self.geometry, "static", True))
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["animate124_stage"] = self.stage()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """`resume`: training goes on within a stage; a test may look at any scene that fits."""
+        check_geometry(checkpoint["state_dict"], self.geometry_parameters())
+        theirs = checkpoint.get("animate124_stage", self.stage())
+        if self.trainer.training and theirs != self.stage():
+            raise ValueError(
+                f"resume goes on with a run of the same stage, but the checkpoint is of {theirs} "
+                f"and this config is {self.stage()}. To start this stage from another stage's "
+                "result, give its checkpoint as system.weights instead of resume."
+            )
+
+    # ------------------------------------------------------------------ pictures and videos
+
+    def save_path(self, name: str) -> Path:
+        return Path(self.get_save_path(name))
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """`it<step>-<view>.png`: colour, normals and depth side by side."""
+        layers = picture_layers(self(batch))
+        near, far = outputs.depth_range([layers["depth"]])
+        layers["depth"] = outputs.colour_depth(layers["depth"], near, far)
+        row = [layers[name] for name in ("rgb", "normal", "depth") if name in layers]
+        path = self.save_path(f"it{self.true_global_step}-{int(batch['index'])}.png")
+        outputs.save_png(path, np.concatenate(row, axis=1))
+
+    def on_validation_epoch_end(self) -> None:
+        """Each view is written already."""
+
+    def test_frames(self) -> outputs.FrameStore:
+        return outputs.FrameStore(self.save_path(f"it{self.true_global_step}-test-frames"))
+
+    def start_test(self) -> None:
+        self.resting_view: tuple[Tensor, Tensor] | None = None  # c2w and its picture at tau = 0
+        if get_rank() == 0:
+            self.test_frames().clear()
+        barrier()
+
+    def on_test_start(self) -> None:
+        self.start_test()
+
+    def on_predict_start(self) -> None:
+        super().on_predict_start()
+        self.start_test()
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Renders a view of the test trajectory, and if time runs, again with time frozen at 0."""
+        layers = picture_layers(self(batch))
+        layers["depth"] = layers["depth"].astype(np.float16)  # 0.05 % is fine enough
+        if not self.static:
+            layers["frozen"] = outputs.to_picture(self.frozen(batch))
+        self.test_frames().put(int(batch["index"]), **layers)
+
+    def frozen(self, view: dict[str, Any]) -> Float[Tensor, "H W 3"]:
+        """A view's colours at tau = 0, rendered once for as long as the camera rests."""
+        if self.resting_view is None or not torch.equal(self.resting_view[0], view["c2w"]):
+            at_zero = {**view, "frame_times": torch.zeros_like(view["frame_times"])}
+            self.resting_view = view["c2w"], self(at_zero)["comp_rgb"][0]
+        return self.resting_view[1]
+
+    def on_test_epoch_end(self) -> None:
+        """Rank zero makes the videos of the frames of all ranks."""
+        barrier()
+        if get_rank() != 0:
+            return
+        store, path = self.test_frames(), self.save_path(f"it{self.true_global_step}-test")
+        for video in outputs.compose_videos(store, path, self.cfg.test_fps):
+            threestudio.info(f"Test video: {video}")
+        if self.cfg.keep_test_frames:
+            for index, picture in enumerate(store.read("rgb")):
+                outputs.save_png(path / f"{index}.png", picture)
+        store.clear()
+
+
+def views_of(batch: dict[str, Any], weights: dict[str, float]) -> dict[str, dict[str, Any]]:
+    """The batch's views that a loss of these weights reads; one at least."""
+    readers = {"reference": list(REFERENCE_LOSSES), "random_camera": [], "clip": []}
+    for slot in SLOTS:
+        readers[slot.view].append(slot.weight)
+    present = {name: batch[name] for name in readers if name in batch}
+    regularised = not REGULARISERS.keys().isdisjoint(weights)
+    read = {name: [key for key in keys if key in weights] for name, keys in readers.items()}
+    # a video batch has "reference" and "random_camera" only if its clips start from time zero
+    needed = [] if "clip" in batch else ["reference", "random_camera"]
+    missing = [name for name in needed if read[name] and name not in present]
+    if missing or not present:
+        needs = {name: read[name] for name in missing or readers}
+        raise KeyError(
+            f"The batch has {sorted(batch)}, but of the views {needs} are needed for these weights "
+            "of system.loss. data_type: animate124-image-video-combined-camera-datamodule brings "
+            "them; or set those weights to 0."
+        )
+    wanted = {name: view for name, view in present.items() if read[name] or regularised}
+    return wanted or dict([next(iter(present.items()))])
+
+
+def regulariser(key: str, render: dict[str, Any]) -> losses.Scalar:
+    """The loss of a weight in REGULARISERS on one render."""
+    loss, inputs = REGULARISERS[key]
+    missing = [name for name in inputs if name not in render]
+    if missing:
+        raise KeyError(
+            f"system.loss.{key} reads {missing}, which the renderer didn't return (it has "
+            f"{sorted(render)}). system.renderer.return_comp_normal: true with a "
+            "system.geometry.normal_type other than none would do, or a weight of 0."
+        )
+    return loss(*(render[name] for name in inputs))
+
+
+def picture_layers(render: dict[str, Any]) -> dict[str, np.ndarray]:
+    """Of a render of one view: colours and normals as pictures, depth as numbers."""
+    layers = {"rgb": outputs.to_picture(render["comp_rgb"][0])}
+    if "comp_normal" in render:
+        layers["normal"] = outputs.to_picture(render["comp_normal"][0])
+    layers["depth"] = outputs.surface_depth(render["depth"][0], render["opacity"][0])
+    return layers

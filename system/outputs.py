@@ -1,0 +1,166 @@
+"""Pictures and videos of a run. Arrays here are numpy: pictures [H W 3] uint8, depths [H W] float.
+
+A file appears under its name only when it is whole: it is written beside it and then renamed, so a
+killed run leaves no broken picture or video. Frames of a video wait on disk in a `FrameStore`, to
+which every process of a run adds its share; one of them then composes the videos.
+"""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import cv2
+import imageio_ffmpeg
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib import colormaps
+from torch import Tensor
+
+Picture = UInt8[np.ndarray, "H W 3"]
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A temporary name with `path`'s suffix, renamed to `path` if the block ends well."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def to_picture(image: Float[Tensor, "H W 3"]) -> Picture:
+    """Colours in [0, 1] to bytes, rounded."""
+    clean = image.detach().float().nan_to_num().clamp(0, 1)
+    return (clean * 255).round().byte().cpu().numpy()
+
+
+def save_png(path: Path, picture: Picture) -> None:
+    with whole_file(path) as part:
+        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
+        part.write_bytes(encoded.tobytes())
+
+
+def surface_depth(
+    depth: Float[Tensor, "H W 1"], opacity: Float[Tensor, "H W 1"]
+) -> Float[np.ndarray, "H W"]:
+    """Distance along the ray where it is more than half opaque, NaN elsewhere.
+
+    A rendered depth is a sum of weight * t: over the opacity it is a mean distance.
+    """
+    mean = (depth / opacity.clamp_min(1e-6)).masked_fill(opacity <= 0.5, float("nan"))
+    return mean[..., 0].detach().float().cpu().numpy()
+
+
+def depth_range(
+    depths: Iterable[Float[np.ndarray, "H W"]], percentiles: tuple[float, float] = (10, 99)
+) -> tuple[float, float]:
+    """Near and far of a whole video: percentiles over the surface pixels of all its frames."""
+    seen = np.concatenate([np.empty(0), *(depth[np.isfinite(depth)] for depth in depths)])
+    if seen.size == 0:  # an empty scene
+        return 0.0, 1.0
+    near, far = np.percentile(seen, percentiles)
+    return float(near), float(max(far, near + 1e-6))
+
+
+def colour_depth(depth: Float[np.ndarray, "H W"], near: float, far: float) -> Picture:
+    """Near is red, far is violet, where there is no surface is white."""
+    surface = np.isfinite(depth)
+    level = np.where(surface, (depth.astype(np.float32) - near) / (far - near), 0).clip(0, 1)
+    colours = (colormaps["Spectral"](level)[..., :3] * 255).round().astype(np.uint8)
+    return np.where(surface[..., None], colours, np.uint8(255))
+
+
+def even_size(picture: Picture) -> UInt8[np.ndarray, "even_H even_W 3"]:
+    """Repeats the last row or column where a side is odd, as yuv420p needs pairs of pixels."""
+    height, width = picture.shape[:2]
+    return np.pad(picture, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+
+
+def write_video(path: Path, pictures: Iterable[Picture], fps: int = 30) -> Path:
+    """An H.264 mp4 that browsers play (yuv420p, index in front), sides made even."""
+    pictures = (np.ascontiguousarray(even_size(picture)) for picture in pictures)
+    first = next(pictures, None)
+    if first is None:
+        raise ValueError(f"No frames came for {path}: a video needs at least one.")
+    with whole_file(path) as part:
+        writer = imageio_ffmpeg.write_frames(
+            str(part),
+            (first.shape[1], first.shape[0]),
+            fps=fps,
+            codec="libx264",
+            quality=None,  # the constant rate factor below decides
+            macro_block_size=2,
+            output_params=["-crf", "18", "-movflags", "+faststart"],
+            ffmpeg_log_level="error",
+        )
+        writer.send(None)
+        try:
+            writer.send(first)
+            for picture in pictures:
+                if picture.shape != first.shape:
+                    raise ValueError(f"{path}: a frame of {picture.shape} after {first.shape}.")
+                writer.send(picture)
+        finally:
+            writer.close()
+    return path
+
+
+class FrameStore:
+    """Frames in a folder, a file each, with named layers: `put` from any process, read in order."""
+
+    def __init__(self, folder: Path):
+        self.folder = Path(folder)
+
+    def clear(self) -> None:
+        """Removes the folder: what a run that died left there must not get into a video."""
+        if self.folder.exists():
+            shutil.rmtree(self.folder)
+
+    def put(self, index: int, **layers: np.ndarray) -> None:
+        with whole_file(self.folder / f"{index:05d}.npz") as part:
+            np.savez_compressed(part, **layers)
+
+    def paths(self) -> list[Path]:
+        """The frames' files in order; a gap is an error."""
+        paths = sorted(self.folder.glob("[0-9]*.npz"))
+        missing = sorted(set(range(int(paths[-1].stem) + 1 if paths else 1)) - indices(paths))
+        if missing:
+            raise FileNotFoundError(
+                f"Frames {missing} are not in {self.folder}. A process that rendered a share of "
+                "them has stopped, or writes to another disk. Run the test again."
+            )
+        return paths
+
+    def layers(self) -> set[str]:
+        with np.load(self.paths()[0]) as frame:
+            return set(frame.files)
+
+    def read(self, layer: str) -> Iterator[np.ndarray]:
+        for path in self.paths():
+            with np.load(path) as frame:
+                yield frame[layer]
+
+
+def indices(paths: Iterable[Path]) -> set[int]:
+    return {int(path.stem) for path in paths}
+
+
+def compose_videos(store: FrameStore, path: Path, fps: int = 30) -> list[Path]:
+    """`<path>.mp4` from the layer `rgb`, and `<path>-<layer>.mp4` from each other layer.
+
+    The layer `depth` is coloured over its range in the whole video.
+    """
+    videos = []
+    for layer in sorted(store.layers(), key=lambda name: (name != "rgb", name)):
+        pictures = store.read(layer)
+        if layer == "depth":
+            near, far = depth_range(store.read(layer))
+            pictures = (colour_depth(depth, near, far) for depth in pictures)
+        name = path.name + ("" if layer == "rgb" else f"-{layer}") + ".mp4"
+        videos.append(write_video(path.with_name(name), pictures, fps))
+    return videos

@@ -1,0 +1,33 @@
+"""Shapes in signatures are checked while tests run; shared fixtures."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+sys.path.append(str(Path(__file__).parents[1] / "host"))
+
+import threestudio.utils.typechecking  # noqa: F401  (the checker has to be there before it is named)
+from jaxtyping import install_import_hook
+
+install_import_hook("animate124", "threestudio.utils.typechecking.typechecked")
+
+import animate124  # noqa: F401  (through the hook)
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def fixed_seed():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def random_priors(tmp_path_factory):
+    """Folder with random tiny models: sd, zero123, text-to-video, controlnet-tile."""
+    from animate124.toyworld.random_priors import make_random_priors
+
+    out = tmp_path_factory.mktemp("priors")
+    make_random_priors(out, seed=0)
+    return out

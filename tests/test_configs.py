@@ -1,0 +1,297 @@
+"""The stage YAMLs: their numbers are the method's, and every key in them is read by something."""
+
+import functools
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import threestudio
+import torch
+from animate124.data.config import parse_data_config
+from omegaconf import OmegaConf, open_dict
+from pytorch_lightning.callbacks import ModelCheckpoint
+from threestudio.systems.utils import parse_optimizer
+from threestudio.utils.config import load_config, parse_structured
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+STAGES = sorted(CONFIGS.glob("*.yaml"))
+TOYS = sorted(CONFIGS.glob("toy/*.yaml"))
+SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+TEXTS = ("prompt_processor", "prompt_processor_cn")
+MODULES = ("geometry", "material", "background", "renderer", "exporter", *TEXTS)
+PRIORS = ("guidance", "guidance_3d", "guidance_cn")
+
+GIVEN = {  # what the YAMLs leave to a person
+    "data.image.image_path": "panda.png",
+    "system.prompt_processor.prompt": "a panda is dancing",
+    "system.prompt_processor_cn.prompt": "a <token> is dancing",
+    "system.prompt_processor_cn.learned_embeds_path": "learned_embeds.bin",
+}
+
+
+@functools.cache
+def as_written(path):
+    return OmegaConf.load(path)
+
+
+def load(path, *overrides, folder):
+    raw = as_written(path)
+    given = [
+        f"{key}={value}"
+        for key, value in GIVEN.items()
+        if (node := OmegaConf.select(raw, key.rpartition(".")[0])) is not None
+        and OmegaConf.is_missing(node, key.rpartition(".")[2])
+    ]
+    given += [f"exp_root_dir={folder}", "use_timestamp=false"]
+    return load_config(str(path), cli_args=[*given, *overrides])
+
+
+def name(path):
+    return str(path.relative_to(CONFIGS))
+
+
+def select(cfg, key):
+    node = cfg
+    for part in key.split("|"):
+        node = node[part]
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
+
+
+# method.md, sections 1 to 4
+EVERY_STAGE = {
+    "system|geometry|pos_encoding_config|otype": "HashGridSpatialTime",
+    "system|geometry|pos_encoding_config|n_levels": 16,
+    "system|geometry|pos_encoding_config|n_features_per_level": 2,
+    "system|geometry|pos_encoding_config|log2_hashmap_size": 19,
+    "system|geometry|pos_encoding_config|base_resolution": 16,
+    "system|geometry|pos_encoding_config|per_level_scale": 1.447269237440378,
+    "system|geometry|density_bias": "blob_magic3d",
+    "system|geometry|finite_difference_normal_eps": 0.01,
+    "system|renderer|num_samples_per_ray": 256,
+    "system|background|color": [1, 1, 1],
+    "data|single_view|elevation_range": [-45, 45],
+    "data|single_view|azimuth_range": [-180, 180],
+    "data|single_view|camera_distance_range": [2.5, 2.5],
+    "data|single_view|fovy_range": [40, 40],
+    "data|single_view|width": 128,
+    "data|single_view|height": 128,
+    "data|image|default_elevation_deg": 0,
+    "data|image|default_camera_distance": 2.5,
+    "data|image|default_fovy_deg": 40,
+    "system|guidance|guidance_scale": 100,
+    "system|guidance_3d|guidance_scale": 5,
+    "system|guidance_3d|min_step_percent": 0.2,
+    "system|guidance_3d|max_step_percent": 0.6,
+    "system|guidance_3d|size": 256,
+    "system|loss|lambda_rgb": 1000,
+    "system|loss|lambda_mask": 100,
+    "system|loss|lambda_normal_smoothness_2d": 1000,
+    "system|optimizer|name": "Adam",
+    "system|optimizer|args|betas": [0.9, 0.99],
+    "system|optimizer|args|eps": 1e-8,
+    "trainer|precision": "16-mixed",
+    "trainer|val_check_interval": 1000,
+    "data|single_view|n_val_views": 4,
+    "seed": 0,
+}
+STATIC = {
+    "name": "animate124-stage1",
+    "trainer|max_steps": 10000,
+    "system|geometry|pos_encoding_config|static": True,
+    "data|prob_single_view_video": 0,
+    "system|guidance|pretrained_model_name_or_path": SD,
+    "system|guidance|min_step_percent": 0.2,
+    "system|guidance|max_step_percent": 0.6,
+    "system|guidance|size": 512,
+    "system|guidance_3d|pretrained_model_name_or_path": "bennyguo/zero123-xl-diffusers",
+    "system|loss|lambda_sd": 0.025,
+    "system|loss|lambda_3d_sd": 1,
+    "system|loss|lambda_sds_video": 0,
+    "system|loss|lambda_cn_sds": 0,
+}
+DYNAMIC = {
+    "name": "animate124-stage2",
+    "trainer|max_steps": 10000,
+    "system|geometry|pos_encoding_config|static": False,
+    "data|prob_single_view_video": 1,
+    "data|single_view|num_frames": 16,
+    "data|single_view|sample_rand_frames": "fps",
+    "data|single_view|train_dynamic_camera": True,
+    "data|single_view|num_frames_factor": 4,
+    "data|single_view|test_traj": "motion_smooth",
+    "system|guidance|min_step_percent": 0.02,
+    "system|guidance|max_step_percent": 0.98,
+    "system|guidance_3d|pretrained_model_name_or_path": "bennyguo/zero123-diffusers",
+    "system|loss|lambda_sd": 0,
+    "system|loss|lambda_3d_sd": 40,
+    "system|loss|lambda_sds_video": 1,
+    "system|loss|lambda_cn_sds": 0,
+}
+REFINED = {
+    **DYNAMIC,
+    "name": "animate124-stage3",
+    "trainer|max_steps": 5000,
+    "system|loss|lambda_cn_sds": 3,
+    "system|guidance_cn|pretrained_model_name_or_path": SD,
+    "system|guidance_cn|controlnet_name_or_path": "lllyasviel/control_v11f1e_sd15_tile",
+    "system|guidance_cn|guidance_scale": 7.5,
+    "system|guidance_cn|min_step_percent": 0.02,
+    "system|guidance_cn|max_step_percent": 0.98,
+    "system|guidance_cn|fixed_size": 1024,
+    "system|guidance_cn|fixed_frames": 2,
+}
+MODELSCOPE = {
+    "system|guidance|pretrained_model_name_or_path": "damo-vilab/text-to-video-ms-1.7b",
+    "data|single_view|width_vid": 128,
+    "data|single_view|height_vid": 128,
+    "system|guidance|width": 256,
+    "system|guidance|height": 256,
+}
+ZEROSCOPE = {
+    "system|guidance|pretrained_model_name_or_path": "cerspense/zeroscope_v2_576w",
+    "data|single_view|width_vid": 144,
+    "data|single_view|height_vid": 80,
+    "system|guidance|width": 576,
+    "system|guidance|height": 320,
+}
+NUMBERS = {
+    "animate124-stage1.yaml": EVERY_STAGE | STATIC,
+    "animate124-stage2-ms.yaml": EVERY_STAGE | DYNAMIC | MODELSCOPE,
+    "animate124-stage2-zs.yaml": EVERY_STAGE | DYNAMIC | ZEROSCOPE,
+    "animate124-stage3-ms.yaml": EVERY_STAGE | REFINED | MODELSCOPE,
+    "animate124-stage3-zs.yaml": EVERY_STAGE | REFINED | ZEROSCOPE,
+}
+
+
+@pytest.mark.parametrize("path", STAGES, ids=name)
+def test_the_numbers_are_the_methods(path, tmp_path):
+    cfg = load(path, folder=tmp_path)
+    numbers = NUMBERS[path.name]
+    assert {key: select(cfg, key) for key in numbers} == numbers
+    assert cfg.trial_name == "a_panda_is_dancing"
+    rates = {key: group["lr"] for key, group in cfg.system.optimizer.params.items()}
+    grids = {"geometry.encoding.encoding.encoding": 0.01}
+    if path.name != "animate124-stage1.yaml":
+        grids = {
+            "geometry.encoding.encoding.encoding": 1e-4,
+            "geometry.encoding.encoding.encoding_time": 0.01,
+        }
+    assert rates == grids | {"geometry.density_network": 1e-3, "geometry.feature_network": 1e-3}
+
+
+def test_the_five_stages_and_three_toys_are_there():
+    assert {path.name for path in STAGES} == set(NUMBERS)
+    assert [path.name for path in TOYS] == ["stage1.yaml", "stage2.yaml", "stage3.yaml"]
+
+
+def build_or_parse(system):
+    """Builds what needs no model of the system section, and parses the rest of it."""
+    parts = {
+        kind: threestudio.find(system[f"{kind}_type"])(system[kind])
+        for kind in ("geometry", "material", "background")
+    }
+    threestudio.find(system.renderer_type)(system.renderer, **parts)
+    for section in (*PRIORS, *TEXTS, "exporter"):
+        if system.get(f"{section}_type"):
+            module = threestudio.find(system[f"{section}_type"])
+            parse_structured(module.Config, system.get(section, {}))
+    return parts["geometry"]
+
+
+def read_everything(cfg):
+    """An error for a key that nothing reads, anywhere in the config."""
+    parse_data_config(cfg.data)
+    system = threestudio.find(cfg.system_type)
+    checked = parse_structured(system.Config, cfg.system)
+    geometry = build_or_parse(checked)
+    host = torch.nn.Module()
+    host.geometry = geometry
+    parse_optimizer(checked.optimizer, host)
+    small = OmegaConf.merge(checked, {"weights": None})
+    system(small)
+    pl.Trainer(accelerator="cpu", logger=False, **OmegaConf.to_container(cfg.trainer))
+    ModelCheckpoint(**OmegaConf.to_container(cfg.checkpoint))
+
+
+def small(path):
+    """Overrides that build the geometry in no time."""
+    log2 = "system.geometry.pos_encoding_config.log2_hashmap_size=8"
+    return [log2, "trainer.precision=32", "system.weights=null"]
+
+
+@pytest.mark.parametrize("path", [*STAGES, *TOYS], ids=name)
+def test_every_key_is_read(path, tmp_path):
+    read_everything(load(path, *small(path), folder=tmp_path))
+
+
+@pytest.mark.parametrize("stage", ["animate124-stage1.yaml", "toy/stage3.yaml"])
+def test_a_key_that_nothing_reads_is_an_error_in_every_section(stage, tmp_path):
+    path = CONFIGS / stage
+    cfg = load(path, *small(path), folder=tmp_path)
+    sections = [("data",), ("data", "image"), ("data", "single_view"), ("data", "multi_view")]
+    sections += [("system",), ("system", "loss"), ("system", "optimizer", "args")]
+    sections += [("system", key) for key in (*MODULES, *PRIORS) if cfg.system.get(key)]
+    sections += [("system", "geometry", k) for k in ("pos_encoding_config", "mlp_network_config")]
+    sections += [("trainer",), ("checkpoint",)]
+    for section in sections:
+        node = functools.reduce(lambda node, key: node[key], section, cfg)
+        with open_dict(cfg):
+            node.misspelt_key = 1
+            with pytest.raises(Exception, match="misspelt_key"):
+                read_everything(cfg)
+            del node.misspelt_key
+    with pytest.raises(Exception, match="misspelt_key"):
+        load(path, *small(path), "misspelt_key=1", folder=tmp_path)
+
+
+@pytest.mark.parametrize("path", [*STAGES, *TOYS], ids=name)
+def test_the_optimizer_has_every_trained_parameter_once(path, tmp_path):
+    cfg = load(path, *small(path), folder=tmp_path)
+    system = threestudio.find(cfg.system_type)(cfg.system)
+    groups = system.configure_optimizers()["optimizer"].param_groups
+    listed = [id(p) for group in groups for p in group["params"]]
+    trained = [id(p) for p in system.parameters() if p.requires_grad]
+    assert sorted(listed) == sorted(trained)
+
+
+@pytest.mark.parametrize("path", [*STAGES, *TOYS], ids=name)
+def test_priors_read_the_same_model_and_the_same_image(path, tmp_path):
+    cfg = load(path, "data.image.default_azimuth_deg=7", folder=tmp_path).system
+    model = "pretrained_model_name_or_path"
+    assert cfg.prompt_processor[model] == cfg.guidance[model]
+    if "guidance_cn" in cfg:
+        assert cfg.prompt_processor_cn[model] == cfg.guidance_cn[model]
+    assert cfg.guidance_3d.cond_azimuth_deg == 7
+    assert cfg.guidance_3d.cond_image_path.endswith(".png")
+
+
+def test_stages_share_the_scene():
+    for group in (STAGES, TOYS):
+        scenes = []
+        for path in group:
+            system = as_written(path).system
+            scene = {key: select(system, key) for key in ("geometry", "material", "background")}
+            scene["geometry"]["pos_encoding_config"].pop("static")
+            scenes.append(scene)
+        assert all(scene == scenes[0] for scene in scenes)
+
+
+@pytest.mark.parametrize("path", [p for p in [*STAGES, *TOYS] if "stage1" not in p.name], ids=name)
+def test_a_stage_starts_from_the_newest_run_of_the_one_before(path, tmp_path):
+    cfg = load(path, folder=tmp_path)
+    before = cfg.name[:-1] + str(int(cfg.name[-1]) - 1)
+    expected = f"{tmp_path}/{before}/a_panda_is_dancing@LAST/ckpts/last.ckpt"
+    assert cfg.system.weights == expected
+    earlier = [p for p in path.parent.glob("*.yaml") if as_written(p).name == before]
+    assert earlier
+
+
+def test_a_toy_differs_from_its_stage_in_size_only():
+    for toy, stage in zip(TOYS, ["stage1", "stage2-ms", "stage3-ms"], strict=True):
+        theirs = as_written(CONFIGS / f"animate124-{stage}.yaml").system
+        ours = as_written(toy).system
+        assert {k for k in ours if k.endswith("_type")} == {
+            k for k in theirs if k.endswith("_type")
+        }
+        assert ours.loss == theirs.loss
+        assert ours.optimizer == theirs.optimizer

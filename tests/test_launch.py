@@ -1,0 +1,460 @@
+"""The launcher, with a toy extension: a line with two parameters, fitted to noisy points.
+
+Batches and noise depend on (seed, step, rank) only: exact resuming asks for that.
+"""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import threestudio.launch
+import torch
+import yaml
+from omegaconf import OmegaConf
+from threestudio.launch import parser, run, select_gpus, trainer_options
+from threestudio.utils.callbacks import CustomProgressBar
+from threestudio.utils.checkpoints import VERSION
+from threestudio.utils.misc import parse_version
+
+ROOT = Path(__file__).resolve().parent.parent
+
+TOY = """
+import signal
+import time
+from dataclasses import dataclass
+
+import pytorch_lightning as pl
+import threestudio
+import torch
+from threestudio.systems.base import BaseSystem
+from threestudio.utils.base import BaseModule
+from threestudio.utils.config import parse_structured
+from torch.utils.data import DataLoader, IterableDataset
+
+
+def batch(seed, step, rank):
+    generator = torch.Generator().manual_seed(1000 * seed + 10 * step + rank)
+    x = torch.rand(4, generator=generator)
+    return {"x": x, "y": 2 * x + 1 + 0.1 * torch.randn(4, generator=generator)}
+
+
+class Points(IterableDataset):
+    def __init__(self, seed, rank, first):
+        self.seed, self.rank, self.step = seed, rank, first
+
+    def __iter__(self):
+        while True:
+            yield batch(self.seed, self.step, self.rank)
+            self.step += 1
+
+
+@threestudio.register("toy-data")
+class ToyData(pl.LightningDataModule):
+    @dataclass
+    class Config:
+        seed: int = 3
+        views: int = 2
+
+    def __init__(self, cfg):
+        super().__init__()
+        self.cfg = parse_structured(self.Config, cfg)
+
+    def train_dataloader(self):
+        first = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        return DataLoader(Points(self.cfg.seed, self.trainer.global_rank, first), batch_size=None)
+
+    def val_dataloader(self):
+        return DataLoader([{"x": torch.full((1,), float(i))} for i in range(self.cfg.views)])
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+
+class Line(BaseModule):
+    def configure(self):
+        self.slope = torch.nn.Parameter(torch.zeros(1))
+        self.offset = torch.nn.Parameter(torch.zeros(1))
+
+    def forward(self, x):
+        return self.slope * x + self.offset
+
+
+@threestudio.register("toy-system")
+class ToySystem(BaseSystem):
+    @dataclass
+    class Config(BaseSystem.Config):
+        pause: float = 0.0  # seconds a step takes
+        ctrl_c_at: int = -1  # step in which a Ctrl-C comes
+        bug_at: int = -1  # step that raises
+        second_line: bool = False
+
+    def configure(self):
+        self.line = Line({})
+        if self.cfg.second_line:
+            self.second_line = Line({})
+
+    def training_step(self, batch, batch_idx):
+        if self.true_global_step == self.cfg.bug_at:
+            raise ValueError("a bug of the toy")
+        loss = ((self.line(batch["x"]) - batch["y"]) ** 2).mean()
+        self.log("train/loss_line", loss)
+        time.sleep(self.cfg.pause)
+        if self.true_global_step == self.cfg.ctrl_c_at:
+            signal.raise_signal(signal.SIGINT)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.save_json(f"val-it{self.true_global_step}-{batch_idx}.json", {})
+
+    def test_step(self, batch, batch_idx):
+        y = self.line(batch["x"]).item()
+        self.save_json(f"test-it{self.true_global_step}-{batch_idx}.json", {"y": y})
+
+    def predict_step(self, batch, batch_idx):
+        self.save_json(f"export-it{self.true_global_step}-{batch_idx}.json", {})
+"""
+
+CONFIG = {
+    "name": "toy",
+    "tag": "a_line",
+    "seed": 3,
+    "data_type": "toy-data",
+    "data": {"views": 2},
+    "system_type": "toy-system",
+    "system": {
+        "optimizer": {
+            "name": "Adam",
+            "args": {"betas": [0.9, 0.99], "eps": 1e-8},
+            "params": {"line.slope": {"lr": 0.1}, "line.offset": {"lr": 0.05}},
+        }
+    },
+    "trainer": {
+        "max_steps": 8,
+        "log_every_n_steps": 1,
+        "num_sanity_val_steps": 0,
+        "val_check_interval": 4,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+        "precision": "16-mixed",
+    },
+    "checkpoint": {
+        "save_last": True,
+        "save_top_k": -1,
+        "every_n_train_steps": "${trainer.max_steps}",
+    },
+}
+
+
+@pytest.fixture(scope="session")
+def toy(tmp_path_factory):
+    """The toy extension's folder; its name is no Python name, as it may be in threestudio."""
+    folder = tmp_path_factory.mktemp("extension") / "threestudio-toy"
+    folder.mkdir()
+    (folder / "__init__.py").write_text("from . import line\n")
+    (folder / "line.py").write_text(TOY)
+    return folder
+
+
+@pytest.fixture
+def launch(toy, tmp_path, monkeypatch):
+    """Runs a command line in an empty folder with toy.yaml in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def launch(*flags, config="toy.yaml"):
+        return run(["--config", config, *flags], extension="toy_extension", folder=toy)
+
+    return launch
+
+
+def trials():
+    return sorted(Path("outputs", "toy").iterdir())
+
+
+def weights(path):
+    state = torch.load(path, weights_only=True)["state_dict"]
+    return torch.cat([state["line.slope"], state["line.offset"]])
+
+
+def fit(steps, ranks=(0,)):
+    """The same line by a plain loop: Adam on the mean loss over all processes' batches."""
+    toy = sys.modules["toy_extension"].line
+    line = toy.Line({})
+    optimizer = torch.optim.Adam(
+        [{"params": [line.slope], "lr": 0.1}, {"params": [line.offset], "lr": 0.05}],
+        betas=(0.9, 0.99),
+        eps=1e-8,
+    )
+    for step in range(steps):
+        batches = [toy.batch(3, step, rank) for rank in ranks]
+        loss = sum(((line(b["x"]) - b["y"]) ** 2).mean() for b in batches) / len(batches)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.cat([line.slope, line.offset]).detach()
+
+
+def test_training_writes_what_a_trial_should_have(launch, capsys):
+    before = dict(os.environ)
+    assert launch("--train", "tag=my line") == 0
+    assert dict(os.environ) == before
+    (trial,) = trials()
+    assert re.fullmatch(r"my line@\d{8}-\d{6}", trial.name)
+    assert {p.name for p in (trial / "ckpts").iterdir()} == {"last.ckpt", "epoch=0-step=8.ckpt"}
+    torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8), rtol=0, atol=0)
+    assert (trial / "configs" / "raw.yaml").read_text() == Path("toy.yaml").read_text()
+    parsed = OmegaConf.load(trial / "configs" / "parsed.yaml")
+    assert parsed.tag == "my line" and parsed.trial_dir == str(trial)
+    assert parsed.checkpoint.every_n_train_steps == 8
+    assert (
+        "--train" in (trial / "cmd.txt").read_text()
+        or "train=True" in (trial / "cmd.txt").read_text()
+    )
+    assert {p.name for p in (trial / "save").iterdir()} == {
+        *(f"val-it{step}-{i}.json" for step in (4, 8) for i in (0, 1)),
+        *(f"test-it8-{i}.json" for i in (0, 1)),  # a test follows the training
+    }
+    metrics = next(trial.glob("csv_logs/version_0/metrics.csv")).read_text()
+    assert "train/loss_line" in metrics and "lr-Adam/line.slope" in metrics
+    assert list(trial.glob("tb_logs/version_0/events*"))
+    said = capsys.readouterr().err
+    assert "precision=16-mixed needs a GPU; this run on the CPU uses 32-true" in said
+    assert f"Done: {trial}" in said
+
+
+def test_resuming_equals_never_having_stopped(launch):
+    # an older Lightning miscounts the batches of a resumed accumulation by one
+    new = parse_version(pl.__version__) >= parse_version("2.6")
+    batches = f"trainer.accumulate_grad_batches={2 if new else 1}"
+    assert launch("--train", "trainer.max_steps=3", batches) == 0
+    assert launch("--train", "tag=whole", batches) == 0
+    resume = "resume=outputs/toy/a_line@LAST/ckpts/last.ckpt"
+    assert launch("--train", "tag=resumed", batches, resume) == 0
+    _, resumed, whole = trials()
+    a, b = (torch.load(t / "ckpts" / "last.ckpt") for t in (resumed, whole))
+    assert a["global_step"] == b["global_step"] == 8
+    torch.testing.assert_close(a["state_dict"], b["state_dict"], rtol=0, atol=0)
+    (a,), (b,) = a["optimizer_states"], b["optimizer_states"]
+    torch.testing.assert_close(a["state"], b["state"], rtol=0, atol=0)
+    assert a["param_groups"] == b["param_groups"]
+
+
+def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(launch, capsys, monkeypatch):
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys, "argv", ["launch.py"])
+    assert launch("--train", "system.ctrl_c_at=4") == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    (trial,) = trials()
+    said = capsys.readouterr().err
+    assert "Stopping after this step" in said and "Stopped after step 5" in said
+    assert not list((trial / "save").glob("test-*"))
+    command = said.partition("To go on from the last checkpoint:\n")[2].split()
+    assert command[:2] == ["python", "launch.py"]
+    # in the same folder, with the settings of its start; last.ckpt stays the newest
+    assert run([*command[2:], "system.ctrl_c_at=-1"], extension="toy_extension") == 0
+    assert trials() == [trial]
+    assert {p.name for p in (trial / "ckpts").iterdir()} == {"last.ckpt", "epoch=0-step=8.ckpt"}
+    torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8), rtol=0, atol=0)
+
+
+def test_a_second_ctrl_c_stops_at_once(launch, capsys, monkeypatch):
+    def press_twice(self, *_):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    handler = signal.getsignal(signal.SIGINT)
+    monkeypatch.setattr(sys.modules["toy_extension"].line.ToySystem, "backward", press_twice)
+    assert launch("--train") == 130
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(trials()[0].glob("ckpts/*"))
+
+
+def test_the_other_actions_know_the_step_of_their_checkpoint(launch):
+    assert launch("--train", "trainer.max_steps=2", "use_timestamp=false") == 0
+    resume = "resume=outputs/toy/a_line/ckpts/last.ckpt"
+    for action, prefix in (("--validate", "val"), ("--test", "test"), ("--export", "export")):
+        assert launch(action, resume, f"tag={prefix}", "use_timestamp=false") == 0
+        saved = sorted(p.name for p in Path("outputs", "toy", prefix, "save").iterdir())
+        assert saved == [f"{prefix}-it2-{i}.json" for i in (0, 1)]
+        assert not Path("outputs", "toy", prefix, "ckpts").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--train", "systm.pause=1"], r"systm \(close keys: system"),
+        (["--train", "system.pauses=1"], r"system\.pauses \(close keys: pause\)"),
+        (["--train", "data.view=1"], r"data\.view \(close keys: views\)"),
+        (["--train", "system_type=toy-sistem"], "'toy-sistem'. Close names: toy-system"),
+        (["--train", "trainer.max_step=1"], r"trainer\.max_step \(close keys: max_steps"),
+        (["--train", "checkpoint.save_lst=1"], r"checkpoint\.save_lst \(close keys: save_last"),
+        (["--train", "--max_steps", "1"], "Don't know what to do with '--max_steps'"),
+        (["--train", "--gpu", "one"], "--gpu takes numbers"),
+        (["--train", "resume=a@LAST/ckpts/last.ckpt"], "there is no trial 'a@'"),
+        (["--test", "resume=nowhere.ckpt"], "There is no checkpoint 'nowhere.ckpt'"),
+        (["--train", "resume=broken.ckpt"], "'broken.ckpt' cannot be read"),
+        (["--train", "system.weights=foreign.ckpt"], "Nothing in foreign.ckpt fits ToySystem"),
+        (
+            ["--train", "resume=foreign.ckpt"],
+            r"doesn't fit ToySystem\. missing: line.slope, line.offset; unexpected: unet",
+        ),
+        (["--train", "trainer.precision=17"], "17"),
+        (["--train", "system.optimizer.params.lines.lr=1"], r"'lines'.*Close paths: line"),
+    ],
+)
+def test_bad_input_ends_in_one_message(launch, capsys, monkeypatch, flags, message):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    Path("broken.ckpt").write_bytes(b"nothing")
+    foreign = {"state_dict": {"unet": torch.ones(1)}, "optimizer_states": [], "loops": {}}
+    torch.save({**foreign, VERSION: pl.__version__}, "foreign.ckpt")
+    assert launch(*flags) == 1
+    said = capsys.readouterr().err
+    assert re.search(f"error: .*{message}", said), said
+    assert "Traceback" not in said
+    assert "--verbose shows where" in said
+    assert not Path("outputs", "toy").exists() or trials() == []  # nothing began
+
+
+def test_verbose_shows_the_traceback_and_so_does_a_bug(launch, capsys):
+    assert launch("--train", "--verbose", "data.view=1") == 1
+    assert "Traceback" in capsys.readouterr().err
+    assert launch("--train", "system.bug_at=2") == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "training_step" in said and "error: a bug of the toy" in said
+
+
+def test_a_missing_config_and_flags(launch, capsys):
+    assert launch("--train", config="toi.yaml") == 1
+    assert "no config 'toi.yaml'; . has toy.yaml" in capsys.readouterr().err
+    for flags in ([], ["--train", "--test"]):
+        with pytest.raises(SystemExit) as stop:
+            launch(*flags)
+        assert stop.value.code == 2
+
+
+def test_an_extension_that_fails_stops_the_launch_with_its_traceback(launch, tmp_path, capsys):
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    (broken / "__init__.py").write_text("from . import part\n")
+    (broken / "part.py").write_text("import a_package_that_is_not_there\n")
+    flags = ["--config", "toy.yaml", "--train"]
+    assert run(flags, extension="broken_extension", folder=broken) == 1
+    threestudio.registry.failed_imports.pop("broken_extension")
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "part.py" in said and "a_package_that_is_not_there" in said
+    assert "error: The extension 'broken_extension' cannot be imported" in said
+    assert not Path("outputs").exists()
+
+
+def test_the_machine_decides_what_the_config_leaves_open():
+    assert trainer_options({}, 0)["accelerator"] == "cpu"
+    assert trainer_options({"precision": 16}, 0)["precision"] == "32-true"
+    assert trainer_options({"precision": "bf16-mixed"}, 0)["precision"] == "bf16-mixed"
+    one = trainer_options({"precision": "16-mixed"}, 1)
+    assert (one["accelerator"], one["devices"], one["precision"]) == ("gpu", -1, "16-mixed")
+    assert "strategy" not in one
+    assert trainer_options({}, 2)["strategy"] == "ddp_find_unused_parameters_true"
+    assert trainer_options({"strategy": "ddp"}, 2)["strategy"] == "ddp"
+    forced = trainer_options({"accelerator": "cpu"}, 2)
+    assert forced["devices"] == 1 and "strategy" not in forced
+
+
+def test_gpus_are_chosen_by_flag_unless_the_environment_does(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
+    assert select_gpus("0,1") == 2 and os.environ["CUDA_VISIBLE_DEVICES"] == "7"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    select_gpus("0,1")
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    with pytest.raises(ValueError, match="this machine has 2 GPUs"):
+        select_gpus("2")
+
+
+def test_the_progress_bar_shows_the_losses(monkeypatch):
+    class Trainer:
+        max_steps, accumulate_grad_batches, loggers = 50, 2, ()
+        progress_bar_metrics = {"train/loss_rgb": 0.5}  # noqa: RUF012
+        callback_metrics = {  # noqa: RUF012
+            "train/loss_rgb": torch.tensor(0.5),
+            "train/loss_sds": torch.tensor(1234.5),
+            "train/grad_norm": torch.tensor(1.0),
+        }
+
+    bar = CustomProgressBar()
+    bar._trainer = Trainer()
+    shown = bar.get_metrics(bar._trainer, None)
+    assert shown == {"loss_rgb": "0.5", "loss_sds": "1.23e+03"}
+    assert bar.total_train_batches == 100
+
+
+# processes of their own
+
+
+@pytest.fixture
+def checkout(toy, tmp_path, monkeypatch):
+    """A checkout that is not installed: the root's launch.py and host, the toy as the extension."""
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "some-checkout"
+    shutil.copytree(toy, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "host", folder / "host", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "launch.py", folder)
+    (tmp_path / "toy.yaml").write_text(yaml.safe_dump(CONFIG))
+
+    def start(*flags):
+        command = [sys.executable, str(folder / "launch.py"), "--config", "toy.yaml", *flags]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        return subprocess.Popen(
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+
+    return start
+
+
+def test_a_killed_run_resumes_to_the_same_weights(checkout, launch):
+    process = checkout(
+        "--train", "system.pause=0.1", "trainer.max_steps=500", "checkpoint.every_n_train_steps=2"
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not (found := list(Path("outputs").glob("toy/*/ckpts/last.ckpt"))):
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        process.kill()  # -9
+        process.communicate()
+    step = torch.load(found[0])["global_step"]
+    assert step >= 2
+    assert (
+        launch("--train", f"resume={found[0]}", f"trainer.max_steps={step + 6}", "tag=again") == 0
+    )
+    again = next(Path("outputs").glob("toy/again*/ckpts/last.ckpt"))
+    torch.testing.assert_close(weights(again), fit(step + 6), rtol=0, atol=0)
+
+
+def test_two_processes_train_on_both_their_batches(checkout, launch):
+    process = checkout(
+        "--train", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp", "tag=two"
+    )
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    (trial,) = trials()  # one folder, with a timestamp, for both
+    assert re.fullmatch(r"two@\d{8}-\d{6}", trial.name)
+    torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8, ranks=(0, 1)))
+
+
+def test_help_names_the_flags(capsys):
+    with pytest.raises(SystemExit):
+        parser().parse_args(["--help"])
+    said = capsys.readouterr().out
+    for flag in ("config", "gpu", "train", "validate", "test", "export", "verbose", "typecheck"):
+        assert f"--{flag}" in said

@@ -1,0 +1,404 @@
+"""The training step on made-up modules: who sees what, and what the loss is the sum of."""
+
+import random
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import threestudio
+import torch
+from animate124.data.cameras import Cameras
+from animate124.system import animate124, losses
+from animate124.system.animate124 import seed_everything, step_seed
+from threestudio.models.geometry.base import BaseImplicitGeometry
+from threestudio.models.renderers.base import VolumeRenderer
+from threestudio.utils.base import BaseObject
+
+H, W, F = 6, 5, 3  # of the views here
+
+
+@threestudio.register("test-geometry")
+class Paint(BaseImplicitGeometry):
+    @dataclass
+    class Config(BaseImplicitGeometry.Config):
+        static: bool = False  # whether the scene stands still
+        size: int = 4  # numbers in the paint
+
+    def configure(self):
+        super().configure()
+        self.paint = torch.nn.Parameter(torch.rand(self.cfg.size))
+        self.static = self.cfg.static
+
+
+@threestudio.register("test-renderer")
+class Painter(VolumeRenderer):
+    """Pictures that depend on paint, camera and time, and a record of what was asked."""
+
+    def configure(self, geometry, material, background):
+        super().configure(geometry, material, background)
+        self.asked = []
+
+    def forward(self, rays_o, rays_d, frame_times, **camera):
+        assert not {"rgb", "mask", "index"} & set(camera)
+        self.asked.append(frame_times.tolist())
+        shade = (rays_d + frame_times[:, None, None, None]).sin()  # [B H W 3]
+        rgb = (shade * self.geometry.paint[:3] + self.geometry.paint[3]).sigmoid()
+        out = {
+            "comp_rgb": rgb,
+            "opacity": rgb[..., :1],
+            "depth": 2 + rgb[..., 1:2],
+            "z_variance": rgb[..., 1:2].square(),
+            "comp_normal": rgb.flip(-1),
+        }
+        flat = rgb.reshape(-1, 3)
+        packed = {"weights": flat[:, :1], "normal": flat - 0.5, "t_dirs": rays_d.reshape(-1, 3)}
+        return out | packed if self.training else out
+
+
+@threestudio.register("test-prompt-processor")
+class Prompt(BaseObject):
+    @dataclass
+    class Config(BaseObject.Config):
+        prompt: str = ""  # handed on as it is
+
+    def __call__(self):
+        return f"embedding of {self.cfg.prompt}"
+
+
+@threestudio.register("test-guidance")
+class Opinion(BaseObject):
+    """Says two losses, and remembers what it was shown."""
+
+    @dataclass
+    class Config(BaseObject.Config):
+        factor: float = 1.0  # of the first loss
+
+    def configure(self):
+        self.shown = []
+
+    def __call__(self, rgb, *prompt, **camera):
+        self.shown.append((len(rgb), prompt, camera))
+        return {
+            "loss_a": self.cfg.factor * rgb.mean(),
+            "loss_b": rgb.square().mean(),
+            "grad_norm": torch.ones(()),
+            "a_picture": rgb.detach(),
+        }
+
+
+def config(loss, **others):
+    return {
+        "geometry_type": "test-geometry",
+        "material_type": "no-material",
+        "background_type": "solid-color-background",
+        "renderer_type": "test-renderer",
+        "guidance_type": "test-guidance",
+        "guidance": {"factor": 2.0},
+        "prompt_processor_type": "test-prompt-processor",
+        "prompt_processor": {"prompt": "a panda"},
+        "guidance_3d_type": "test-guidance",
+        "guidance_3d": {"factor": 3.0},
+        "guidance_cn_type": "test-guidance",
+        "guidance_cn": {"factor": 5.0},
+        "prompt_processor_cn_type": "test-prompt-processor",
+        "prompt_processor_cn": {"prompt": "a <token>"},
+        "loss": loss,
+        "optimizer": {"name": "SGD", "args": {"lr": 0.1}},
+        **others,
+    }
+
+
+def system_with(loss, **others):
+    system = animate124.Animate124(config(loss, **others))
+    system.on_fit_start()
+    return system
+
+
+def view(n, times):
+    cameras = Cameras(
+        torch.zeros(n), torch.linspace(0, 90, n), torch.full((n,), 2.5), torch.full((n,), 40.0)
+    )
+    return cameras.batch(H, W, torch.tensor(times))
+
+
+def image_batch():
+    reference = view(1, [0.0])
+    reference |= {"rgb": torch.rand(1, H, W, 3), "mask": (torch.rand(1, H, W, 1) > 0.5).float()}
+    return {"random_camera": view(2, [0.0, 0.0]), "reference": reference}
+
+
+def clip_batch(from_zero):
+    batch = {"clip": view(2 * F, [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]), "num_frames": F}
+    return batch | image_batch() if from_zero else batch
+
+
+def rendered(system, camera):
+    camera = {k: v for k, v in camera.items() if k not in ("rgb", "mask")}
+    return system.renderer(**camera)
+
+
+def opinion(rgb, factor):
+    return factor * rgb.mean() + rgb.square().mean()
+
+
+WEIGHTS = {
+    "lambda_rgb": 1000.0,
+    "lambda_mask": 100.0,
+    "lambda_sd": 0.5,
+    "lambda_3d_sd": 40.0,
+    "lambda_sds_video": 2.0,
+    "lambda_cn_sds": 3.0,
+    "lambda_normal_smoothness_2d": 7.0,
+    "lambda_orient": 11.0,
+    "lambda_sparsity": 13.0,
+    "lambda_opaque": 17.0,
+    "lambda_z_variance": 19.0,
+    "lambda_tv": 23.0,
+}
+
+
+def expected_loss(system, batch, w):
+    """The method's table, written out."""
+    total, outs = 0.0, {k: rendered(system, batch[k]) for k in batch if k != "num_frames"}
+    if "reference" in batch:
+        rgb, opacity = outs["reference"]["comp_rgb"], outs["reference"]["opacity"]
+        given, mask = batch["reference"]["rgb"], batch["reference"]["mask"]
+        total += w["lambda_rgb"] * ((rgb - given) * mask).square().mean()
+        bce = torch.nn.functional.binary_cross_entropy(opacity, mask)
+        total += w["lambda_mask"] * bce
+    if "random_camera" in batch:
+        rgb = outs["random_camera"]["comp_rgb"]
+        total += w["lambda_sd"] * opinion(rgb, 2) + w["lambda_3d_sd"] * opinion(rgb, 3)
+    if "clip" in batch:
+        rgb = outs["clip"]["comp_rgb"]
+        total += w["lambda_sds_video"] * opinion(rgb, 2) + w["lambda_cn_sds"] * opinion(rgb, 5)
+    for out in outs.values():
+        opacity = out["opacity"]
+        total += w["lambda_normal_smoothness_2d"] * losses.normal_smoothness_2d(out["comp_normal"])
+        packed = (out["weights"], out["normal"], out["t_dirs"], opacity)
+        total += w["lambda_orient"] * losses.orientation(*packed)
+        total += w["lambda_sparsity"] * losses.sparsity(opacity)
+        total += w["lambda_opaque"] * losses.opaque(opacity)
+        total += w["lambda_z_variance"] * losses.z_variance(out["z_variance"], opacity)
+        total += w["lambda_tv"] * losses.total_variation(out["comp_rgb"])
+    return total
+
+
+BATCHES = {
+    "image": image_batch,
+    "clip": lambda: clip_batch(False),
+    "clip from zero": lambda: clip_batch(True),
+}
+
+
+@pytest.mark.parametrize("kind", BATCHES)
+def test_the_loss_is_the_weighted_sum_of_all_that_the_batch_brings(kind):
+    system, batch = system_with(WEIGHTS), BATCHES[kind]()
+    said = system.training_step(batch, 0)
+    expected = expected_loss(system, batch, WEIGHTS)
+    torch.testing.assert_close(said["loss"], expected)
+    grads = [
+        torch.autograd.grad(loss, system.geometry.paint)[0] for loss in (said["loss"], expected)
+    ]
+    torch.testing.assert_close(*grads)
+    shown = {"image": (1, 1, 0), "clip": (1, 0, 1), "clip from zero": (2, 1, 1)}[kind]
+    guidances = (system.guidance, system.guidance_3d, system.guidance_cn)
+    assert tuple(len(g.shown) for g in guidances) == shown
+
+
+@pytest.mark.parametrize("key", WEIGHTS)
+def test_each_weight_alone_counts_and_renders_only_what_it_reads(key):
+    alone = {name: WEIGHTS[name] if name == key else 0 for name in WEIGHTS}
+    system, batch = system_with(alone), clip_batch(True)
+    said = system.training_step(batch, 0)
+    asked = len(system.renderer.asked)
+    torch.testing.assert_close(said["loss"], expected_loss(system, batch, alone))
+    assert said["loss"] > 0
+    torch.testing.assert_close(
+        said[key.replace("lambda_", "loss_")] * WEIGHTS[key], said["loss"].detach()
+    )
+    regulariser = key in animate124.REGULARISERS
+    assert asked == (3 if regulariser else 1)
+
+
+def test_guidances_see_prompts_angles_and_frames_of_their_slot():
+    system = system_with(WEIGHTS)
+    batch = clip_batch(True)
+    system.training_step(batch, 0)
+    (images, on_images), (_, on_clips) = (
+        (call[0], call) for call in sorted(system.guidance.shown, key=lambda call: call[0])
+    )
+    assert images == 2 and on_images[1] == ("embedding of a panda",)
+    assert "num_frames" not in on_images[2] and on_clips[2]["num_frames"] == F
+    torch.testing.assert_close(on_clips[2]["azimuth"], batch["clip"]["azimuth"])
+    (count, prompt, camera) = system.guidance_3d.shown[0]
+    assert (count, prompt) == (2, ())
+    torch.testing.assert_close(camera["elevation"], batch["random_camera"]["elevation"])
+    (count, prompt, camera) = system.guidance_cn.shown[0]
+    assert (count, prompt, camera["num_frames"]) == (2 * F, ("embedding of a <token>",), F)
+
+
+def test_weights_follow_their_schedule():
+    system = system_with({"lambda_rgb": [10, 4.0, 0.0, 20], "lambda_mask": 0})
+    batch = image_batch()
+    mse = losses.rgb_on_mask(
+        rendered(system, batch["reference"])["comp_rgb"],
+        batch["reference"]["rgb"],
+        batch["reference"]["mask"],
+    )
+    for step, weight in ((0, 4.0), (10, 4.0), (15, 2.0), (20, 0.0), (99, 0.0)):
+        system.set_resume_status(0, step)
+        torch.testing.assert_close(system.training_step(batch, 0)["loss"], weight * mse)
+
+
+def test_a_prior_whose_losses_weigh_nothing_is_neither_loaded_nor_called():
+    system = system_with({"lambda_sd": 1.0, "lambda_3d_sd": 0.0, "lambda_cn_sds": [0, 0.0, 0.0, 5]})
+    assert not hasattr(system, "guidance_3d") and not hasattr(system, "guidance_cn")
+    assert not hasattr(system, "prompt_processor_cn")
+    system.training_step(image_batch(), 0)
+    assert len(system.guidance.shown) == 1
+
+
+def test_a_step_that_nothing_weighs_in_changes_nothing():
+    system = system_with({"lambda_rgb": 1.0})
+    loss = system.training_step(clip_batch(False), 0)["loss"]
+    assert loss == 0
+    loss.backward()
+    assert not system.geometry.paint.grad.any()
+
+
+def test_priors_wait_for_training():
+    system = animate124.Animate124(config(WEIGHTS))
+    assert not any(hasattr(system, name) for name in animate124.PRIORS)
+
+
+def test_an_unknown_weight_is_an_error_that_names_close_ones():
+    with pytest.raises(KeyError, match=r"lambda_sds_vdieo.*lambda_sds_video"):
+        animate124.Animate124(config({"lambda_sds_vdieo": 1.0}))
+
+
+@pytest.mark.parametrize("weight", [0.5, [0, 0.0, 1.0, 100]])
+def test_a_weight_without_its_guidance_says_which_one_to_name(weight):
+    with pytest.raises(ValueError, match=r"lambda_cn_sds.*guidance_cn_type.*controlnet-tile"):
+        animate124.Animate124(config({"lambda_cn_sds": weight}, guidance_cn_type=""))
+    animate124.Animate124(config({"lambda_cn_sds": 0.0}, guidance_cn_type=""))
+
+
+@pytest.mark.parametrize(
+    ("batch", "words"),
+    [
+        ({"random_camera": None}, "reference.*lambda_rgb"),
+        ({"reference": None}, "random_camera.*lambda_sd"),
+        ({"rays_o": None}, "'rays_o'.*image-video-combined"),
+    ],
+)
+def test_a_batch_without_the_views_that_losses_need_is_an_error(batch, words):
+    system = system_with({"lambda_rgb": 1.0, "lambda_sd": 1.0})
+    with pytest.raises(KeyError, match=words):
+        system.training_step({k: view(1, [0.0]) for k in batch}, 0)
+
+
+def test_a_regulariser_without_its_render_output_is_an_error():
+    with pytest.raises(KeyError, match=r"lambda_orient.*normal.*return_comp_normal"):
+        animate124.regulariser("lambda_orient", {"opacity": None, "weights": None, "t_dirs": None})
+
+
+def test_a_guidance_without_a_loss_is_an_error(monkeypatch):
+    system = system_with({"lambda_sd": 1.0})
+    monkeypatch.setattr(Opinion, "__call__", lambda self, rgb, *prompt, **camera: {"eps": 1})
+    with pytest.raises(KeyError, match=r"test-guidance returned \['eps'\]"):
+        system.training_step(image_batch(), 0)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run():
+    system = system_with({"lambda_rgb": 1.0})
+    result = {"loss": torch.tensor(float("nan")), "loss_rgb": torch.tensor(float("nan"))}
+    with pytest.raises(FloatingPointError, match=r"loss_rgb.*trainer.precision=32"):
+        system.on_train_batch_end(result, {}, 0)
+
+
+def test_every_step_of_every_process_draws_its_own_random_numbers_again_and_again():
+    def draws(seed):
+        seed_everything(seed)
+        return random.random(), float(np.random.rand()), float(torch.rand(()))  # noqa: NPY002
+
+    places = [(base, k, rank) for base in (0, 1) for k in range(20) for rank in range(4)]
+    seeds = [step_seed(*place) for place in places]
+    assert len(set(seeds)) == len(places)
+    assert [step_seed(*place) for place in places] == seeds
+    for n in range(3):
+        numbers = [draws(seed)[n] for seed in seeds[:40]]
+        assert len(set(numbers)) == 40
+        assert [draws(seed)[n] for seed in seeds[:40]] == numbers
+
+
+def save(system, path, **entries):
+    checkpoint = {"state_dict": system.state_dict(), "epoch": 0, "global_step": 3, **entries}
+    torch.save(checkpoint, path)
+    return str(path)
+
+
+def test_weights_start_a_scene_from_another_run(tmp_path):
+    before = system_with(WEIGHTS)
+    path = save(before, tmp_path / "last.ckpt")
+    after = animate124.Animate124(config(WEIGHTS, weights=path))
+    torch.testing.assert_close(after.geometry.paint, before.geometry.paint)
+
+
+def test_a_resumed_run_does_not_look_for_the_weights_it_once_started_from(tmp_path):
+    gone = str(tmp_path / "gone.ckpt")
+    assert animate124.Animate124(config(WEIGHTS, weights=gone), resumed=True).cfg.weights is None
+
+
+def test_weights_of_another_geometry_are_refused(tmp_path):
+    path = save(system_with(WEIGHTS, geometry={"size": 5}), tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"geometry.paint: \(5,\).*\(4,\)") as e:
+        animate124.Animate124(config(WEIGHTS, weights=path))
+    assert "All stages of a scene share system.geometry" in str(e.value)
+
+
+def test_weights_without_a_geometry_are_refused(tmp_path):
+    path = save(torch.nn.Linear(2, 2), tmp_path / "last.ckpt")
+    with pytest.raises(ValueError, match=r"no geometry.*'weight'"):
+        animate124.Animate124(config(WEIGHTS, weights=path))
+
+
+def test_ignored_modules_are_not_asked_of_the_weights(tmp_path):
+    path = save(system_with(WEIGHTS, geometry={"size": 5}), tmp_path / "last.ckpt")
+    ignoring = config(WEIGHTS, weights=path, weights_ignore_modules=["geometry"])
+    assert animate124.Animate124(ignoring).geometry.paint.shape == (4,)
+
+
+class Trainer:
+    training = True
+
+
+def test_only_the_same_stage_is_resumed(monkeypatch):
+    monkeypatch.setattr(animate124.Animate124, "trainer", Trainer())
+    static = system_with({"lambda_sd": 1.0}, geometry={"static": True})
+    dynamic = system_with(WEIGHTS)
+    of_original = {"state_dict": dynamic.state_dict()}  # it says nothing of its stage
+    checkpoint = {"state_dict": static.state_dict()}
+    static.on_save_checkpoint(checkpoint)
+
+    static.on_load_checkpoint(checkpoint)
+    dynamic.on_load_checkpoint(of_original)
+    with pytest.raises(ValueError, match=r"system\.weights instead of resume"):
+        dynamic.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"geometry\.paint"):
+        system_with(WEIGHTS, geometry={"size": 5}).on_load_checkpoint(of_original)
+    monkeypatch.setattr(Trainer, "training", False)
+    dynamic.on_load_checkpoint(checkpoint)
+
+
+def test_a_resting_camera_is_rendered_once_while_time_stands_still():
+    system = system_with(WEIGHTS)
+    system.eval()
+    system.resting_view = None
+    first, second = view(1, [0.3]), view(1, [0.6])
+    picture = system.frozen(first)
+    torch.testing.assert_close(system.frozen(second), picture)
+    assert system.renderer.asked == [[0.0]]
+    second["c2w"] = second["c2w"] + 1
+    system.frozen(second)
+    assert system.renderer.asked == [[0.0], [0.0]]

@@ -1,0 +1,273 @@
+"""The extension in an unmodified threestudio: `THREESTUDIO_ROOT=<checkout> make test-threestudio`.
+
+Everything runs in processes of their own, with the libraries of threestudio's time: by the Python
+that THREESTUDIO_PYTHON names, or .venv-threestudio, which tests/threestudio_host/install.sh makes.
+They run in a folder that has nothing but custom/threestudio-animate124, a link to this repository:
+launch.py looks for `custom` where it is started, so that the checkout stays as it is."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw
+
+REPOSITORY = Path(__file__).parents[1]
+HOST = REPOSITORY / "tests" / "threestudio_host"
+CHECKOUT = os.environ.get("THREESTUDIO_ROOT")
+PYTHON = os.environ.get("THREESTUDIO_PYTHON") or REPOSITORY / ".venv-threestudio/bin/python"
+
+pytestmark = [
+    pytest.mark.threestudio,
+    pytest.mark.skipif(
+        not CHECKOUT, reason="THREESTUDIO_ROOT isn't set to a checkout of threestudio"
+    ),
+    pytest.mark.skipif(
+        not Path(PYTHON).exists(), reason=f"no {PYTHON}: `make test-threestudio` installs it"
+    ),
+]
+
+OURS = {
+    "animate124-system",
+    "animate124-implicit-volume",
+    "animate124-nerf-volume-renderer",
+    "animate124-image-video-combined-camera-datamodule",
+    "animate124-image-guidance",
+    "animate124-zero123-guidance",
+    "animate124-zeroscope-guidance",
+    "animate124-controlnet-tile-guidance",
+    "animate124-prompt-processor",
+    "animate124-zeroscope-prompt-processor",
+    "animate124-textual-inversion-prompt-processor",
+    "animate124-4d-exporter",
+}
+STEPS = 3
+PROMPT = "a panda is dancing"
+TINY = [  # overrides that make three steps and a test video take seconds
+    f"trainer.max_steps={STEPS}",
+    f"trainer.val_check_interval={STEPS}",
+    "data.single_view.eval_width=16",
+    "data.single_view.eval_height=16",
+    f"system.prompt_processor.prompt={PROMPT}",
+]
+TINY_VIDEO = ["data.single_view.num_frames_factor=1", "data.single_view.zero_rate=1.0"]
+
+
+def run(command, folder, **environment) -> str:
+    """Runs a process there; its output, or a failure that shows it."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=folder,
+        env=os.environ
+        | {
+            "HF_HUB_OFFLINE": "1",
+            "WANDB_MODE": "disabled",
+            "PYTHONDONTWRITEBYTECODE": "1",  # the checkout stays unmodified
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(folder / ".hypothesis"),  # likewise
+            "PYTHONWARNINGS": "ignore",
+            "OMP_NUM_THREADS": str(torch.get_num_threads()),
+        }
+        | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    assert result.returncode == 0, f"{command}\n{result.stdout[-6000:]}"
+    return result.stdout
+
+
+def files_of(checkout) -> dict:
+    """Every file's size and time of change; without .git, whose index `git status` refreshes."""
+    files = [path for path in Path(checkout).rglob("*") if path.is_file()]
+    stats = {path: path.stat() for path in files if ".git" not in path.parts}
+    return {path: (stat.st_size, stat.st_mtime_ns) for path, stat in stats.items()}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """The working folder: the extension in custom/, a picture of a disc."""
+    before = files_of(CHECKOUT)
+    folder = tmp_path_factory.mktemp("threestudio")
+    (folder / "custom").mkdir()
+    (folder / "custom" / "threestudio-animate124").symlink_to(REPOSITORY)
+    image = Image.new("RGBA", (64, 64))
+    ImageDraw.Draw(image).ellipse((16, 12, 48, 52), fill=(200, 120, 40, 255))
+    image.save(folder / "disc_rgba.png")
+    yield folder
+    assert files_of(CHECKOUT) == before, "the checkout was modified"
+
+
+def launch(place, *arguments) -> str:
+    """The checkout's launch.py, from a folder of a user's own."""
+    root = Path(CHECKOUT).resolve()
+    return run(
+        [PYTHON, HOST / "on_cpu.py", root, root / "launch.py", *arguments, "--gpu", "0"], place
+    )
+
+
+def stage(number, priors, place) -> list[str]:
+    """Config and overrides of a toy stage on the random priors."""
+    system = {
+        1: {"guidance": "sd", "guidance_3d": "zero123"},
+        2: {"guidance": "text-to-video", "guidance_3d": "zero123"},
+        3: {"guidance": "text-to-video", "guidance_3d": "zero123", "guidance_cn": "sd"},
+    }[number]
+    paths = [
+        f"system.{name}.pretrained_model_name_or_path={priors / model}"
+        for name, model in system.items()
+    ]
+    if number == 1:
+        paths.append("data.single_view.n_test_views=2")
+    else:
+        previous = f"outputs/animate124-toy-stage{number - 1}/{PROMPT}@LAST/ckpts/last.ckpt"
+        paths += [f"system.weights={previous}", *TINY_VIDEO]
+    if number == 3:
+        tile = priors / "controlnet-tile"
+        paths.append(f"system.guidance_cn.controlnet_name_or_path={tile}")
+    return [
+        "--config",
+        f"custom/threestudio-animate124/configs/toy/stage{number}.yaml",
+        f"data.image.image_path={place / 'disc_rgba.png'}",
+        *TINY,
+        *paths,
+    ]
+
+
+@pytest.fixture(scope="module")
+def stages(place, random_priors):
+    """Output and trial folder of the three stages, each started from the one before."""
+    done = {}
+    for number in (1, 2, 3):
+        output = launch(place, *stage(number, random_priors, place), "--train")
+        [trial] = (place / "outputs" / f"animate124-toy-stage{number}").iterdir()
+        done[number] = output, trial
+    return done
+
+
+def checkpoint(trial) -> dict:
+    return torch.load(trial / "ckpts/last.ckpt", map_location="cpu", weights_only=False)
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_each_stage_trains_in_threestudios_launcher(stages, number):
+    output, trial = stages[number]
+    assert "threestudio-animate124" in output and "IMPORT FAILED" not in output
+    state = checkpoint(trial)
+    assert state["global_step"] == STEPS
+    names = set(state["state_dict"])
+    for grid in ("encoding", "encoding_time"):
+        assert f"geometry.encoding.encoding.{grid}.params" in names
+    for network in ("density_network", "feature_network"):
+        assert {f"geometry.{network}.layers.{layer}.weight" for layer in (0, 2)} <= names
+    assert all(
+        torch.isfinite(v).all() for v in state["state_dict"].values() if v.is_floating_point()
+    )
+    assert list((trial / "save").rglob("*.mp4")), "no test video"
+    assert list((trial / "save").glob("*.png")), "no validation picture"
+
+
+@pytest.mark.parametrize("number", [2, 3])
+def test_a_stage_starts_from_the_newest_run_of_the_one_before(stages, number):
+    """Three Adam steps of 1e-4 move no entry of the space grid by more than about 3e-4."""
+    before, after = (checkpoint(stages[n][1])["state_dict"] for n in (number - 1, number))
+    grid = "geometry.encoding.encoding.encoding.params"
+    assert before[grid].abs().max() > 1e-3  # stage 1 has moved it far from its start
+    assert (after[grid] - before[grid]).abs().max() < 1e-3
+    time_grid = "geometry.encoding.encoding.encoding_time.params"
+    assert not torch.equal(after[time_grid], before[time_grid])
+
+
+def test_export_writes_assets_through_threestudios_saver(stages, place, random_priors):
+    _, trial = stages[3]
+    launch(
+        place,
+        *stage(3, random_priors, place),
+        "--export",
+        f"resume={trial / 'ckpts/last.ckpt'}",
+        "tag=exported",
+        "system.exporter.num_frames=2",
+        "system.exporter.resolution=24",
+        "system.exporter.save_video=true",
+    )
+    [exported] = (place / "outputs/animate124-toy-stage3").glob("exported*")
+    folder = exported / "save" / f"it{STEPS}-export"
+    assert (folder / "animation.glb").read_bytes()[:4] == b"glTF"
+    assert len(list((folder / "points").glob("*.ply"))) == 2
+    assert list((exported / "save").rglob("*.mp4")), "save_video wrote no video"
+
+
+@pytest.fixture(scope="module")
+def probes(place, random_priors):
+    """What probe.py found in the bundled host (newest libraries) and in threestudio (its own)."""
+    arguments = ["--priors", random_priors, "--image", place / "disc_rgba.png"]
+    bundled, real = place / "bundled.npz", place / "real.npz"
+    run([sys.executable, HOST / "probe.py", bundled, *arguments], place)
+    root = Path(CHECKOUT).resolve()
+    run([PYTHON, HOST / "probe.py", real, *arguments, "--checkout", root], place)
+    return dict(np.load(bundled)), dict(np.load(real))
+
+
+def test_both_hosts_have_our_modules_and_no_name_of_ours_is_threestudios(probes):
+    bundled, real = (set(found["registered"].tolist()) for found in probes)
+    assert {name for name in real if name.startswith("animate124-")} == OURS
+    assert bundled >= OURS
+    # all that the bundled host has besides are names of threestudio's own
+    assert bundled - OURS <= real - OURS
+
+
+def test_both_hosts_render_the_same(probes):
+    bundled, real = probes
+    names = [name for name in bundled if "/render/" in name]
+    assert len(names) == 8
+    for name in names:
+        assert bundled[name].std() > 0.01, f"{name} shows nothing"
+        np.testing.assert_allclose(real[name], bundled[name], atol=1e-4, err_msg=name)
+    still, moving = bundled["stage1/render/comp_rgb"], bundled["stage3/render/comp_rgb"]
+    assert np.abs(still - moving)[1:].max() > 0.01  # the time grid shows
+
+
+def assert_close(actual, expected, name=""):
+    """Equal to 1e-4 of the largest value."""
+    largest = np.abs(expected).max()
+    assert largest > 0, f"{name} is zero"
+    np.testing.assert_allclose(actual, expected, atol=1e-4 * largest, rtol=0, err_msg=name)
+
+
+def test_every_guidance_gives_the_same_gradient_in_both_hosts_and_library_sets(probes):
+    bundled, real = probes
+    names = [name for name in bundled if name.endswith(("/gradient", "/loss"))]
+    assert len(names) == 8
+    for name in names:
+        assert_close(real[name], bundled[name], name)
+
+
+def test_ours_and_threestudios_own_prompts_and_guidance_take_each_other(probes):
+    """Same embeddings, so that a guidance can't tell whose prompt it was given."""
+    _, real = probes
+    assert_close(real["embeddings/ours"], real["embeddings/stock"])
+    for guidance in ("ours", "stock"):
+        ours, stock = (real[f"gradient/{guidance} on {prompt}"] for prompt in ("ours", "stock"))
+        assert_close(ours, stock, guidance)
+
+
+PARTS = ("guidance", "sds", "models", "prompt", "textual", "random_priors", "exporter")
+
+
+@pytest.mark.parametrize("host", ["bundled host", "threestudio"])
+def test_guidance_and_prompt_tests_pass_with_threestudios_libraries(place, host):
+    """The same test files, run by the old Python."""
+    tests = REPOSITORY / "tests"
+    files = [f for f in sorted(tests.glob("test_*.py")) if any(part in f.name for part in PARTS)]
+    assert len(files) >= 5
+    packages = place / "packages"
+    packages.mkdir(exist_ok=True)
+    if not (packages / "animate124").exists():
+        (packages / "animate124").symlink_to(REPOSITORY)
+    prepared = [HOST / "on_cpu.py", Path(CHECKOUT).resolve()] if host == "threestudio" else []
+    options = ["-q", "-p", "no:cacheprovider", "-c", tests / "pytest.ini"]
+    command = [PYTHON, *prepared, "-m", "pytest", *options, *files]
+    output = run(command, place, PYTHONPATH=str(packages))
+    assert " passed" in output

@@ -1,0 +1,98 @@
+"""The banks and the trainer of the toy priors, and the priors that are shipped."""
+
+import json
+import random
+from pathlib import Path
+
+import animate124
+import pytest
+import torch
+from animate124.data.cameras import Cameras
+from animate124.guidance.models import load_component
+from animate124.guidance.zero123_model import camera_offset
+from animate124.toyworld import banks, captions, train
+from animate124.toyworld.characters import SPECIES, make_character
+from animate124.toyworld.motions import MOTIONS
+from animate124.toyworld.ray_tracing import render
+from diffusers import AutoencoderKL
+
+SHIPPED = Path(animate124.__file__).parent / "load" / "toy-priors"
+
+
+@pytest.mark.parametrize(
+    ("elevation", "azimuth", "word"),
+    [(0, 0, "front"), (0, 44, "front"), (0, -46, "side"), (0, 180, "back"), (0, -136, "back"),
+     (0, 314, "side"), (0, 316, "front"), (61, 0, "overhead")],
+)  # fmt: skip
+def test_a_view_has_the_word_that_prompts_use(elevation, azimuth, word):
+    assert captions.view(elevation, azimuth) == word
+
+
+def test_captions_are_spelt_from_known_words():
+    dice = random.Random(0)
+    for species in SPECIES:
+        for motion in (None, *MOTIONS):
+            text = captions.caption(species, motion, 0, 0, dice).replace(",", "")
+            assert set(text.split()) <= set(captions.WORDS)
+
+
+def test_banks_follow_from_their_seed_and_keep_characters_apart():
+    one, again, other = (
+        banks.clip_bank(2, 3, size=16, seed=seed, device="cpu") for seed in (1, 1, 2)
+    )
+    assert torch.equal(one.images, again.images) and one.captions == again.captions
+    assert not torch.equal(one.images, other.images)
+    views = banks.view_bank([banks.HELD_OUT], 2, size=16, seed=0, device="cpu")
+    assert views.reference.shape == (1, 3, 16, 16) and views.views.shape == (1, 2, 3, 16, 16)
+
+
+def test_the_reference_view_of_a_bank_is_the_reference_cameras():
+    camera = Cameras.of().batch(16, 16)
+    looks = torch.stack(
+        [render(make_character(s, 5).at_rest(), camera, supersample=2)["rgb"][0] for s in SPECIES]
+    ).permute(0, 3, 1, 2)
+    shown = torch.cat(
+        [banks.view_bank([5], 1, size=16, seed=s, device="cpu").reference for s in range(6)]
+    )
+    off = (looks[None] - shown[:, None] / 255).abs().flatten(2).amax(2)  # [bank, species]
+    assert (off.amin(1) <= 0.5 / 255 + 1e-6).sum() >= 3  # three in four scenes are at rest
+
+
+def test_training_gives_zero123_the_numbers_that_its_guidance_gives():
+    elevation, azimuth = torch.tensor([-30.0, 10.0]), torch.tensor([200.0, -20.0])
+    distance = torch.full((2,), 2.5)
+    torch.testing.assert_close(
+        train.camera_offset(elevation, azimuth),
+        camera_offset(elevation, azimuth, distance, (0.0, 0.0, 2.5)),
+    )
+
+
+def test_a_tiny_training_writes_folders_that_the_loaders_read_and_goes_on(tmp_path):
+    train.main(["--out", str(tmp_path), "--tiny", "--device", "cpu"])
+    first = load_component(AutoencoderKL, str(tmp_path / "sd"), "vae").state_dict()
+    log = (tmp_path / "log.csv").read_text()
+    train.main(["--out", str(tmp_path), "--tiny", "--device", "cpu"])  # all parts are done
+    assert (tmp_path / "log.csv").read_text() == log
+    second = load_component(AutoencoderKL, str(tmp_path / "sd"), "vae").state_dict()
+    assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_the_shipped_priors_are_small_and_good():
+    size = sum(file.stat().st_size for file in shipped_files())
+    assert size <= 48e6
+    quality = json.loads((SHIPPED / "quality.json").read_text())
+    assert quality["vae_psnr"] > 30 and quality["novel_view_psnr_cfg3"] > 28
+
+
+def shipped_files():
+    return [file for file in SHIPPED.rglob("*") if file.is_file()]
+
+
+def test_the_shipped_autoencoder_returns_characters_it_never_saw():
+    vae = load_component(AutoencoderKL, str(SHIPPED / "sd"), "vae")
+    picture = render(
+        make_character("panda").at_rest(), Cameras.of(0, 30).batch(64, 64), supersample=3
+    )["rgb"].permute(0, 3, 1, 2)
+    with torch.no_grad():
+        back = vae.decode(vae.encode(2 * picture - 1).latent_dist.mode()).sample
+    assert -10 * ((back + 1) / 2 - picture).square().mean().log10() > 30
