@@ -1,4 +1,4 @@
-"""A photo -> what the stages want: `_rgba.png`, `_depth.png`, `_normal.png`, `_caption.txt` beside it.
+"""A photo -> `_rgba.png`, `_depth.png`, `_normal.png`, `_caption.txt` beside it.
 
     python image_preprocess.py photo.jpg --size 512 --border_ratio 0.1 --need_caption
 
@@ -75,7 +75,7 @@ def read_photo(path: Path) -> Image.Image:
 
 
 def border_distance(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel's colour is from those that fill the border -> (distance [H W], border mask).
+    """How far each pixel's colour is from those of the border -> (distance [H W], border mask).
 
     The border's Lab colours are clustered; a cluster that fills under 4 % of it doesn't count as
     background, so that a subject cut off by the border is not taken for it. Distances are in
@@ -201,8 +201,8 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
         share = float((alpha > 0.5).mean())
         if not 0.002 < share < 0.98:
             raise PreprocessError(
-                f"The subject that {name} found covers {100 * share:.1f} % of the picture. Try another "
-                f"--background ({', '.join(REMOVERS)}), a photo with a plainer background, or cut it out "
+                f"The subject that {name} found covers {100 * share:.1f} % of the picture. Try "
+                f"another --background ({', '.join(REMOVERS)}), a plainer photo, or cut it out "
                 "by hand, save it as _rgba.png beside the photo and pass --use_existing_background."
             )
         print(f"background: removed by {name}; the subject covers {100 * share:.0f} %")
@@ -211,7 +211,7 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
 
 
 def recentre(rgba: Image.Image, size: int, border_ratio: float) -> Image.Image:
-    """The subject in the middle of a size x size picture, `border_ratio` of which is margin (each side half).
+    """The subject in the middle of size x size pixels, `border_ratio` of a side being margin.
 
     Raises:
         PreprocessError: no opaque pixel.
@@ -287,7 +287,7 @@ def depth_picture(depth: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def normals_from_depth(depth: np.ndarray, mask: np.ndarray, relief: float = 0.5) -> np.ndarray:
-    """Unit normals [H W 3] (x right, y up, z to the camera) of the height field that depth describes.
+    """Unit normals [H W 3] (x right, y up, z to the camera) of the height field of a depth map.
 
     Relative depth has no scale: the mask's depth range is taken as `relief` of its width.
     """
@@ -355,7 +355,8 @@ def write(path: Path, content: Image.Image | str, source: Path) -> None:
     """
     if path.exists() and source.exists() and path.samefile(source):
         raise PreprocessError(
-            f"{path.name} would overwrite its own input: rename the photo, or pass --use_existing_background."
+            f"{path.name} would overwrite its own input: rename the photo, or pass "
+            "--use_existing_background."
         )
     part = path.with_name(f".{path.name}.part")
     if isinstance(content, str):
@@ -379,10 +380,10 @@ def preprocess(
     normal_model: str | None = None,
     caption_model: str | None = None,
 ) -> dict[str, Path]:
-    """Writes the files beside the photo and returns {"rgba", "depth", "normal", "caption"} of those written.
+    """Writes the files beside the photo; returns the paths of those written, by kind.
 
     Raises:
-        PreprocessError: an unusable input, an option out of range, a model asked for by name that can't be loaded.
+        PreprocessError: an unusable input, an option out of range, a named model that can't load.
     """
     if size < MIN_SIDE:
         raise PreprocessError(f"--size {size}: at least {MIN_SIDE} pixels.")

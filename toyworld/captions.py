@@ -15,7 +15,7 @@ SUBJECTS = ("a {}", "a toy {}")
 RESTING = (*SUBJECTS, "a photo of a {}", "a photo of a toy {}", "a rendering of a toy {}")
 
 # Each of these is one token of the toy tokenizer; any other text is spelt byte by byte.
-WORDS = (
+WORDS = (  # noqa: SIM905 (a list of quoted words would be unreadable)
     "a an the is of in on at with and to toy photo picture rendering image close up cropped clean "
     "dark bright my nice cool small large good bad best quality high low blurry front back side "
     "overhead view still standing panda fox rabbit bear frog duck robot cat tiger dog playing "

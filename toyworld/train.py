@@ -1,7 +1,7 @@
 """Trains the toy priors: small diffusion models of the toy world, in diffusers' folder format.
 
     python -m animate124.toyworld.train --out load/toy-priors             # minutes on a GPU
-    python -m animate124.toyworld.train --out /tmp/priors --tiny          # a minute on a CPU, a test
+    python -m animate124.toyworld.train --out OUT --tiny          # a minute on a CPU, for tests
 
 One after another: the VAE that all share, the text encoder with the text-to-image UNet, the tile
 ControlNet on it, Zero123, the text-to-video UNet. Each part saves its state (weights, averages,
@@ -622,9 +622,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True, help="folder for the four model folders")
     parser.add_argument("--seed", type=int, default=0, help="of the banks and of the training")
-    parser.add_argument(
-        "--tiny", action="store_true", help="a few steps of narrow models, on a CPU"
-    )
+    parser.add_argument("--tiny", action="store_true", help="a few steps of narrow models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True

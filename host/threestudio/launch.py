@@ -151,6 +151,12 @@ def train_callbacks(args: argparse.Namespace, cfg: Any) -> list[pl.Callback]:
         checkpoint = config_to_primitive(cfg.checkpoint)
         _check_names("checkpoint", checkpoint, ModelCheckpoint.__init__)
         callbacks.append(TrialCheckpoint(**{"dirpath": ckpts, **checkpoint}))
+        # on the way to a checkpoint at the end, so that a killed run has something to resume from
+        part = min(500, (cfg.trainer.get("max_steps") or 0) // 4)
+        if 0 < part < (checkpoint.get("every_n_train_steps") or 0):
+            callbacks.append(
+                TrialCheckpoint(ckpts, save_last=True, save_top_k=0, every_n_train_steps=part)
+            )
     if cfg.trainer.get("logger") is not False:
         callbacks.append(LearningRateMonitor(logging_interval="step"))
     return callbacks

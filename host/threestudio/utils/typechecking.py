@@ -13,7 +13,6 @@ from typing import Any
 import typeguard
 from omegaconf import OmegaConf
 
-
 NAMES_FIRST = "argname" in inspect.signature(typeguard.check_type).parameters  # typeguard 2
 
 
