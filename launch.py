@@ -4,8 +4,13 @@ python launch.py --config configs/animate124-stage1.yaml --train data.image.imag
 key=value ...
 """
 
+import os
 import sys
 from pathlib import Path
+
+# before torch is loaded: threads that wait don't spin. With anything else running on the machine,
+# spinning makes small models several times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 ROOT = Path(__file__).resolve().parent
 
