@@ -17,7 +17,9 @@ from .random_priors import (
     FEATURE_EXTRACTOR,
     SCHEDULER,
     START,
+    ZERO123_INDEX,
     byte_pairs,
+    text_index,
     write_json,
 )
 from .random_priors import write_tokenizer as write_tokenizer_files
@@ -94,18 +96,8 @@ def write_text_folder(
     write_diffusers(folder / "vae", vae)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
     clip = "3D" in type(unet).__name__
-    index = {
-        "_class_name": "TextToVideoSDPipeline" if clip else "StableDiffusionPipeline",
-        "tokenizer": ["transformers", "CLIPTokenizer"],
-        "text_encoder": ["transformers", "CLIPTextModel"],
-        "unet": ["diffusers", type(unet).__name__],
-        "vae": ["diffusers", "AutoencoderKL"],
-        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
-    }
-    if not clip:
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-        index["requires_safety_checker"] = False
-    write_json(folder / "model_index.json", index)
+    pipeline = "TextToVideoSDPipeline" if clip else "StableDiffusionPipeline"
+    write_json(folder / "model_index.json", text_index(pipeline, type(unet).__name__))
 
 
 def write_zero123(
@@ -125,15 +117,4 @@ def write_zero123(
         folder / "feature_extractor" / "preprocessor_config.json", FEATURE_EXTRACTOR | pixels
     )
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    index = {
-        "_class_name": "Zero123Pipeline",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "clip_camera_projection": ["zero123", "CLIPCameraProjection"],
-        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-    }
-    write_json(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", ZERO123_INDEX)

@@ -129,6 +129,19 @@ FEATURE_EXTRACTOR = {
 }
 
 
+ZERO123_INDEX = {
+    "_class_name": "Zero123Pipeline",
+    "vae": ["diffusers", "AutoencoderKL"],
+    "unet": ["diffusers", "UNet2DConditionModel"],
+    "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
+    "feature_extractor": ["transformers", "CLIPImageProcessor"],
+    "clip_camera_projection": ["zero123", "CLIPCameraProjection"],
+    "scheduler": ["diffusers", SCHEDULER["_class_name"]],
+    "safety_checker": [None, None],
+    "requires_safety_checker": False,
+}
+
+
 def bytes_as_characters() -> list[str]:
     """GPT-2's 256 printable stand-ins for the bytes, in CLIP's order (printable bytes first)."""
     printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
@@ -236,18 +249,23 @@ def write_text_to_image(folder: Path, pipeline: str, unet: type, config: dict, s
     write_diffusers(folder / "unet", unet, config, seed + 1)
     write_diffusers(folder / "vae", AutoencoderKL, VAE, seed + 2)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
+    write_json(folder / "model_index.json", text_index(pipeline, unet.__name__))
+
+
+def text_index(pipeline: str, unet: str) -> dict:
+    """model_index.json of a text-to-image or text-to-video folder."""
     index = {
         "_class_name": pipeline,
         "tokenizer": ["transformers", "CLIPTokenizer"],
         "text_encoder": ["transformers", "CLIPTextModel"],
-        "unet": ["diffusers", unet.__name__],
+        "unet": ["diffusers", unet],
         "vae": ["diffusers", "AutoencoderKL"],
         "scheduler": ["diffusers", SCHEDULER["_class_name"]],
     }
     if pipeline == "StableDiffusionPipeline":
         index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
         index["requires_safety_checker"] = False
-    write_json(folder / "model_index.json", index)
+    return index
 
 
 def write_zero123(folder: Path, seed: int) -> None:
@@ -257,18 +275,7 @@ def write_zero123(folder: Path, seed: int) -> None:
     write_camera_projection(folder / "clip_camera_projection", seed + 3)
     write_json(folder / "feature_extractor" / "preprocessor_config.json", FEATURE_EXTRACTOR)
     write_json(folder / "scheduler" / "scheduler_config.json", SCHEDULER)
-    index = {
-        "_class_name": "Zero123Pipeline",
-        "vae": ["diffusers", "AutoencoderKL"],
-        "unet": ["diffusers", "UNet2DConditionModel"],
-        "image_encoder": ["transformers", "CLIPVisionModelWithProjection"],
-        "feature_extractor": ["transformers", "CLIPImageProcessor"],
-        "clip_camera_projection": ["zero123", "CLIPCameraProjection"],
-        "scheduler": ["diffusers", SCHEDULER["_class_name"]],
-        "safety_checker": [None, None],
-        "requires_safety_checker": False,
-    }
-    write_json(folder / "model_index.json", index)
+    write_json(folder / "model_index.json", ZERO123_INDEX)
 
 
 def make_random_priors(out: str | Path, seed: int = 0) -> Path:
