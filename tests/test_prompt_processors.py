@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizer
 
-SUBJECTS = Path("/work/shared/subjects")
+SUBJECTS = Path(__file__).parents[2] / "shared" / "subjects"
 PROMPT = "a panda is dancing"
 
 
