@@ -338,9 +338,8 @@ class Workshop:
             return F.mse_loss(y, x) + 0.05 * F.l1_loss(y, x) + 1e-6 * kl.mean()
 
         trainer.fit(loss, seed, self.log)
-        if "scaling" not in self.quality:
-            z = self.encode(vae, bank.images[:2048])[0]
-            self.quality["scaling"] = 1 / float(z.std())
+        z = self.encode(vae, bank.images[:2048])[0]
+        self.quality["scaling"] = 1 / float(z.std())
         vae.register_to_config(scaling_factor=self.quality["scaling"])
         unseen = self.held_out_views().views.flatten(0, 1)[:256]
         y = torch.cat([vae.decode(z).sample for z in self.encode(vae, unseen)[0].split(64)])
