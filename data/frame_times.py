@@ -47,7 +47,7 @@ def sample_frame_times(
     its length, k uniform among those that fit. It starts at 0 with probability `zero_rate`, else
     anywhere that it fits; with probability `mirror_rate` its times become 1 - tau (increasing
     again), and then it doesn't count as starting from zero.
-    `t0`: stride 1/F from a uniform offset in [0, 1/F]; never starts from zero.
+    `t0`: stride 1/F from an offset that is 0 with probability `zero_rate`, else uniform in [0, 1/F].
     None: F times from 0 to 1, both included; always starts from zero.
     """
     check_frame_times(num_frames, mode, precision)
@@ -58,7 +58,8 @@ def sample_frame_times(
     frame = torch.arange(num_frames, device=device)
     zero, mirror, offset = torch.rand(3, generator=generator, device=device)
     if mode == "t0":
-        return FrameTimes((frame + offset) / num_frames, False)
+        from_zero = bool(zero < zero_rate)
+        return FrameTimes((frame + (0 if from_zero else offset)) / num_frames, from_zero)
 
     stride = _randint(1, precision // num_frames, generator)
     start = _randint(0, precision - num_frames * stride, generator)

@@ -152,8 +152,13 @@ def test_share_of_video_batches_and_of_those_from_zero(batches):
 def test_modes_of_frame_times_decide_on_the_reference(batches):
     whole = batches(prob_single_view_video=1.0, single_view__sample_rand_frames=None)
     assert all("reference" in whole.collate(k) for k in range(5))
-    offset = batches(prob_single_view_video=1.0, single_view__sample_rand_frames="t0")
-    assert not any("reference" in offset.collate(k) for k in range(5))
+    for rate in (0.0, 1.0):
+        offset = batches(
+            prob_single_view_video=1.0,
+            single_view__sample_rand_frames="t0",
+            single_view__zero_rate=rate,
+        )
+        assert all(("reference" in offset.collate(k)) == (rate == 1) for k in range(5))
 
 
 def test_a_multi_view_ring_is_even_at_one_elevation(batches):

@@ -92,10 +92,12 @@ def test_modes_beside_fps():
     whole = sample_frame_times(5, None)
     torch.testing.assert_close(whole.times, torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     assert whole.starts_from_zero
-    offsets = torch.stack([sample_frame_times(4, "t0", generator=rng(s)).times for s in range(200)])
+    clips = [sample_frame_times(4, "t0", zero_rate=0.3, generator=rng(s)) for s in range(200)]
+    offsets = torch.stack([clip.times for clip in clips])
     torch.testing.assert_close(offsets.diff(), torch.full((200, 3), 0.25))
-    assert offsets[:, 0].min() < 0.01 and 0.24 < offsets[:, 0].max() <= 0.25
-    assert not sample_frame_times(4, "t0").starts_from_zero
+    assert offsets[:, 0].min() == 0 and 0.24 < offsets[:, 0].max() <= 0.25
+    from_zero = [clip.starts_from_zero for clip in clips]
+    assert from_zero == (offsets[:, 0] == 0).tolist() and 40 < sum(from_zero) < 80
 
 
 def test_a_clip_that_cannot_be_is_refused_with_its_numbers():

@@ -23,6 +23,7 @@ from .motions import MOTIONS, animate
 from .ray_tracing import Ellipsoids, concatenate, render
 
 HELD_OUT = 10_000  # characters' seeds from here on never occur in training
+WHOLE_CLIPS = 0.75  # share of the clips that play a motion once, from rest
 ELEVATION_RANGE = (-50.0, 50.0)  # degrees; a drifting camera leaves the stages' +-45 a little
 
 
@@ -76,9 +77,9 @@ def random_angles(n: int, dice: random.Random) -> tuple[Tensor, Tensor]:
     return torch.tensor(elevation), torch.tensor([dice.uniform(-180, 180) for _ in range(n)])
 
 
-def random_motion(dice: random.Random) -> dict[str, float]:
-    """How a motion is performed; half of them as the stages see it first: from rest, in full."""
-    if dice.random() < 0.5:
+def random_motion(dice: random.Random, whole_rate: float = 0.5) -> dict[str, float]:
+    """How a motion is performed; a share of them once as a whole, from rest at tau = 0."""
+    if dice.random() < whole_rate:
         return {"phase": 0.0, "speed": 1.0, "amplitude": dice.uniform(0.85, 1.15)}
     return {
         "phase": dice.random(),
@@ -136,15 +137,23 @@ def view_bank(
 def clip_bank(
     n_clips: int, num_frames: int, *, size: int, seed: int, device: torch.device | str
 ) -> Bank:
-    """Captioned clips [N F 3 S S] with the stages' frame times and drifting cameras."""
+    """Captioned clips [N F 3 S S] with drifting cameras.
+
+    Three in four play a whole motion (frame times `t0`), as the toy stages see it: so the frames'
+    order tells the phase, and a scene that is distilled from few clips gets one motion instead of
+    the mean of many phases. The others have any frame rate, phase and speed (`fps`).
+    """
     dice = random.Random(f"clips {seed}")
     generator = torch.Generator().manual_seed(seed)
     scenes, captions, cameras = [], [], []
     for _ in range(n_clips):
         species, motion = dice.choice(list(SPECIES)), dice.choice(list(MOTIONS))
         character = make_character(species, dice.randrange(HELD_OUT))
-        times = sample_frame_times(num_frames, "fps", generator=generator).times
-        scenes.append(animate(character, motion, times, **random_motion(dice)))
+        whole = dice.random() < WHOLE_CLIPS
+        mode = "t0" if whole else "fps"
+        times = sample_frame_times(num_frames, mode, generator=generator).times
+        performed = random_motion(dice, whole_rate=float(whole))
+        scenes.append(animate(character, motion, times, **performed))
         elevation, azimuth = random_angles(1, dice)
         cameras.append(Cameras.of(elevation, azimuth).drift(num_frames, generator=generator))
         captions.append(caption(species, motion, float(elevation), float(azimuth), dice))

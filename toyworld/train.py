@@ -216,6 +216,8 @@ class Trainer:
         self.step = state["step"]
         if self.step < self.steps:
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:  # the tensor that set_rate fills
+                group["lr"] = self.rate
 
     def save(self) -> None:
         state = {"modules": self.modules.state_dict(), "average": self.average, "step": self.step}
