@@ -34,6 +34,11 @@ def test_grabcut_finds_a_toy_where_it_stands(tmp_path):
     assert iou(alpha_mask(tmp_path / "_rgba.png"), alpha_mask(truth["cut-out"])) > 0.95
 
 
+def test_pale_parts_stay_where_the_background_has_one_colour():
+    photo = np.asarray(image_preprocess.read_photo(PANDA / "image.png"))
+    assert iou(image_preprocess.grabcut(photo) > 0.5, alpha_mask(PANDA / "_rgba.png")) > 0.98
+
+
 @pytest.mark.parametrize(
     ("subject", "least"), [("fox-game", 0.88), ("tiger-guitar", 0.93), ("panda-dance", 0.5)]
 )
