@@ -1,0 +1,275 @@
+"""Textual inversion of a full-size Stable Diffusion 1.5 with random weights: ours, variant by
+variant, beside the straightforward loop.
+
+    python benchmarks/textual_inversion.py [--steps 60] [--variants fp16 fp16-channels_last]
+    python benchmarks/textual_inversion.py --tiny      # a dry run for any CPU
+
+The straightforward loop is that of the usual example script: images are encoded in every step, the
+whole embedding matrix gets gradients and is restored but for the new row, the UNet and VAE are cast
+to half precision and the text encoder runs under autocast. A last line compares the gradients of
+the new row at each precision with float32's.
+"""
+
+# ruff: noqa: E402 (the scripts' folder is no package, and has to be found first)
+
+import argparse
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "textual-inversion"))
+import textual_inversion as command_line
+
+command_line.bring_package()
+
+from denoising import denoising_loss, draw_batch, reseed
+from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from torch.utils.data import DataLoader, RandomSampler
+from training import TextualInversion
+from transformers import CLIPTextConfig, CLIPTextModel
+
+PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
+TOKENIZER = ROOT / "load" / "toy-priors" / "sd" / "tokenizer"
+STEPS_OF_A_RUN = 3000
+
+UNET = {
+    "sample_size": 64,
+    "in_channels": 4,
+    "out_channels": 4,
+    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
+    "block_out_channels": [320, 640, 1280, 1280],
+    "layers_per_block": 2,
+    "attention_head_dim": 8,  # in this model: the number of heads
+    "cross_attention_dim": 768,
+}
+VAE = {
+    "in_channels": 3,
+    "out_channels": 3,
+    "down_block_types": ["DownEncoderBlock2D"] * 4,
+    "up_block_types": ["UpDecoderBlock2D"] * 4,
+    "block_out_channels": [128, 256, 512, 512],
+    "layers_per_block": 2,
+    "latent_channels": 4,
+    "sample_size": 512,
+    "scaling_factor": 0.18215,
+}
+TEXT = {  # CLIP ViT-L/14's
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "max_position_embeddings": 77,
+    "projection_dim": 768,
+    "hidden_act": "quick_gelu",
+}
+SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+TINY_UNET = UNET | {
+    "block_out_channels": [32, 32, 64, 64],
+    "attention_head_dim": 2,
+    "cross_attention_dim": 32,
+}
+TINY_VAE = VAE | {"block_out_channels": [32, 32, 32, 32], "layers_per_block": 1}
+TINY_TEXT = TEXT | {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "projection_dim": 32,
+}
+VARIANTS = ["fp16", "fp16-channels_last", "bf16", "fp16-blocks", "fp16-compile"]
+
+
+def write_model(folder: Path, tiny: bool, device: str) -> None:
+    """A diffusers folder with random weights in float16, made on the device, which is quick."""
+    torch.manual_seed(0)
+    with torch.device(device):
+        parts = {
+            "unet": UNet2DConditionModel(**(TINY_UNET if tiny else UNET)),
+            "vae": AutoencoderKL(**(TINY_VAE if tiny else VAE)),
+            "text_encoder": CLIPTextModel(CLIPTextConfig(**(TINY_TEXT if tiny else TEXT))),
+        }
+    for name, part in parts.items():
+        part.half().save_pretrained(folder / name)
+    DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
+    # its words lie within the full vocabulary's 49408 ids
+    shutil.copytree(TOKENIZER, folder / "tokenizer")
+
+
+def prepare(
+    model: Path, args: argparse.Namespace, precision: str, repeats: int = 100
+) -> TextualInversion:
+    """A run of the script, ready to step."""
+    text = (
+        f"--pretrained_model_name_or_path {model} --train_data_dir {PANDA} --use_augmentations "
+        f"--placeholder_token _panda_ --initializer_token panda --resolution {args.resolution} "
+        f"--train_batch_size {args.batch} --seed 0 --report_to none --mixed_precision {precision} "
+        f"--output_dir {model.parent / 'out'} --max_train_steps 100000 "
+        f"--repeats {repeats}"
+    )
+    run = TextualInversion(command_line.parser().parse_args(text.split()))
+    run.prepare()
+    return run
+
+
+def compile_blocks(unet: torch.nn.Module) -> None:
+    """Compiles what repeats, each kind and shape once, instead of the UNet as a whole."""
+    torch._dynamo.config.cache_size_limit = 64  # shapes of one kind
+    for module in unet.modules():
+        if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
+            module.compile(dynamic=False)
+
+
+def ours(model: Path, args: argparse.Namespace, variant: str) -> Callable[[], None]:
+    """One step of our loop; `variant` is a precision and what else is done to the UNet."""
+    precision, _, change = variant.partition("-")
+    run = prepare(model, args, precision)
+    if change == "channels_last":
+        run.models.unet.to(memory_format=torch.channels_last)
+    elif change == "blocks":
+        compile_blocks(run.models.unet)
+    elif change == "compile":
+        run.unet = torch.compile(run.models.unet)
+    return run.train_step
+
+
+def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Callable[[], None]:
+    """One step of the usual loop, with as many workers that load images as keep up."""
+    run = prepare(model, args, precision)
+    models, device, dtype = run.models, run.device, run.dtype
+    vae = models.vae.to(dtype)
+    text_encoder = models.text_encoder.float()
+    table = text_encoder.get_input_embeddings().table
+    joined = torch.nn.Embedding.from_pretrained(
+        torch.cat([table.weight, run.rows.detach()]), freeze=False
+    )
+    text_encoder.set_input_embeddings(joined)
+    original = joined.weight.detach().clone()
+    optimizer = torch.optim.AdamW([joined.weight], lr=5e-4, weight_decay=1e-2)
+    scaler = torch.amp.GradScaler(device.type, enabled=run.scaler.is_enabled())
+    scale, scheduler = vae.config.scaling_factor, models.scheduler
+
+    endless = RandomSampler(run.pictures, replacement=True, num_samples=10**7)
+    workers = 0 if args.tiny else 12
+    images = iter(DataLoader(run.pictures, args.batch, sampler=endless, num_workers=workers))
+    new_row = len(table.weight)
+
+    def step() -> None:
+        pixels = 2 * next(images).to(device, dtype) - 1
+        z = vae.encode(pixels).latent_dist.sample().detach() * scale
+        noise = torch.randn_like(z)
+        t = torch.randint(0, 1000, (len(z),), device=device)
+        noisy = scheduler.add_noise(z, noise, t)
+        ids = run.prompts[torch.randint(len(run.prompts), (len(z),))]
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
+            text = text_encoder(ids)[0].to(dtype)
+            prediction = models.unet(noisy, t, text, return_dict=False)[0]
+            loss = F.mse_loss(prediction.float(), noise.float())
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        with torch.no_grad():
+            joined.weight[:new_row] = original[:new_row]
+        loss.item()  # for the progress bar
+
+    return step
+
+
+def measure(name: str, make: Callable[[], Callable[[], None]], steps: int, batch: int) -> None:
+    """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory."""
+    gpu = torch.cuda.is_available()
+
+    def now() -> float:
+        if gpu:
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    start = now()
+    step = make()
+    ready = now()
+    if gpu:
+        torch.cuda.reset_peak_memory_stats()
+    step()
+    first = now()
+    for _ in range(3):
+        step()
+    warm = now()
+    for _ in range(steps):
+        step()
+    each = (now() - warm) / steps
+    memory = torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan")
+    total = (ready - start) + (first - ready) + each * STEPS_OF_A_RUN
+    print(
+        f"| {name:32} | {ready - start:6.1f} | {first - ready:6.1f} | {1000 * each:7.1f} "
+        f"| {batch / each:7.1f} | {memory:5.1f} | {total / 60:5.1f} |",
+        flush=True,
+    )
+
+
+def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Tensor:
+    """The new row's gradient of one fixed batch of 4."""
+    run = prepare(model, args, precision, repeats=4)
+    reseed(run.generator, 1)
+    batch = draw_batch(run.bank, run.prompts, run.alpha_bar, "epsilon", 4, run.generator)
+    loss = denoising_loss(run.unet, run.models.text_encoder, batch, run.dtype)
+    (2.0**16 * loss).backward()
+    return run.rows.grad.flatten() / 2.0**16
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=60, help="that are timed")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
+    parser.add_argument("--no-baseline", action="store_true", help="only our loop")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark")
+    args = parser.parse_args()
+    if args.tiny:
+        args.resolution, args.batch, args.steps = 64, 2, 2
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
+    print(
+        f"{name}, torch {torch.__version__}; batch {args.batch}, {args.resolution} px, "
+        f"{args.steps} steps timed; total: of {STEPS_OF_A_RUN} steps, projected"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "model"
+        start = time.perf_counter()
+        write_model(model, args.tiny, device)
+        print(f"the model is written in {time.perf_counter() - start:.1f} s")
+        half = "fp16" if device == "cuda" else "bf16"
+        print(
+            f"| {'loop':32} | set-up | 1st s  | ms/step | image/s |   GiB | total min |\n"
+            "|---|---|---|---|---|---|---|"
+        )
+        for variant in args.variants:
+            measure(
+                f"ours, {variant}", lambda v=variant: ours(model, args, v), args.steps, args.batch
+            )
+        if not args.no_baseline:
+            for precision, steps in ((half, args.steps), ("no", max(2, args.steps // 6))):
+                measure(
+                    f"straightforward, {precision}",
+                    lambda p=precision: straightforward(model, args, p),
+                    steps,
+                    args.batch,
+                )
+            exact = gradient(model, args, "no")
+            for precision in ("fp16", "bf16"):
+                cosine = F.cosine_similarity(exact, gradient(model, args, precision), dim=0)
+                print(f"gradient in {precision} against float32: cosine {cosine:.5f}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,81 @@
+"""What training minimises: the denoising loss of a frozen diffusion model (Ho et al. 2020, eq. 14).
+
+A batch is latents from the bank, noise, timesteps and prompts, all drawn on the device.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from animate124.guidance.sds import add_noise, per_row
+from diffusers import UNet2DConditionModel
+from jaxtyping import Float, Int
+from latent_bank import LatentBank
+from torch import Tensor
+from transformers import CLIPTextModel
+
+
+class Batch(NamedTuple):
+    noisy: Float[Tensor, "B 4 h w"]
+    target: Float[Tensor, "B 4 h w"]  # what the UNet should predict
+    timestep: Int[Tensor, " B"]
+    ids: Int[Tensor, "B L"]
+
+
+def reseed(generator: torch.Generator, *key: int) -> torch.Generator:
+    """The generator at the start of the stream that the key names.
+
+    A step's draws so follow from its number, and a checkpoint needs no generator's state.
+    """
+    (state,) = np.random.SeedSequence(key).generate_state(1, np.uint64)
+    return generator.manual_seed(int(state) >> 1)  # manual_seed takes 63 bits
+
+
+def draw_batch(
+    bank: LatentBank,
+    prompts: Int[Tensor, "P L"],
+    alpha_bar: Float[Tensor, " T"],
+    prediction: str,
+    n: int,
+    generator: torch.Generator,
+) -> Batch:
+    """n rows of random pictures, prompts, timesteps and noise.
+
+    prediction: the scheduler's `prediction_type`.
+    """
+    device = bank.mean.device
+    z = bank.draw(n, generator)
+    noise = torch.randn(z.shape, device=device, generator=generator)
+    t = torch.randint(len(alpha_bar), (n,), device=device, generator=generator)
+    rows = torch.randint(len(prompts), (n,), device=device, generator=generator)
+    noisy = add_noise(z, noise, alpha_bar[t])
+    return Batch(noisy, denoising_target(z, noise, alpha_bar[t], prediction), t, prompts[rows])
+
+
+def denoising_target(
+    z: Float[Tensor, "B *shape"],
+    noise: Float[Tensor, "B *shape"],
+    alpha_bar: Float[Tensor, " B"],
+    prediction: str,
+) -> Float[Tensor, "B *shape"]:
+    """Noise, velocity (Salimans and Ho 2022, appendix D) or the clean latents."""
+    if prediction == "epsilon":
+        return noise
+    if prediction == "v_prediction":
+        return per_row(alpha_bar.sqrt(), z) * noise - per_row((1 - alpha_bar).sqrt(), z) * z
+    if prediction == "sample":
+        return z
+    raise ValueError(
+        f"The model's scheduler has prediction_type {prediction!r}; epsilon, v_prediction and "
+        "sample are known."
+    )
+
+
+def denoising_loss(
+    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, dtype: torch.dtype
+) -> Float[Tensor, ""]:
+    """Mean squared error of the prediction, in float32; the models run in `dtype`."""
+    text = text_encoder(batch.ids)[0].to(dtype)
+    prediction = unet(batch.noisy.to(dtype), batch.timestep, text, return_dict=False)[0]
+    return F.mse_loss(prediction.float(), batch.target)

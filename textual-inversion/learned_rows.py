@@ -1,0 +1,131 @@
+"""The new word: its token ids, the rows of numbers that are trained, and its files.
+
+The text encoder's embedding table stays as it is. Ids behind its end are looked up in a small
+float32 parameter, so nothing else can change.
+"""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from animate124.prompt_processors.text_encoder import token_pattern
+from jaxtyping import Float, Int
+from safetensors.torch import save
+from torch import Tensor, nn
+from transformers import CLIPTokenizer
+
+_OBJECT_VIEWS = ("a photo", "a rendering", "a close-up photo", "a cropped photo", "a bright photo")
+_OBJECT_NAMES = ("a {}", "the {}", "my {}", "one {}", "a nice {}")
+_STYLE_KINDS = ("painting", "picture", "rendering", "drawing")
+_STYLE_LOOKS = ("a {}", "the {}", "a close-up {}", "a bright {}", "a good {}")
+TEMPLATES = {
+    "object": [f"{view} of {name}" for view in _OBJECT_VIEWS for name in _OBJECT_NAMES],
+    "style": [
+        f"{look.format(kind)} in the style of {{}}"
+        for look in _STYLE_LOOKS
+        for kind in _STYLE_KINDS
+    ],
+}
+
+
+class SplicedEmbedding(nn.Module):
+    """A frozen table of V rows with n trained rows behind it: ids V..V+n-1 are the new ones."""
+
+    def __init__(self, table: nn.Embedding, rows: Float[Tensor, "n D"]):
+        super().__init__()
+        self.table = table
+        self.rows = nn.Parameter(rows.detach().float().clone())
+
+    def forward(self, ids: Int[Tensor, "*B"]) -> Float[Tensor, "*B D"]:
+        first = self.table.num_embeddings
+        known = self.table(ids.clamp(max=first - 1))
+        learned = F.embedding((ids - first).clamp(min=0), self.rows).to(known.dtype)
+        return torch.where((ids >= first)[..., None], learned, known)
+
+
+def check_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
+    """
+    Raises:
+        ValueError: the placeholder can't be told from an existing word.
+    """
+    if not placeholder.strip() or len(placeholder.split()) > 1:
+        raise ValueError(
+            f"--placeholder_token {placeholder!r}: one word without spaces is needed, for instance "
+            "_panda_ or <my-panda>."
+        )
+    pieces = tokenizer(placeholder, add_special_tokens=False).input_ids
+    if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
+        raise ValueError(
+            f"--placeholder_token {placeholder!r} is already a word of the tokenizer and would "
+            f"lose its meaning. Take one that isn't, for instance _{placeholder}_."
+        )
+
+
+def initial_rows(
+    tokenizer: CLIPTokenizer, table: Float[Tensor, "V D"], initializer: str, n: int
+) -> tuple[Float[Tensor, "{n} D"], str]:
+    """n equal rows to start from, and what they are in words. Of several tokens it is the mean.
+
+    Raises:
+        ValueError: the initializer has no token.
+    """
+    ids = tokenizer(initializer, add_special_tokens=False).input_ids
+    if not ids:
+        raise ValueError(
+            f"--initializer_token {initializer!r} has no token. Give a word for what the picture "
+            "shows, such as panda."
+        )
+    names = ", ".join(tokenizer.convert_ids_to_tokens(ids)).replace("</w>", "")
+    what = f"the initializer {initializer!r}"
+    if len(ids) > 1:
+        what += f" is {len(ids)} tokens ({names}): starting from the mean of their embeddings"
+    return table[ids].float().mean(0).expand(n, -1).clone(), what
+
+
+class PromptReader:
+    """Prompts -> token ids [N L], the placeholder as the ids behind the tokenizer's vocabulary."""
+
+    def __init__(
+        self, tokenizer: CLIPTokenizer, placeholder: str, new_ids: Sequence[int], length: int
+    ):
+        self.tokenizer, self.length = tokenizer, length
+        self.placeholder, self.new_ids = placeholder, list(new_ids)
+        self.pattern = token_pattern([placeholder])
+
+    def ids(self, prompts: Sequence[str]) -> Int[Tensor, "N L"]:
+        return torch.tensor([self.row(prompt) for prompt in prompts])
+
+    def row(self, prompt: str) -> list[int]:
+        """Start, as much of the prompt as fits, end, padding."""
+        inside: list[int] = []
+        for piece in self.pattern.split(prompt):
+            if piece == self.placeholder:
+                inside += self.new_ids
+            else:
+                options = {"add_special_tokens": False, "verbose": False}
+                inside += self.tokenizer(piece, **options).input_ids
+        inside = inside[: self.length - 2]
+        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        padding = [self.tokenizer.pad_token_id] * (self.length - 2 - len(inside))
+        return [start, *inside, end, *padding]
+
+
+def write_learned(
+    folder: Path, stem: str, placeholder: str, rows: Float[Tensor, "n D"], safe: bool
+) -> list[Path]:
+    """`stem`.bin and, if `safe`, .safetensors: {placeholder: [D], or [n D] of several vectors}."""
+    rows = rows.detach().float().cpu().clone()
+    content = {placeholder: rows[0] if len(rows) == 1 else rows}
+    written = []
+    for suffix in (".bin", ".safetensors")[: 1 + safe]:
+        path = folder / f"{stem}{suffix}"
+        part = folder / f".{path.name}.part"
+        if suffix == ".bin":
+            torch.save(content, part)
+        else:
+            part.write_bytes(save(content, metadata={"format": "pt"}))
+        os.replace(part, path)
+        written.append(path)
+    return written
