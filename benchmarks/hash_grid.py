@@ -1,64 +1,161 @@
 """Milliseconds of the hash grid's backends, forward and backward, side by side.
 
-python benchmarks/hash_grid.py [--points 32768] [--levels 8] [--log2 14] [--device cpu|cuda]
+python benchmarks/hash_grid.py [--samples 237000] [--levels 16] [--log2 19] [--device cpu|cuda]
+    [--baseline]
+
+The samples lie on one frame's rays inside the blob that training starts from. Each stands for seven
+points, its own and its six neighbours for the normal: 237,000 samples are 1.66 million points.
+`--baseline` adds the original's figures (tinycudann on an H200, the same points).
 """
 
 import argparse
 import statistics
 import time
 
+import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import torch
-from animate124.geometry.hash_grid import hash_grid, is_usable
+from animate124.data.cameras import Cameras
+from animate124.geometry.hash_grid import hash_grid, hash_grid_stencil, is_usable
 from animate124.geometry.hash_grid_torch import GridSpec
+from animate124.geometry.implicit_volume import ImplicitVolume
+from animate124.geometry.space_time_encoding import SpaceTimeEncoding
+from animate124.geometry.stencil import neighbours
+
+EPS = 0.01  # the neighbours' distance in the world, whose box is 2 wide
+ORIGINAL = {"H3, 7 points": 11.8, "H4, 7 points": 17.6}  # backward, ms, float32
 
 
-def timings(run, device: str, repeats: int) -> list[float]:
-    """Milliseconds of each call, after one that warms up (and compiles)."""
+def samples_on_rays(n: int, per_ray: int = 256) -> torch.Tensor:
+    """n points [n 3] of one image's ray-marching lattice inside the blob, ray by ray."""
+    camera = Cameras.of(torch.tensor([15.0]), torch.tensor([30.0])).batch(128, 128, torch.zeros(1))
+    origins, directions = camera["rays_o"].reshape(-1, 1, 3), camera["rays_d"].reshape(-1, 1, 3)
+    step = 1.732 * 2 / per_ray
+    t = step * (torch.rand(len(origins), 1, 1) + torch.arange(2 * per_ray)[:, None])
+    points = (origins + t * directions).view(-1, 3)
+    inside = points[points.norm(dim=-1) < 0.5]
+    return inside.repeat(-(-n // len(inside)), 1)[:n]
+
+
+def milliseconds(run, device: str, repeats: int) -> float:
+    """Median over calls, after two that warm up (and compile)."""
     times = []
-    for _ in range(repeats + 1):
+    for _ in range(repeats + 2):
+        if device == "cuda":
+            torch.cuda.synchronize()
         start = time.perf_counter()
         run()
         if device == "cuda":
             torch.cuda.synchronize()
         times.append((time.perf_counter() - start) * 1000)
-    return times[1:]
+    return statistics.median(times[2:])
+
+
+def measure(name: str, forward, parameters: list, args: argparse.Namespace) -> None:
+    """Print one row. `forward` gives a list of tensors."""
+    parameters = [p for p in parameters if p.requires_grad]
+    ms = milliseconds(forward, args.device, args.repeats)
+    outputs = forward()
+    grads = [torch.randn_like(out) for out in outputs]
+
+    def backward():
+        torch.autograd.grad(outputs, parameters, grads, retain_graph=True)
+
+    row = f"{name:44}{ms:>10.2f}{milliseconds(backward, args.device, args.repeats):>10.2f}"
+    if args.baseline:
+        original = [ms for start, ms in ORIGINAL.items() if name.startswith(start)]
+        row += f"{original[0]:>22.1f}" if original else ""
+    print(row, flush=True)
+
+
+def measure_grids(points: torch.Tensor, tau: torch.Tensor, args: argparse.Namespace) -> None:
+    """Each grid by itself, all seven points of a sample as points of their own, and merged."""
+    step = EPS / 2
+    unit = (points + 1) / 2
+    all_points = torch.cat([unit, neighbours(unit, step).flatten(0, 1)])
+    for dims in (3, 4):
+        spec = GridSpec(dims, n_levels=args.levels, log2_hashmap_size=args.log2)
+        table = torch.rand(spec.n_params, device=args.device).mul_(1e-4).requires_grad_()
+        x, x7 = (
+            value if dims == 3 else torch.cat([value, tau.expand(len(value), 1)], dim=-1)
+            for value in (unit, all_points)
+        )
+        for backend in args.backends:
+
+            def forward(x=x7, table=table, spec=spec, backend=backend):
+                return [hash_grid(x, table, spec, backend)]
+
+            measure(f"H{dims}, 7 points, {backend}", forward, [table], args)
+        if "cuda" in args.backends:
+
+            def forward(x=x, table=table, spec=spec):
+                return hash_grid_stencil(x, step, table, spec, "cuda")
+
+            measure(f"H{dims}, 7 points merged, cuda", forward, [table], args)
+
+
+def measure_field(points: torch.Tensor, tau: torch.Tensor, args: argparse.Namespace) -> None:
+    """H3 + H4 as training calls them, and the whole field with its networks and normals."""
+    settings = {"n_levels": args.levels, "log2_hashmap_size": args.log2}
+    specs = [GridSpec(dims, **settings) for dims in (3, 4)]
+    encoding = SpaceTimeEncoding(*specs, static=False).to(args.device)
+    unit, times = (points + 1) / 2, tau.expand(len(points), 1)
+
+    def encode(times):
+        return lambda: encoding.stencil(unit, EPS / 2, times)
+
+    tables = list(encoding.parameters())
+    measure("H3 + H4, 7 points, a tau a sample", encode(times.contiguous()), tables, args)
+    measure("H3 + H4, 7 points, one frame", encode(tau), tables, args)
+    for backend in ("torch", "auto"):
+        grid = {**settings, "backend": backend}
+        field = ImplicitVolume({"pos_encoding_config": grid}).to(args.device)
+
+        def forward(field=field):
+            out = field(points, output_normal=True, times=times)
+            return [out[name] for name in ("density", "features", "normal")]
+
+        if args.device == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+        measure(f"field with normals, {backend}", forward, list(field.parameters()), args)
+        if args.device == "cuda":
+            out = forward()
+            kept = torch.cuda.memory_allocated() - before
+            print(f"{'':4}its graph keeps {kept / len(points):.0f} bytes a sample")
+            del out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--points", type=int, default=32768)
-    parser.add_argument("--levels", type=int, default=8)
-    parser.add_argument("--log2", type=int, default=14, help="log2 of a level's most entries")
+    cuda = torch.cuda.is_available()
+    parser.add_argument("--device", default="cuda" if cuda else "cpu")
+    parser.add_argument("--samples", type=int, help="237000 on CUDA devices, else 4681")
+    parser.add_argument("--levels", type=int, help="16 on CUDA devices, else 8")
+    parser.add_argument("--log2", type=int, help="of a level's most entries; 19 on CUDA, else 14")
     parser.add_argument("--repeats", type=int, default=20)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--baseline", action="store_true", help="the original's figures beside")
     args = parser.parse_args()
-
-    fast = "tinycudann" if args.device == "cuda" else "numba"
-    backends = ["torch", fast] if is_usable(fast) else ["torch"]
-    print(
-        f"{args.points} points, {args.levels} levels, 2^{args.log2} entries, {args.device}, "
-        f"{torch.get_num_threads()} threads; ms: median (least)"
+    on_cuda = args.device == "cuda"
+    args.samples = args.samples or (237_000 if on_cuda else 4_681)
+    args.levels, args.log2 = (
+        args.levels or (16 if on_cuda else 8),
+        args.log2 or (19 if on_cuda else 14),
     )
-    print(f"{'':4}{'':12}{'forward':>18}{'fwd + bwd':>18}")
-    for dims in (3, 4):
-        spec = GridSpec(dims, n_levels=args.levels, log2_hashmap_size=args.log2)
-        x = torch.rand(args.points, dims, device=args.device)
-        table = torch.rand(spec.n_params, device=args.device, requires_grad=True)
-        grad = torch.rand(args.points, spec.n_output_dims, device=args.device)
-        for backend in backends:
+    candidates = ("torch", "cuda", "tinycudann") if on_cuda else ("torch", "numba")
+    args.backends = [name for name in candidates if name in ("torch", "cuda") or is_usable(name)]
 
-            def forward(x=x, table=table, spec=spec, backend=backend):
-                return hash_grid(x, table, spec, backend)
-
-            def both(forward=forward, table=table, grad=grad):
-                table.grad = None
-                forward().backward(grad)
-
-            cells = ""
-            for run in (forward, both):
-                ms = timings(run, args.device, args.repeats)
-                cells += f"{statistics.median(ms):>9.1f} ({min(ms):>5.1f})".rjust(18)
-            print(f"{dims}D  {backend:12}{cells}", flush=True)
+    torch.manual_seed(0)
+    points = samples_on_rays(args.samples).to(args.device)
+    tau = torch.full((1, 1), 0.37, device=args.device)
+    device = torch.cuda.get_device_name() if on_cuda else f"{torch.get_num_threads()} threads"
+    print(
+        f"{args.samples:,} samples, {7 * args.samples:,} points, {args.levels} levels, "
+        f"2^{args.log2} entries, {device}, torch {torch.__version__}\n"
+        f"{'median ms':44}{'forward':>10}{'backward':>10}"
+        + (f"{'original backward':>22}" if args.baseline else "")
+    )
+    measure_grids(points, tau, args)
+    measure_field(points, tau, args)
 
 
 if __name__ == "__main__":

@@ -110,16 +110,26 @@ def corners(
     key = torch.zeros_like(cell[:1])
     weight = torch.ones_like(fraction[:1])
     for axis, multiplier in enumerate(level.multipliers):
-        multiplier = multiplier - 2**32 if multiplier >= 2**31 else multiplier
-        lower = cell[axis] * multiplier
-        upper = lower + multiplier
-        if level.hashed:
-            key = torch.cat([key ^ lower, key ^ upper])
-        else:
-            key = torch.cat([key + lower, key + upper])
+        lower = cell[axis] * signed(multiplier)
+        upper = lower + signed(multiplier)
+        key = torch.cat([join(key, lower, level), join(key, upper, level)])
         weight = torch.cat([weight * (1 - fraction[axis]), weight * fraction[axis]])
-    # a dense level wraps too: the lattice point beyond the last is the next row's first
-    return key & (level.size - 1) if level.hashed else key.remainder(level.size), weight
+    return wrap(key, level), weight
+
+
+def signed(multiplier: int) -> int:
+    """The int32 with the bits of a uint32."""
+    return multiplier - 2**32 if multiplier >= 2**31 else multiplier
+
+
+def join(a: Int32[Tensor, "..."], b: Int32[Tensor, "..."], level: Level) -> Int32[Tensor, "..."]:
+    return a ^ b if level.hashed else a + b
+
+
+def wrap(key: Int32[Tensor, "..."], level: Level) -> Int32[Tensor, "..."]:
+    """The entry of a key. A dense level wraps too: the lattice point beyond the last is the next
+    row's first."""
+    return key & (level.size - 1) if level.hashed else key.remainder(level.size)
 
 
 class Gather(torch.autograd.Function):

@@ -6,6 +6,7 @@ type, also under AMP, which would turn small differences of density into noise.
 """
 
 import difflib
+import functools
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -21,9 +22,9 @@ from torch import Tensor
 from .hash_grid_torch import GridSpec
 from .mlp import MLP
 from .space_time_encoding import CompositeEncoding, SpaceTimeEncoding
+from .stencil import central_difference_normal, neighbours
 
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
-STENCIL = ((1, 0, 0), (-1, 0, 0), (0, 1, 0), (0, -1, 0), (0, 0, 1), (0, 0, -1))
 
 
 @dataclass
@@ -35,7 +36,9 @@ class PosEncodingConfig:
     base_resolution: int = 16  # lattice points a side of the coarsest level
     per_level_scale: float = 1.447269237440378  # resolution of a level over the level before
     static: bool = False  # freeze the grid over space and time and leave it out
-    backend: str = "auto"  # torch, numba, tinycudann, or auto: the fastest that can be had
+    # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
+    # that can be had
+    backend: str = "auto"
 
 
 @dataclass
@@ -56,19 +59,6 @@ def density_bias(
     if kind == "blob_dreamfusion":  # arXiv 2209.14988: a Gaussian
         return scale * torch.exp(-0.5 * points.square().sum(dim=-1, keepdim=True) / std**2)
     return float(kind)
-
-
-def neighbours(points: Float[Tensor, "N 3"], eps: float) -> Float[Tensor, "N 6 3"]:
-    """The points at +eps and -eps along x, y and z of each point."""
-    return points[:, None] + eps * torch.tensor(STENCIL, dtype=points.dtype, device=points.device)
-
-
-def central_difference_normal(density: Float[Tensor, "N 6"]) -> Float[Tensor, "N 3"]:
-    """Direction in which density falls fastest, from the densities of `neighbours`.
-
-    The differences' division by 2 eps is left out: it doesn't change the direction.
-    """
-    return F.normalize(density[:, 1::2] - density[:, 0::2], dim=-1)
 
 
 @threestudio.register("animate124-implicit-volume")
@@ -101,6 +91,16 @@ class ImplicitVolume(BaseImplicitGeometry):
             kinds = ["blob_magic3d", "blob_dreamfusion"]
             _check("geometry.density_bias", self.cfg.density_bias, kinds, ", or a number")
         self.density_activation = get_activation(self.cfg.density_activation)
+        # what each frame's call reads, out of the config, where reading takes 20 us
+        self.density_bias = functools.partial(
+            density_bias,
+            kind=self.cfg.density_bias,
+            scale=self.cfg.density_blob_scale,
+            std=self.cfg.density_blob_std,
+        )
+        self.eps = self.cfg.finite_difference_normal_eps
+        self.eps_in_unit_cube = self.eps / (2 * self.cfg.radius)
+        self.has_features = self.cfg.n_feature_dims > 0
 
         network = parse_structured(MLPConfig, self.cfg.mlp_network_config)
         _check("geometry.mlp_network_config.otype", network.otype, ["VanillaMLP"])
@@ -114,13 +114,14 @@ class ImplicitVolume(BaseImplicitGeometry):
         space, time = GridSpec(3, **settings), GridSpec(4, **settings)
 
         encoding = SpaceTimeEncoding(space, time, grid.static, grid.backend)
+        fast = grid.backend in ("auto", "cuda")
         self.encoding = CompositeEncoding(encoding)
         dim_in = encoding.n_output_dims
-        self.density_network = MLP(dim_in, 1, *sizes, *activations)
-        if self.cfg.n_feature_dims > 0:
-            self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations)
+        self.density_network = MLP(dim_in, 1, *sizes, *activations, fast)
+        if self.has_features:
+            self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations, fast)
         if self.cfg.normal_type == "pred":
-            self.normal_network = MLP(dim_in, 3, *sizes, *activations)
+            self.normal_network = MLP(dim_in, 3, *sizes, *activations, fast)
 
     @property
     def static(self) -> bool:
@@ -137,9 +138,7 @@ class ImplicitVolume(BaseImplicitGeometry):
 
         times: tau of each point; None is tau = 0. Normals point to where density falls.
         """
-        shape = points.shape[:-1]
-        points, times = self._flat(points, times)
-        evaluate = self._without_normal
+        evaluate, look_ups = self._without_normal, 1
         if output_normal:
             if self.cfg.normal_type is None:
                 raise ValueError(
@@ -147,19 +146,16 @@ class ImplicitVolume(BaseImplicitGeometry):
                     f"Set it to one of {', '.join(NORMAL_TYPES)}."
                 )
             evaluate = getattr(self, f"_with_{self.cfg.normal_type}_normal")
-        with torch.autocast(points.device.type, enabled=False):
-            output = evaluate(points, times)
+            look_ups = 7 if self.cfg.normal_type == "finite_difference" else 1
+        output = self._evaluate(evaluate, points, times, look_ups)
         if output_normal:
             output["shading_normal"] = output["normal"]
-        return {name: value.view(*shape, value.shape[-1]) for name, value in output.items()}
+        return output
 
     def forward_density(
         self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
     ) -> Float[Tensor, "*N 1"]:
-        shape = points.shape[:-1]
-        points, times = self._flat(points, times)
-        with torch.autocast(points.device.type, enabled=False):
-            return self._density(points, self._encode(points, times)).view(*shape, 1)
+        return self._evaluate(self._only_density, points, times)["density"]
 
     def forward_field(
         self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
@@ -179,32 +175,53 @@ class ImplicitVolume(BaseImplicitGeometry):
         times: Float[Tensor, "*N 1"] | None = None,
         **kwargs: Any,
     ) -> dict[str, Float[Tensor, "*N C"]]:
-        if self.cfg.n_feature_dims == 0:
+        if not self.has_features:
             return {}
-        shape = points.shape[:-1]
-        points, times = self._flat(points, times)
-        with torch.autocast(points.device.type, enabled=False):
-            features = self.feature_network(self._encode(points, times))
-        return {"features": features.view(*shape, features.shape[-1])}
+        return self._evaluate(self._only_features, points, times)
 
-    def _flat(self, points, times):
-        """[M 3] and [M 1] (or None), of the parameters' float type."""
+    def _evaluate(self, function, points, times, look_ups=1):
+        """The function's dict for points of any shape, made of calls with [M 3] and times [M 1],
+        [1 1] or None. `look_ups`: encodings that it needs a point."""
+        shape = points.shape[:-1]
         points = points.reshape(-1, 3).to(self.bbox.dtype)
-        return points, None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
+        times = None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
+        with torch.autocast(points.device.type, enabled=False):
+            frames = self._frames(points, times, look_ups)
+            outputs = [function(*frame) for frame in frames]
+        joined = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
+        return {name: value.view(*shape, value.shape[-1]) for name, value in joined.items()}
+
+    def _frames(self, points, times, look_ups):
+        """Points and times frame by frame, where there are enough of each to make that faster."""
+        worth_it = functools.partial(self.encoding.encoding.worth_a_frame, points)
+        if times is None or self.static or not worth_it(look_ups * len(points)):
+            return [(points, times)]
+        _, counts = times.detach().unique_consecutive(return_counts=True)
+        if not worth_it(look_ups * len(points) // len(counts)):
+            return [(points, times)]
+        counts = counts.tolist()
+        frames = zip(points.split(counts), times.split(counts), strict=True)
+        return [(own, tau[:1]) for own, tau in frames]
+
+    def _in_unit_cube(self, points):
+        return contract_to_unisphere(points, self.bbox, self.unbounded)
 
     def _encode(self, points, times):
-        return self.encoding(contract_to_unisphere(points, self.bbox, self.unbounded), times)
+        return self.encoding(self._in_unit_cube(points), times)
+
+    def _only_density(self, points, times):
+        return {"density": self._density(points, self._encode(points, times))}
+
+    def _only_features(self, points, times):
+        return {"features": self.feature_network(self._encode(points, times))}
 
     def _density(self, points, encoding):
-        raw = self.density_network(encoding)
-        cfg = self.cfg
-        bias = density_bias(points, cfg.density_bias, cfg.density_blob_scale, cfg.density_blob_std)
-        return self.density_activation(raw + bias)
+        return self.density_activation(self.density_network(encoding) + self.density_bias(points))
 
     def _without_normal(self, points, times, encoding=None):
         encoding = self._encode(points, times) if encoding is None else encoding
         output = {"density": self._density(points, encoding)}
-        if self.cfg.n_feature_dims > 0:
+        if self.has_features:
             output["features"] = self.feature_network(encoding)
         return output
 
@@ -215,13 +232,11 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     def _with_finite_difference_normal(self, points, times):
         """All seven points go through the encoding at once."""
-        near = neighbours(points, self.cfg.finite_difference_normal_eps).view(-1, 3)
-        if times is not None:
-            times = torch.cat([times, times.repeat_interleave(len(STENCIL), dim=0)])
-        encoding = self._encode(torch.cat([points, near]), times)
-        # split, not indexed, because its gradient is one concatenation
-        encoding, encoding_near = encoding.split([len(points), len(near)])
-        density = self._density(near, encoding_near).view(-1, len(STENCIL))
+        encoding, encoding_near = self.encoding.stencil(
+            self._in_unit_cube(points), self.eps_in_unit_cube, times
+        )
+        near = neighbours(points, self.eps).flatten(0, 1)
+        density = self._density(near, encoding_near.flatten(0, 1)).view(-1, 6)
         output = self._without_normal(points, times, encoding)
         return {**output, "normal": central_difference_normal(density)}
 

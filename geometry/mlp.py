@@ -4,8 +4,11 @@ import itertools
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from . import mlp_cuda
 
 # On CPUs, slices whose hidden layer stays in the cache take a third of the time of the whole
 # (229k rows of 16 -> 64 -> 1, forward + backward, one core: 38 ms, against 104 ms unsliced).
@@ -24,7 +27,10 @@ class Activation(nn.Module):
 
 
 class MLP(nn.Module):
-    """Linear layers without bias and with torch's own initialisation, an activation between."""
+    """Linear layers without bias and with torch's own initialisation, an activation between.
+
+    fast: on CUDA devices, go through `mlp_cuda` where its kernels fit.
+    """
 
     def __init__(
         self,
@@ -34,6 +40,7 @@ class MLP(nn.Module):
         n_hidden_layers: int,
         activation: Callable[[Tensor], Tensor],
         output_activation: Callable[[Tensor], Tensor],
+        fast: bool = True,
     ):
         super().__init__()
         widths = [dim_in, *[n_neurons] * n_hidden_layers, dim_out]
@@ -42,9 +49,12 @@ class MLP(nn.Module):
             layers += [nn.Linear(before, after, bias=False), Activation(activation)]
         self.layers = nn.Sequential(*layers[:-1])
         self.output_activation = output_activation
+        self.fast = fast and n_hidden_layers == 1 and activation is F.relu
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        if x.device.type == "cpu" and len(x) > CPU_ROWS:
+        if self.fast and x.is_cuda and mlp_cuda.fits(x, *self.parameters()):
+            x = mlp_cuda.two_layers_cuda(x, *self.parameters())
+        elif x.device.type == "cpu" and len(x) > CPU_ROWS:
             x = torch.cat([self.layers(rows) for rows in x.split(CPU_ROWS)])
         else:
             x = self.layers(x)

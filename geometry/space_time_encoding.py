@@ -2,15 +2,22 @@
 
 Points lie in [0, 1]^3, frame times tau in [0, 1]. A static encoding has H4 too, frozen and left
 out of the sum, so that a dynamic one starts from its checkpoint.
+
+Many points of one frame go through that frame's own table (`frame_table`): the same features and
+gradients in less than half of the time.
 """
 
 import dataclasses
+import functools
+import operator
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .hash_grid import check_backend, hash_grid
+from .frame_table import frame_spec
+from .hash_grid import FRAME_TABLES, check_backend, choose_backend, hash_grid, hash_grid_stencil
 from .hash_grid_torch import GridSpec
 
 INITIAL_RANGE = 1e-4  # entries start uniform in [-this, this]
@@ -57,20 +64,58 @@ class SpaceTimeEncoding(nn.Module):
     def __init__(self, space: GridSpec, time: GridSpec, static: bool, backend: str = "auto"):
         super().__init__()
         self.static = static
+        self.backend = backend
         self.encoding = HashGrid(space, backend)
         self.encoding_time = HashGrid(time, backend)
         self.encoding_time.requires_grad_(not static)
         self.n_output_dims = space.n_output_dims
 
     def forward(
-        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "N 1"] | None = None
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None
     ) -> Float[Tensor, "N E"]:
-        """times: tau of each point; None is tau = 0."""
-        features = self.encoding(x)
+        """times: tau of each point, or of all; None is tau = 0."""
+        grids = self.grids(x, times, len(x))
+        return total(hash_grid(*grid, self.backend) for grid in grids)
+
+    def stencil(
+        self, x: Float[Tensor, "N 3"], step: float, times: Float[Tensor, "#N 1"] | None = None
+    ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
+        """Features of points, and of each one's `neighbours`."""
+        grids = self.grids(x, times, 7 * len(x))
+        features = [
+            hash_grid_stencil(points, step, table, spec, self.backend)
+            for points, table, spec in grids
+        ]
+        own, near = zip(*features, strict=True)
+        return total(own), total(near)
+
+    def grids(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None, look_ups: int
+    ) -> list[tuple[Float[Tensor, "N _"], Float[Tensor, " _"], GridSpec]]:
+        """Points, table and layout of the grids whose features add up to E."""
+        space, time = self.encoding, self.encoding_time
         if self.static:
-            return features
-        times = torch.zeros_like(x[:, :1]) if times is None else times
-        return features + self.encoding_time(torch.cat([x, times], dim=-1))
+            return [(x, space.params, space.spec)]
+        times = x.new_zeros(1, 1) if times is None else times
+        if len(times) == 1 and self.worth_a_frame(x, look_ups):
+            make = FRAME_TABLES[self.chosen_backend(x)]
+            table = make(space.params, time.params, times, space.spec, time.spec)
+            return [(x, table, frame_spec(space.spec))]
+        in_time = torch.cat([x, times.expand(len(x), 1)], dim=-1)
+        return [(x, space.params, space.spec), (in_time, time.params, time.spec)]
+
+    def worth_a_frame(self, x: Float[Tensor, "N 3"], look_ups: int) -> bool:
+        """Whether so many at one tau read more than it takes to make that frame's table."""
+        frame = frame_spec(self.encoding.spec)
+        reads_more = look_ups * frame.n_output_dims * 8 > frame.n_params
+        return reads_more and self.chosen_backend(x) in FRAME_TABLES
+
+    def chosen_backend(self, x: Float[Tensor, "N 3"]) -> str:
+        return choose_backend(x, self.encoding.params, self.encoding.spec, self.backend)
+
+
+def total(features: Iterable[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
+    return functools.reduce(operator.add, features)  # a sum without its 0 + ...
 
 
 class CompositeEncoding(nn.Module):
@@ -83,6 +128,11 @@ class CompositeEncoding(nn.Module):
         self.n_output_dims = encoding.n_output_dims
 
     def forward(
-        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "N 1"] | None = None
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None
     ) -> Float[Tensor, "N E"]:
         return self.encoding(x, times)
+
+    def stencil(
+        self, x: Float[Tensor, "N 3"], step: float, times: Float[Tensor, "#N 1"] | None = None
+    ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
+        return self.encoding.stencil(x, step, times)

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 from animate124.geometry import hash_grid as dispatch
-from animate124.geometry.hash_grid import HASH_GRIDS, hash_grid
+from animate124.geometry.hash_grid import HASH_GRIDS, hash_grid, hash_grid_stencil
 from animate124.geometry.hash_grid_torch import GridSpec, hash_grid_torch
+from animate124.geometry.stencil import neighbours
 
 GEOMETRY = Path(dispatch.__file__).parent
 
@@ -180,6 +181,22 @@ def test_points_that_are_no_numbers_read_nothing_outside_the_table(dims, backend
     assert hash_grid(x, table, SMALL[dims], backend)[1::2].isfinite().all()
 
 
+@DIMS
+@pytest.mark.parametrize("backend", ("torch", "numba"))
+@pytest.mark.parametrize("n", (0, 40))
+def test_stencil_is_the_features_of_points_and_of_their_neighbours(dims, backend, n):
+    pytest.importorskip(backend)
+    x, spec, step = torch.rand(n, dims) * 1.2 - 0.1, SMALL[dims], 0.06
+    table = torch.randn(spec.n_params)
+    own, near = hash_grid_stencil(x, step, table, spec, backend)
+    torch.testing.assert_close(own, hash_grid(x, table, spec))
+    for k in range(6):
+        moved = x.clone()
+        moved[:, k // 2] += (step, -step)[k % 2]
+        torch.testing.assert_close(near[:, k], hash_grid(moved, table, spec))
+        torch.testing.assert_close(neighbours(x, step)[:, k], moved)
+
+
 def test_numba_doesnt_depend_on_the_number_of_threads(monkeypatch):
     pytest.importorskip("numba")
     from animate124.geometry import hash_grid_numba
@@ -228,12 +245,13 @@ print(grid.hash_grid(x, table, spec, "numba").sum().item())
 def test_auto_takes_numba_on_cpu_and_torch_where_points_need_a_gradient():
     pytest.importorskip("numba")
     x, table = torch.rand(5, 3), torch.rand(SMALL[3].n_params)
-    assert dispatch.choose_backend(x, table) == "numba"
-    assert dispatch.choose_backend(x.double(), table.double()) == "torch"
+    assert dispatch.choose_backend(x, table, SMALL[3]) == "numba"
+    assert dispatch.choose_backend(x.double(), table.double(), SMALL[3]) == "torch"
+    assert dispatch.choose_backend(x, table, SMALL[3], "torch") == "torch"
     x.requires_grad_()
-    assert dispatch.choose_backend(x, table) == "torch"
+    assert dispatch.choose_backend(x, table, SMALL[3]) == "torch"
     with torch.no_grad():
-        assert dispatch.choose_backend(x, table) == "numba"
+        assert dispatch.choose_backend(x, table, SMALL[3]) == "numba"
 
 
 def test_auto_goes_through_torch_and_says_so_where_a_fast_backend_doesnt_import(
@@ -316,4 +334,4 @@ def test_impossible_grids_are_refused(settings):
 
 
 def test_backends_are_the_documented_ones():
-    assert list(HASH_GRIDS) == ["torch", "numba", "tinycudann"]
+    assert list(HASH_GRIDS) == ["torch", "numba", "cuda", "tinycudann"]

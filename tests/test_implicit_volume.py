@@ -2,7 +2,8 @@ import pytest
 import threestudio
 import torch
 import torch.nn.functional as F
-from animate124.geometry import mlp
+from animate124.geometry import mlp, space_time_encoding
+from animate124.geometry.frame_table import frame_table_torch
 from animate124.geometry.implicit_volume import NORMAL_TYPES, ImplicitVolume
 from animate124.geometry.mlp import MLP
 
@@ -246,6 +247,30 @@ def test_frame_times_change_a_dynamic_field_and_none_is_zero():
     field, deformation = volume.forward_field(points, torch.full((200, 1), 0.7))
     torch.testing.assert_close(field, at(0.7)["density"])
     assert deformation is None
+
+
+@pytest.mark.parametrize("counts", ([200], [120, 80], [1] * 200))
+def test_frame_by_frame_it_is_the_same_field(monkeypatch, counts):
+    """Where a backend makes frames' tables, with many points of each tau, or few."""
+    volume, points = make({"backend": "torch"}).double(), points_in_box().double()
+    times = torch.rand(len(counts), 1).double().repeat_interleave(torch.tensor(counts), dim=0)
+    tables_made = []
+
+    def make_table(*arguments):
+        tables_made.append(arguments)
+        return frame_table_torch(*arguments)
+
+    results = []
+    for tables in ({}, {"torch": make_table}):
+        monkeypatch.setattr(space_time_encoding, "FRAME_TABLES", tables)
+        output = volume(points, output_normal=True, times=times)
+        loss = sum((value * torch.arange(len(value))[:, None]).sum() for value in output.values())
+        grads = torch.autograd.grad(loss, list(volume.parameters()))
+        density = volume.forward_density(points, times)
+        results.append([*output.values(), density, *grads])
+    for direct, by_frame in zip(*results, strict=True):
+        torch.testing.assert_close(by_frame, direct)
+    assert len(tables_made) == (0 if len(counts) == 200 else 2 * len(counts))
 
 
 def test_amp_changes_nothing():

@@ -3,6 +3,7 @@ import torch
 from animate124.geometry.hash_grid import hash_grid
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.space_time_encoding import HashGrid, SpaceTimeEncoding
+from animate124.geometry.stencil import neighbours
 
 SETTINGS = {"n_levels": 3, "log2_hashmap_size": 8, "base_resolution": 4}
 SPACE, TIME = GridSpec(3, **SETTINGS), GridSpec(4, **SETTINGS)
@@ -33,6 +34,21 @@ def test_no_times_means_tau_zero_and_other_times_differ():
     encoding, x = make(static=False), torch.rand(20, 3)
     torch.testing.assert_close(encoding(x), encoding(x, torch.zeros(20, 1)))
     assert (encoding(x) - encoding(x, torch.full((20, 1), 0.3))).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("static", (True, False))
+def test_one_time_stands_for_all_points(static):
+    encoding, x = make(static), torch.rand(20, 3)
+    tau = torch.tensor([[0.3]])
+    torch.testing.assert_close(encoding(x, tau), encoding(x, tau.expand(20, 1)))
+
+
+def test_stencil_is_the_features_of_points_and_of_their_neighbours():
+    encoding, x, times = make(static=False), torch.rand(20, 3), torch.rand(20, 1)
+    own, near = encoding.stencil(x, 0.05, times)
+    torch.testing.assert_close(own, encoding(x, times))
+    for k, moved in enumerate(neighbours(x, 0.05).unbind(1)):
+        torch.testing.assert_close(near[:, k], encoding(moved, times))
 
 
 @pytest.mark.parametrize("static", (True, False))

@@ -1,0 +1,106 @@
+"""CUDA kernels without a build step: NVRTC compiles their source when they are first used.
+
+It needs no compiler and no CUDA toolkit, only NVIDIA's `cuda-bindings` and the NVRTC library, both
+of which PyTorch's CUDA packages for Linux bring along since 2.11.
+"""
+
+import ctypes
+import functools
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+SOURCES = Path(__file__).parent
+
+
+class Program:
+    """The kernels of one source, compiled for one device."""
+
+    def __init__(self, source: str, device: torch.device):
+        from cuda.bindings import driver
+
+        self.device = device
+        major, minor = torch.cuda.get_device_capability(device)
+        binary = compile_source(source, f"sm_{major}{minor}")
+        self.context = self.call(driver.cuDevicePrimaryCtxRetain, device.index)
+        with torch.cuda.device(device):
+            self.call(driver.cuCtxSetCurrent, self.context)
+            self.module = self.call(driver.cuModuleLoadData, binary)
+        self.kernels = {}
+
+    def launch(self, name: str, grid: tuple, block: tuple, *arguments) -> None:
+        """Run a kernel on the current stream. Arguments: tensors or None (as pointers), int, float.
+
+        Nothing checks them against the kernel: the caller sees to types, sizes and layout.
+        """
+        from cuda.bindings import driver
+
+        if name not in self.kernels:
+            self.kernels[name] = self.call(driver.cuModuleGetFunction, self.module, name.encode())
+        values, types = zip(*map(as_c, arguments), strict=True)
+        grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
+        with torch.cuda.device(self.device):
+            # a thread of autograd's may have no context yet
+            self.call(driver.cuCtxSetCurrent, self.context)
+            stream = torch.cuda.current_stream().cuda_stream
+            self.call(
+                driver.cuLaunchKernel,
+                *(self.kernels[name], *grid, *block, 0, stream, (values, types), 0),
+            )
+
+    @staticmethod
+    def call(function, *arguments):
+        """The result of a call to the driver."""
+        error, *results = function(*arguments)
+        if error != 0:
+            raise RuntimeError(f"{function.__name__} answered {error!r}.")
+        return results[0] if results else None
+
+
+def as_c(argument) -> tuple:
+    """A kernel's argument as a value and its type in C."""
+    if argument is None or isinstance(argument, Tensor):
+        return (0 if argument is None else argument.data_ptr()), ctypes.c_void_p
+    return argument, (ctypes.c_int if isinstance(argument, int) else ctypes.c_float)
+
+
+def compile_source(source: str, architecture: str) -> bytes:
+    """Machine code of CUDA C++, which may include the files beside this one."""
+    from cuda.bindings import nvrtc
+
+    options = [
+        f"--gpu-architecture={architecture}".encode(),
+        f"--include-path={SOURCES}".encode(),
+        b"--std=c++17",
+    ]
+    _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"animate124.cu", 0, [], [])
+    (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
+    if error != 0:
+        _, size = nvrtc.nvrtcGetProgramLogSize(program)
+        log = b" " * size
+        nvrtc.nvrtcGetProgramLog(program, log)
+        raise RuntimeError(f"NVRTC answered {error!r} for {architecture}: {log.decode()}")
+    _, size = nvrtc.nvrtcGetCUBINSize(program)
+    binary = b" " * size
+    nvrtc.nvrtcGetCUBIN(program, binary)
+    nvrtc.nvrtcDestroyProgram(program)
+    return binary
+
+
+@functools.cache
+def is_usable(device: torch.device) -> bool:
+    """Whether kernels can be compiled for a device; if not, a warning says why, once."""
+    try:
+        source = 'extern "C" __global__ void nothing(int) {}'
+        Program(source, device).launch("nothing", (1,), (1,), 0)
+    except Exception as error:
+        warnings.warn(
+            f"No CUDA kernel can be compiled for {device} ({type(error).__name__}: {error}), so "
+            f"slower operations stand in, with the same results. `pip install cuda-bindings` of "
+            f"the major version of PyTorch's CUDA ({torch.version.cuda}) may help.",
+            stacklevel=2,
+        )
+        return False
+    return True

@@ -1,0 +1,261 @@
+// Hash grid features of points, and the gradient to the table; hash_grid_torch.py defines them.
+//
+// Before this file come lattice.cuh, DIMS, STENCIL, N_LEVELS and LEVELS. A thread takes one sample
+// in one level: the sample's point and, if STENCIL, its neighbours one step along +x -x +y -y +z -z.
+//
+// A neighbour differs from the point in one coordinate, so its corners lie on two lattice planes
+// across that axis. Where a plane is one of the two that bound the point's own cell, as on coarse
+// levels, its entries are in registers already, and on the way back their gradients are added up
+// there: one access to memory serves up to seven points.
+//
+// Entries that are neighbours along x differ by 1 in their key. Every other such pair shares
+// 16 bytes of memory and is read, or added to, at once.
+
+constexpr int CORNERS = 1 << DIMS;  // bit d of a corner's number: it lies on the upper line of d
+constexpr int X = 0;
+
+struct Pair {
+  float2 low, high;
+};
+
+// Weight of a corner from all axes but two (name one twice to leave out only that).
+__device__ __forceinline__ float weight(const Lines* at, int corner, int axis, int also) {
+  float product = 1;
+#pragma unroll
+  for (int d = 0; d < DIMS; d++)
+    if (d != axis && d != also) product *= corner >> d & 1 ? at[d].above : 1 - at[d].above;
+  return product;
+}
+
+// Key of a corner, joined from all axes but two.
+template <bool HASHED>
+__device__ __forceinline__ unsigned key(const Lines* at, int corner, int axis, int also) {
+  unsigned joined = 0;
+#pragma unroll
+  for (int d = 0; d < DIMS; d++)
+    if (d != axis && d != also)
+      joined = join(HASHED, joined, corner >> d & 1 ? at[d].high : at[d].low);
+  return joined;
+}
+
+template <bool HASHED>
+struct Entries {
+  float2* first;
+  unsigned size;
+
+  __device__ __forceinline__ float2* at(unsigned key) const {
+    return first + wrap(HASHED, size, key);
+  }
+
+  // The entries on both lines of x, with the other axes' joined key.
+  __device__ __forceinline__ Pair load(const Lines& x, unsigned rest) const {
+    unsigned low = wrap(HASHED, size, join(HASHED, x.low, rest));
+    unsigned high = wrap(HASHED, size, join(HASHED, x.high, rest));
+    if ((low ^ high) != 1) return {first[low], first[high]};
+    float4 both = *(const float4*)(first + (low & ~1u));
+    float2 even = make_float2(both.x, both.y), odd = make_float2(both.z, both.w);
+    return low & 1 ? Pair{odd, even} : Pair{even, odd};
+  }
+
+  __device__ __forceinline__ void add(const Lines& x, unsigned rest, Pair grad) const {
+    unsigned low = wrap(HASHED, size, join(HASHED, x.low, rest));
+    unsigned high = wrap(HASHED, size, join(HASHED, x.high, rest));
+    if ((low ^ high) != 1) {
+      atomic_add(first + low, grad.low);
+      atomic_add(first + high, grad.high);
+    } else {
+      atomic_add(first + (low & ~1u), low & 1 ? grad.high : grad.low,
+                 low & 1 ? grad.low : grad.high);
+    }
+  }
+};
+
+// The interpolated value on the plane across `axis` at the line with this key.
+template <bool HASHED>
+__device__ __forceinline__ float2 plane_value(Entries<HASHED> entries, const Lines* at, int axis,
+                                              unsigned line) {
+  float2 sum = make_float2(0, 0);
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    unsigned rest = join(HASHED, line, key<HASHED>(at, c, axis, X));
+    if (axis == X) {
+      sum = sum + weight(at, c, X, X) * *entries.at(rest);
+    } else if (!(c >> axis & 1)) {
+      Pair pair = entries.load(at[X], rest);
+      sum = sum + weight(at, c, axis, X) * ((1 - at[X].above) * pair.low + at[X].above * pair.high);
+    }
+  }
+  return sum;
+}
+
+template <bool HASHED>
+__device__ __forceinline__ void add_plane(Entries<HASHED> entries, const Lines* at, int axis,
+                                          unsigned line, float2 grad) {
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    unsigned rest = join(HASHED, line, key<HASHED>(at, c, axis, X));
+    if (axis == X) {
+      atomic_add(entries.at(rest), weight(at, c, X, X) * grad);
+    } else if (!(c >> axis & 1)) {
+      float2 own = weight(at, c, axis, X) * grad;
+      entries.add(at[X], rest, {(1 - at[X].above) * own, at[X].above * own});
+    }
+  }
+}
+
+// Whether both of a neighbour's planes are others than those of the point's cell.
+__device__ __forceinline__ bool apart(const Lines& near, const Lines& at) {
+  return near.cell > at.cell + 1 || near.cell + 1 < at.cell;
+}
+
+// The value at a point that differs in x, with no plane in common.
+template <bool HASHED>
+__device__ __forceinline__ float2 moved_value(Entries<HASHED> entries, const Lines* at, Lines x) {
+  float2 sum = make_float2(0, 0);
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    Pair pair = entries.load(x, key<HASHED>(at, c, X, X));
+    sum = sum + weight(at, c, X, X) * ((1 - x.above) * pair.low + x.above * pair.high);
+  }
+  return sum;
+}
+
+template <bool HASHED>
+__device__ __forceinline__ void add_moved(Entries<HASHED> entries, const Lines* at, Lines x,
+                                          float2 grad) {
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    float2 own = weight(at, c, X, X) * grad;
+    entries.add(x, key<HASHED>(at, c, X, X), {(1 - x.above) * own, x.above * own});
+  }
+}
+
+template <bool HASHED>
+__device__ void features(const float* x, Entries<HASHED> entries, const Level& level, float step,
+                         float2* out, float2* out_near) {
+  Lines at[DIMS];
+#pragma unroll
+  for (int d = 0; d < DIMS; d++) at[d] = lines(x[d], level.scale, level.multipliers[d]);
+
+  float2 corners[CORNERS], sum = make_float2(0, 0);
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    Pair pair = entries.load(at[X], key<HASHED>(at, c, X, X));
+    corners[c] = pair.low;
+    corners[c + 1] = pair.high;
+    sum = sum + weight(at, c, X, X) * ((1 - at[X].above) * pair.low + at[X].above * pair.high);
+  }
+  *out = sum;
+
+#if STENCIL
+#pragma unroll
+  for (int axis = 0; axis < 3; axis++) {
+    float2 lower = make_float2(0, 0), upper = make_float2(0, 0);  // on the cell's own two planes
+#pragma unroll
+    for (int c = 0; c < CORNERS; c++) {
+      float2 part = weight(at, c, axis, axis) * corners[c];
+      if (c >> axis & 1) upper = upper + part;
+      else lower = lower + part;
+    }
+#pragma unroll
+    for (int side = 0; side < 2; side++) {
+      float moved = x[axis] + (side ? -step : step);
+      Lines near = lines(moved, level.scale, level.multipliers[axis]);
+      float2 value;
+      if (axis == X && apart(near, at[X])) {
+        value = moved_value(entries, at, near);
+      } else {
+        int shift = near.cell - at[axis].cell;
+        float2 low = shift == 0   ? lower
+                     : shift == 1 ? upper
+                                  : plane_value(entries, at, axis, near.low);
+        float2 high = shift == 0    ? upper
+                      : shift == -1 ? lower
+                                    : plane_value(entries, at, axis, near.high);
+        value = (1 - near.above) * low + near.above * high;
+      }
+      out_near[(2 * axis + side) * N_LEVELS] = value;
+    }
+  }
+#endif
+}
+
+template <bool HASHED>
+__device__ void add_gradient(const float* x, Entries<HASHED> entries, const Level& level,
+                             float step, const float2* grad, const float2* grad_near) {
+  Lines at[DIMS];
+#pragma unroll
+  for (int d = 0; d < DIMS; d++) at[d] = lines(x[d], level.scale, level.multipliers[d]);
+
+  float2 corners[CORNERS], own = *grad;
+#pragma unroll
+  for (int c = 0; c < CORNERS; c++) corners[c] = weight(at, c, DIMS, DIMS) * own;
+  bool any = !is_zero(own);
+
+#if STENCIL
+#pragma unroll
+  for (int axis = 0; axis < 3; axis++) {
+    float2 lower = make_float2(0, 0), upper = make_float2(0, 0);  // to the cell's own two planes
+#pragma unroll
+    for (int side = 0; side < 2; side++) {
+      own = grad_near[(2 * axis + side) * N_LEVELS];
+      if (is_zero(own)) continue;
+      float moved = x[axis] + (side ? -step : step);
+      Lines near = lines(moved, level.scale, level.multipliers[axis]);
+      if (axis == X && apart(near, at[X])) {
+        add_moved(entries, at, near, own);
+        continue;
+      }
+      int shift = near.cell - at[axis].cell;
+      float2 low = (1 - near.above) * own, high = near.above * own;
+      if (shift == 0) lower = lower + low;
+      else if (shift == 1) upper = upper + low;
+      else add_plane(entries, at, axis, near.low, low);
+      if (shift == 0) upper = upper + high;
+      else if (shift == -1) lower = lower + high;
+      else add_plane(entries, at, axis, near.high, high);
+    }
+    any |= !is_zero(lower) || !is_zero(upper);
+#pragma unroll
+    for (int c = 0; c < CORNERS; c++)
+      corners[c] = corners[c] + weight(at, c, axis, axis) * (c >> axis & 1 ? upper : lower);
+  }
+#endif
+
+  if (!any) return;
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2)
+    entries.add(at[X], key<HASHED>(at, c, X, X), {corners[c], corners[c + 1]});
+}
+
+// x [n DIMS]; out, grad [n N_LEVELS] and out_near, grad_near [n 6 N_LEVELS] pairs of features.
+// Blocks cover samples in x and levels in y.
+
+extern "C" __global__ void __launch_bounds__(512)
+    forward(const float* x, int n, float2* table, float step, float2* out, float2* out_near) {
+  int sample = blockIdx.x * blockDim.x + threadIdx.x;
+  int number = blockIdx.y * blockDim.y + threadIdx.y;
+  if (sample >= n || number >= N_LEVELS) return;
+  const Level& level = LEVELS[number];
+  float2* first = table + level.offset;
+  out += (size_t)sample * N_LEVELS + number;
+  out_near += (size_t)sample * 6 * N_LEVELS + number;
+  x += (size_t)sample * DIMS;
+  if (level.hashed) features<true>(x, {first, level.size}, level, step, out, out_near);
+  else features<false>(x, {first, level.size}, level, step, out, out_near);
+}
+
+extern "C" __global__ void __launch_bounds__(512)
+    backward(const float* x, int n, float2* grad_table, float step, const float2* grad,
+             const float2* grad_near) {
+  int sample = blockIdx.x * blockDim.x + threadIdx.x;
+  int number = blockIdx.y * blockDim.y + threadIdx.y;
+  if (sample >= n || number >= N_LEVELS) return;
+  const Level& level = LEVELS[number];
+  float2* first = grad_table + level.offset;
+  grad += (size_t)sample * N_LEVELS + number;
+  grad_near += (size_t)sample * 6 * N_LEVELS + number;
+  x += (size_t)sample * DIMS;
+  if (level.hashed) add_gradient<true>(x, {first, level.size}, level, step, grad, grad_near);
+  else add_gradient<false>(x, {first, level.size}, level, step, grad, grad_near);
+}

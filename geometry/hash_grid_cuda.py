@@ -1,0 +1,167 @@
+"""The hash grid on CUDA devices, for two features a level: one kernel forward, one backward.
+
+For points, for points and their finite-difference neighbours at once, and for the table of one
+frame's grid. No gradient in x.
+"""
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .cuda_program import SOURCES, Program
+from .frame_table import frame_spec
+from .hash_grid_torch import GridSpec, Level
+
+FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
+BLOCK = (32, 16)  # at most so many samples x levels, which share the samples' rows of memory
+THREADS = 256  # of a block over a table's entries
+
+
+def hash_grid_cuda(
+    x: Float[Tensor, "N D"], table: Float[Tensor, " M"], spec: GridSpec
+) -> Float[Tensor, "N E"]:
+    check(x, table, spec)
+    return CudaHashGrid.apply(x, table, spec, None)[0]
+
+
+def stencil_cuda(
+    x: Float[Tensor, "N D"], step: float, table: Float[Tensor, " M"], spec: GridSpec
+) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
+    check(x, table, spec)
+    return CudaHashGrid.apply(x, table, spec, step)
+
+
+def check(x: Tensor, table: Tensor, spec: GridSpec) -> None:
+    check_table(table, spec)
+    if x.device != table.device or x.dtype != table.dtype:
+        raise ValueError(
+            f"The CUDA hash grid wants points and table on one device and of one float type; "
+            f"points are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}."
+        )
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ValueError(
+            "The CUDA hash grid has no gradient in the points, but the points require one "
+            "(normal_type 'analytic' does). Try backend 'auto' or 'torch'."
+        )
+
+
+def check_table(table: Tensor, spec: GridSpec) -> None:
+    if table.device.type != "cuda" or table.dtype != torch.float32:
+        raise ValueError(
+            f"The CUDA hash grid wants a float32 table on a CUDA device; it is {table.dtype} on "
+            f"{table.device}. Try backend 'auto'."
+        )
+    if spec.n_features_per_level != FEATURES:
+        raise ValueError(
+            f"The CUDA hash grid has {FEATURES} features a level, but {spec} came. "
+            f"Try backend 'auto' or 'torch'."
+        )
+
+
+class CudaHashGrid(torch.autograd.Function):
+    """Features of the points [N E], and those of their neighbours [N 6 E] if a step is given."""
+
+    @staticmethod
+    def forward(ctx, x, table, spec, step):
+        ctx.save_for_backward(x)
+        ctx.spec, ctx.step = spec, step
+        shapes = [(len(x), spec.n_output_dims)]
+        if step is not None:
+            shapes.append((len(x), 6, spec.n_output_dims))
+        outputs = [x.new_empty(shape) for shape in shapes]
+        run("forward", spec, step, x, table.detach(), outputs)
+        return tuple(outputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, *grads):
+        (x,) = ctx.saved_tensors
+        grad_table = x.new_zeros(ctx.spec.n_params)
+        run("backward", ctx.spec, ctx.step, x, grad_table, [grad.contiguous() for grad in grads])
+        return None, grad_table, None, None
+
+
+def run(
+    name: str, spec: GridSpec, step: float | None, x: Tensor, table: Tensor, features: list[Tensor]
+) -> None:
+    if len(x) == 0:
+        return
+    if table.data_ptr() % 16:
+        table = table.clone()  # the kernels read pairs of entries
+    block = BLOCK[0], min(BLOCK[1], spec.n_levels)
+    blocks = -(-len(x) // block[0]), -(-spec.n_levels // block[1])
+    near = features[1] if len(features) > 1 else None
+    arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near
+    program(spec, step is not None, x.device).launch(name, blocks, block, *arguments)
+
+
+def frame_table_cuda(
+    space_table: Float[Tensor, " M3"],
+    time_table: Float[Tensor, " M4"],
+    tau: Float[Tensor, "1 1"],
+    space: GridSpec,
+    time: GridSpec,
+) -> Float[Tensor, " M"]:
+    check_table(space_table, space)
+    check_table(time_table, time)
+    return CudaFrameTable.apply(space_table, time_table, tau, space, time)
+
+
+class CudaFrameTable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, space_table, time_table, tau, space, time):
+        ctx.save_for_backward(tau)
+        ctx.specs = space, time
+        frame = space_table.new_empty(frame_spec(space).n_params)
+        tables = space_table.detach(), time_table.detach()
+        run_on_frame("forward", *ctx.specs, tau, *tables, frame)
+        return frame
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_frame):
+        (tau,) = ctx.saved_tensors
+        grads = [
+            grad_frame.new_zeros(spec.n_params) if needed else None
+            for spec, needed in zip(ctx.specs, ctx.needs_input_grad[:2], strict=True)
+        ]
+        run_on_frame("backward", *ctx.specs, tau, grad_frame.contiguous(), *grads)
+        return *grads, None, None, None
+
+
+def run_on_frame(
+    name: str, space: GridSpec, time: GridSpec, tau: Tensor, *tables: Tensor | None
+) -> None:
+    largest = max(level.size for level in frame_spec(space).levels)
+    blocks = -(-largest // THREADS), space.n_levels
+    frame_program(space, time, tau.device).launch(name, blocks, (THREADS,), tau, *tables)
+
+
+@functools.cache
+def program(spec: GridSpec, stencil: bool, device: torch.device) -> Program:
+    defines = {"DIMS": spec.dims, "STENCIL": int(stencil), "N_LEVELS": spec.n_levels}
+    return Program(source("hash_grid.cu", defines, LEVELS=spec), device)
+
+
+@functools.cache
+def frame_program(space: GridSpec, time: GridSpec, device: torch.device) -> Program:
+    text = source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
+    return Program(text, device)
+
+
+def source(file: str, defines: dict[str, int], **grids: GridSpec) -> str:
+    """A file's source after the constants that it asks for."""
+    lines = ['#include "lattice.cuh"']
+    lines += [f"#define {name} {value}" for name, value in defines.items()]
+    for name, spec in grids.items():
+        levels = ",\n".join(map(level_constant, spec.levels))
+        lines.append(f"__constant__ Level {name}[] = {{\n{levels}\n}};")
+    return "\n".join([*lines, (SOURCES / file).read_text()])
+
+
+def level_constant(level: Level) -> str:
+    multipliers = ", ".join(f"{multiplier}u" for multiplier in level.multipliers)
+    hashed = str(level.hashed).lower()
+    return f"{{{level.scale!r}f, {level.size}u, {level.offset}u, {hashed}, {{{multipliers}}}}}"

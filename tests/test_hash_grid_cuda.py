@@ -1,0 +1,243 @@
+"""The CUDA kernels against the torch definitions in float64."""
+
+import itertools
+
+import pytest
+import torch
+from animate124.geometry import cuda_program, mlp_cuda
+from animate124.geometry.frame_table import frame_spec, frame_table_torch
+from animate124.geometry.hash_grid import choose_backend, hash_grid, hash_grid_stencil
+from animate124.geometry.hash_grid_cuda import frame_table_cuda, hash_grid_cuda, source
+from animate124.geometry.hash_grid_torch import GridSpec
+from animate124.geometry.implicit_volume import ImplicitVolume
+from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
+
+GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
+SETTINGS = {
+    "small": {
+        "n_levels": 5,
+        "log2_hashmap_size": 10,
+        "base_resolution": 5,
+        "per_level_scale": 1.4,
+    },
+    "toy": {"n_levels": 8, "log2_hashmap_size": 14},
+    "published": {},
+}
+SPECS = {
+    f"{name} {kind}": make(settings)
+    for name, settings in SETTINGS.items()
+    for kind, make in (
+        ("3D", lambda settings: GridSpec(3, **settings)),
+        ("4D", lambda settings: GridSpec(4, **settings)),
+        ("frame", lambda settings: frame_spec(GridSpec(3, **settings))),
+    )
+}
+
+
+def gpu(test):
+    for mark in GPU:
+        test = mark(test)
+    return test
+
+
+def points(n: int, dims: int) -> torch.Tensor:
+    """n points, first all corners of the box, then others on faces, inside and outside."""
+    corners = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dims)))
+    others = torch.rand(max(n - len(corners), 0), dims)
+    others[::3] = others[::3] * 1.4 - 0.2
+    others[1::3, 0], others[1::4, 1] = 0.0, 1.0
+    if dims == 4:
+        others[:, 3].clamp_(0, 1)
+        others[::5, 3], others[1::5, 3] = 0.0, 1.0
+    return torch.cat([corners, others])[:n].cuda()
+
+
+def assert_near(value: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-3) -> None:
+    """Both in norm and entry by entry, as a part of the largest entry."""
+    assert value.shape == expected.shape and value.dtype == torch.float32
+    error = (value.double() - expected).abs()
+    assert error.norm() <= tolerance * expected.norm()
+    if error.numel():
+        assert error.max() <= tolerance * expected.abs().max()
+
+
+@gpu
+@pytest.mark.parametrize("name", SPECS)
+@pytest.mark.parametrize("n", (0, 1, 31, 1003))
+@pytest.mark.parametrize("step", (None, 0.005, 0.06))
+def test_features_and_gradient_are_the_definitions(name, n, step):
+    spec = SPECS[name]
+    x, table = points(n, spec.dims), torch.randn(spec.n_params, device="cuda")
+    results = []
+    for backend, dtype in (("cuda", torch.float32), ("torch", torch.float64)):
+        own_table = table.to(dtype).requires_grad_()
+        if step is None:
+            features = [hash_grid(x.to(dtype), own_table, spec, backend)]
+        else:
+            features = hash_grid_stencil(x.to(dtype), step, own_table, spec, backend)
+        torch.manual_seed(1)
+        weights = [torch.randn(out.shape).to(out) for out in features]
+        if step is not None:
+            weights[1][::3, 2] = 0  # what samples without a normal get
+            weights[0][::4], weights[1][::4] = 0, 0
+        grad = torch.autograd.grad(features, own_table, weights)
+        results.append([*features, *grad])
+    for value, expected in zip(*results, strict=True):
+        assert_near(value, expected)
+
+
+@gpu
+@pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.parametrize("tau", (0.0, 0.37, 1.0))
+def test_frame_table_and_its_gradients_are_the_definitions(name, tau):
+    space, time = (GridSpec(dims, **SETTINGS[name]) for dims in (3, 4))
+    tables = [torch.randn(spec.n_params, device="cuda") for spec in (space, time)]
+    tau = torch.full((1, 1), tau, device="cuda")
+    results = []
+    for make, dtype in ((frame_table_cuda, torch.float32), (frame_table_torch, torch.float64)):
+        own = [table.to(dtype).requires_grad_() for table in tables]
+        frame = make(*own, tau.to(dtype), space, time)
+        torch.manual_seed(1)
+        grads = torch.autograd.grad(frame, own, torch.randn(frame.shape).to(frame))
+        results.append([frame, *grads])
+    for value, expected in zip(*results, strict=True):
+        assert_near(value, expected)
+
+
+@gpu
+def test_a_frozen_table_gets_no_gradient():
+    space, time = (GridSpec(dims, **SETTINGS["small"]) for dims in (3, 4))
+    h3 = torch.randn(space.n_params, device="cuda")
+    h4 = torch.randn(time.n_params, device="cuda", requires_grad=True)
+    frame_table_cuda(h3, h4, torch.zeros(1, 1, device="cuda"), space, time).sum().backward()
+    assert h3.grad is None and h4.grad.abs().sum() > 0
+
+
+@gpu
+def test_points_that_are_no_numbers_read_nothing_outside_the_table():
+    spec = SPECS["small 3D"]
+    x = torch.rand(64, 3, device="cuda")
+    x[::2, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30]).repeat(8)
+    table = torch.randn(spec.n_params, device="cuda", requires_grad=True)
+    features = hash_grid_cuda(x, table, spec)
+    features[1::2].sum().backward()
+    assert features[1::2].isfinite().all() and table.grad.isfinite().all()
+
+
+@gpu
+@pytest.mark.parametrize("sizes", ((32, 64, 1), (32, 64, 3), (16, 64, 1), (8, 16, 4)))
+@pytest.mark.parametrize("n", (0, 1, 63, 100_003))
+def test_two_layers_and_their_gradients_are_the_definitions(sizes, n):
+    inputs, hidden, outputs = sizes
+    shapes = (n, inputs), (hidden, inputs), (outputs, hidden)
+    arguments = [torch.randn(shape, device="cuda") for shape in shapes]
+    weights = torch.randn(n, outputs, device="cuda")
+    assert mlp_cuda.fits(*arguments)
+    results = []
+    for network, dtype in ((two_layers_cuda, torch.float32), (two_layers, torch.float64)):
+        own = [argument.to(dtype).requires_grad_() for argument in arguments]
+        out = network(*own)
+        results.append([out, *torch.autograd.grad(out, own, weights.to(dtype))])
+    for value, expected in zip(*results, strict=True):
+        assert_near(value, expected, 1e-5)
+
+
+@gpu
+def test_two_layers_can_be_differentiated_twice():
+    x, first, second = (torch.randn(n, 8, device="cuda") for n in (20, 16, 16))
+    arguments = [value.requires_grad_() for value in (x, first, second.T[:1].contiguous())]
+    grads = []
+    for network in (two_layers_cuda, two_layers):
+        (slope,) = torch.autograd.grad(network(*arguments).sum(), x, create_graph=True)
+        grads.append(torch.autograd.grad(slope.square().sum(), arguments[1:]))
+    torch.testing.assert_close(*grads)
+
+
+def make(backend: str, name: str, **config) -> ImplicitVolume:
+    torch.manual_seed(5)
+    grid = {**SETTINGS[name], "backend": backend, **config}
+    volume = ImplicitVolume({"pos_encoding_config": grid}).cuda()
+    for table in volume.encoding.parameters():
+        torch.nn.init.normal_(table, std=0.1)
+    return volume
+
+
+@gpu
+@pytest.mark.parametrize("name", ("toy", "published"))
+@pytest.mark.parametrize("static", (False, True))
+@pytest.mark.parametrize("frames", (1, 3, None))
+def test_the_fast_field_is_the_torch_one(name, static, frames):
+    """Samples of some frames, or each at a time of its own (None)."""
+    x = ((torch.rand(30_000, 3) * 2 - 1) * 1.02).cuda()
+    times = torch.rand(30_000, 1).cuda() if frames is None else torch.rand(frames, 1).cuda()
+    if frames is not None:
+        times = times.repeat_interleave(30_000 // frames, dim=0)
+    results = []
+    for backend in ("auto", "torch"):
+        volume = make(backend, name, static=static)
+        space = volume.encoding.encoding.encoding
+        chosen = choose_backend(x, space.params, space.spec, space.backend)
+        assert chosen == {"auto": "cuda", "torch": "torch"}[backend]
+        volume = volume if backend == "auto" else volume.double()
+        out = volume(x, output_normal=True, times=times)
+        torch.manual_seed(1)
+        loss = sum((torch.randn(v.shape).to(v) * v).sum() for v in out.values())
+        loss.backward()
+        density = volume.forward_density(x, times)
+        values = [out["density"], out["features"], out["normal"], density]
+        grads = [p.grad for p in volume.parameters() if p.grad is not None]
+        results.append((values, grads))
+    (values, grads), (expected_values, expected_grads) = results
+    for value, expected in zip(values, expected_values, strict=True):
+        assert_near(value.detach(), expected.detach())
+    assert len(grads) == (5 if static else 6)
+    # A ReLU at its kink is on in one and off in the other, by rounding: torch's own float32 and
+    # float64 are up to 1e-2 apart here.
+    for value, expected in zip(grads, expected_grads, strict=True):
+        assert (value - expected).norm() <= 2e-2 * expected.norm()
+
+
+@gpu
+def test_analytic_normals_go_through_the_definition():
+    normals = []
+    for backend in ("auto", "torch"):
+        volume = make(backend, "toy")
+        volume.cfg.normal_type = "analytic"
+        x = (torch.rand(2000, 3, generator=torch.Generator().manual_seed(2)) - 0.5).cuda()
+        normal = volume(x, output_normal=True, times=torch.full_like(x[:, :1], 0.3))["normal"]
+        normal[:, 0].sum().backward()
+        normals.append((normal.detach(), volume.density_network.layers[0].weight.grad))
+    torch.testing.assert_close(*normals, rtol=1e-3, atol=1e-3)
+
+
+def test_tensors_of_the_cpu_are_refused():
+    spec = SPECS["small 3D"]
+    with pytest.raises(ValueError, match=r"on cpu.*'auto'"):
+        hash_grid(torch.rand(5, 3), torch.rand(spec.n_params), spec, "cuda")
+
+
+def test_where_no_kernel_can_be_compiled_a_warning_says_so_and_what_may_help(monkeypatch):
+    def fail(*arguments):
+        raise ModuleNotFoundError("No module named 'cuda'")
+
+    monkeypatch.setattr(cuda_program, "compile_source", fail)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    cuda_program.is_usable.cache_clear()
+    with pytest.warns(UserWarning, match=r"cuda.*pip install cuda-bindings"):
+        assert not cuda_program.is_usable(torch.device("cuda", 0))
+    cuda_program.is_usable.cache_clear()
+
+
+def test_constants_of_the_kernels_are_those_of_the_definition():
+    """Numbers survive the way through C: scales as floats, keys as unsigned integers."""
+    spec = GridSpec(4, n_levels=3)
+    text = source("hash_grid.cu", {"DIMS": 4}, LEVELS=spec)
+    start = text.index("LEVELS[] = {") + len("LEVELS[] = {")
+    lines = text[start : text.index("};", start)].strip().splitlines()
+    for line, level in zip(lines, spec.levels, strict=True):
+        numbers = line.replace("{", " ").replace("}", " ").replace(",", " ").split()
+        scale, size, offset, hashed, *multipliers = numbers
+        assert float(scale.rstrip("f")) == level.scale
+        assert [int(n.rstrip("u")) for n in (size, offset)] == [level.size, level.offset]
+        assert hashed == str(level.hashed).lower()
+        assert tuple(int(n.rstrip("u")) for n in multipliers) == level.multipliers
