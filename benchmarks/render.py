@@ -1,7 +1,7 @@
 """Milliseconds, samples and memory of rendering a clip, forward and backward.
 
 python benchmarks/render.py [--frames 16] [--size 128] [--samples 256] [--geometry analytic|field]
-    [--blob 10] [--levels 16] [--log2 19] [--normals] [--device cpu|cuda]
+    [--blob 10] [--levels 16] [--log2 19] [--normals] [--chunk 524288] [--device cpu|cuda]
 
 The scene is the blob that training starts from (`--blob 100`: one as sharp as a trained one).
 `analytic` takes it from its formula, so that the time is the renderer's own; `field` has it from
@@ -17,6 +17,7 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
+from animate124.renderer import nerf_volume_renderer
 from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer, Rays, per_ray
 from animate124.renderer.ray_marching import march
 from threestudio.models.geometry.base import BaseImplicitGeometry
@@ -69,6 +70,28 @@ def milliseconds(run, device: str, repeats: int) -> float:
     return statistics.median(times[1:])
 
 
+def print_what_shading_changes(renderer: NeRFVolumeRenderer, batch: dict) -> None:
+    """Largest change of a pixel and of a parameter's gradient by samples that aren't shaded."""
+    pictures, gradients = [], []
+    for least in (nerf_volume_renderer.MIN_SHADED_TRANSMITTANCE, 0.0):
+        before = nerf_volume_renderer.MIN_SHADED_TRANSMITTANCE
+        nerf_volume_renderer.MIN_SHADED_TRANSMITTANCE = least
+        torch.manual_seed(0)
+        out = renderer(**batch)
+        nerf_volume_renderer.MIN_SHADED_TRANSMITTANCE = before
+        names = [name for name in ("comp_rgb", "comp_normal") if name in out]
+        target = torch.linspace(0, 1, out["comp_rgb"].numel(), device=out["comp_rgb"].device)
+        loss = sum((out[name] - target.view_as(out[name])).square().sum() for name in names)
+        parameters = [p for p in renderer.geometry.parameters() if p.requires_grad]
+        gradients.append(torch.autograd.grad(loss, parameters))
+        pictures.append([out[name].detach() for name in names])
+    pixel = max((a - b).abs().max().item() for a, b in zip(*pictures, strict=True))
+    of = [((a - b).norm() / b.norm()).item() for a, b in zip(*gradients, strict=True)]
+    print(
+        f"leaving out what isn't shaded changes pixels by {pixel:.1e}, gradients by {max(of):.1e}"
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=16)
@@ -79,13 +102,18 @@ def main() -> None:
     parser.add_argument("--levels", type=int, default=16, help="of the field's hash grids")
     parser.add_argument("--log2", type=int, default=19, help="log2 of a level's most entries")
     parser.add_argument("--normals", action="store_true", help="render normals too")
+    parser.add_argument("--chunk", type=int, default=2**19, help="train_chunk_size")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
     torch.manual_seed(0)
     renderer = NeRFVolumeRenderer(
-        {"num_samples_per_ray": args.samples, "return_comp_normal": args.normals},
+        {
+            "num_samples_per_ray": args.samples,
+            "return_comp_normal": args.normals,
+            "train_chunk_size": args.chunk,
+        },
         geometry=make_geometry(args).to(args.device),
         material=threestudio.find("no-material")({}).to(args.device),
         background=threestudio.find("solid-color-background")({}).to(args.device),
@@ -116,13 +144,16 @@ def main() -> None:
     if args.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     n_marched = len(march(rays.origins, rays.directions, *grid_args)[0])
-    kept = renderer.sample(rays).ray_indices
+    samples = renderer.sample(rays)
+    kept = samples.ray_indices
+    shaded = 1.0 if samples.shaded is None else samples.shaded.float().mean().item()
     print(
         f"{args.frames} frames of {args.size} x {args.size}, {args.samples} samples a ray, "
         f"{args.geometry}, blob {args.blob:g}, {args.device}, torch {torch.__version__}\n"
         f"samples kept {len(kept):,} (marched {n_marched:,}), "
-        f"rays hit {len(kept.unique()) / len(rays):.1%}"
+        f"rays hit {len(kept.unique()) / len(rays):.1%}, shaded {shaded:.1%} of the kept"
     )
+    print_what_shading_changes(renderer, batch)
     parts = {
         "grid update, all cells": lambda: renderer.update_step(0, 0),
         "grid update, later": lambda: renderer.update_step(0, 512),

@@ -14,11 +14,13 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Int
 from threestudio.utils.base import BaseObject
 from threestudio.utils.misc import C
-from torch import Tensor
+from torch import Tensor, nn
 
-from . import sds
-from .latents import channels_first
-from .models import load_component, weights_dtype
+from . import models, sds
+from .frozen_vae import slim
+from .latents import channels_first, encode_images
+from .models import weights_dtype
+from .speed import Recorded, check_compile, prepare_network
 
 Condition = dict[str, Tensor]  # each [2B ...], conditional rows first
 
@@ -35,6 +37,7 @@ class ScoreDistillation(BaseObject):
         weighting_strategy: str = "sds"  # w(t): a name in sds.WEIGHTS
         grad_clip: Any = None  # latents' gradient is clamped to +-this; a number or a C list
         half_precision_weights: bool = True  # float16 on a GPU (a CPU always has float32)
+        vae_chunk: int = 0  # images that keep the VAE's graph at once, the rest is redone; 0: all
 
     cfg: Config
     unet_class: ClassVar[type] = UNet2DConditionModel
@@ -51,25 +54,46 @@ class ScoreDistillation(BaseObject):
             )
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device)
         self.unet = self.load(self.unet_class, model, "unet")
-        self.vae = self.load(AutoencoderKL, model, "vae")
+        self.vae = slim(self.load(AutoencoderKL, model, "vae"))
         if self.unet.config.in_channels != self.unet_channels:
             raise ValueError(
                 f"The UNet of {model} takes {self.unet.config.in_channels} channels, but "
                 f"{type(self).__name__} needs one with {self.unet_channels}: "
                 "is the model of another kind (inpainting, Zero123)?"
             )
-        scheduler = load_component(DDPMScheduler, model, "scheduler")
+        scheduler = models.load_component(DDPMScheduler, model, "scheduler")
         self.prediction_type = scheduler.config.prediction_type
         if self.prediction_type not in ("epsilon", "v_prediction"):
             raise ValueError(
                 f"{model} predicts {self.prediction_type!r}; epsilon or v_prediction will do."
             )
         self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        self.recorded: Recorded | None = None
         self.update_step(0, 0)
 
     def load(self, kind: type, model: str, subfolder: str = "") -> Any:
         """A frozen component on this prior's device, in its precision."""
-        return load_component(kind, model, subfolder, self.dtype).to(self.device)
+        return models.load_component(kind, model, subfolder, self.dtype).to(self.device)
+
+    @property
+    def networks(self) -> list[nn.Module]:
+        """What `predict_noise` runs: frozen, and not differentiated."""
+        return [self.unet]
+
+    def speed_up(self, how: bool | str, pool: tuple | None = None) -> None:
+        """`system.speed.compile`, see speed.py; a CPU has no CUDA graphs to record.
+
+        pool: CUDA memory to share with other priors that live as long as this one.
+        """
+        if check_compile(how) and self.device.type == "cuda":
+            for network in self.networks:
+                prepare_network(network, how)
+            pool = pool or torch.cuda.graph_pool_handle()
+            self.recorded = Recorded(self.predict_from, type(self).__name__, pool)
+
+    def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 4 h w"]:
+        """Latents of images, a sample each, with their graph."""
+        return encode_images(self.vae, images, chunk=self.cfg.vae_chunk)
 
     def check_size(self, **sizes: int) -> None:
         """The VAE halves an image once after each block but the last: sizes have to allow it."""
@@ -102,12 +126,18 @@ class ScoreDistillation(BaseObject):
         tokens = condition["tokens"].to(self.dtype)
         return self.unet(z_t.to(self.dtype), t, encoder_hidden_states=tokens).sample
 
+    def predict_from(self, inputs: dict[str, Tensor]) -> Float[Tensor, "B2 4 *size"]:
+        """`predict_noise` of a dict with z_t, t and the condition."""
+        condition = {k: v for k, v in inputs.items() if k not in ("z_t", "t")}
+        return self.predict_noise(inputs["z_t"], inputs["t"], condition)
+
     def guided_noise(
         self, z_t: Float[Tensor, "B *shape"], t: Int[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
         z_both, t_both = torch.cat([z_t, z_t]), torch.cat([t, t])
-        noise = self.predict_noise(z_both, t_both, condition).float()
+        network = self.recorded or self.predict_from
+        noise = network({"z_t": z_both, "t": t_both, **condition}).float()
         if self.prediction_type == "v_prediction":
             noise = sds.noise_from_velocity(noise, z_both, self.alphas_cumprod[t_both])
         cond, uncond = noise.chunk(2)

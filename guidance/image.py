@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .distillation import Condition, PromptedDistillation
-from .latents import encode_images, resize
+from .latents import resize
 
 
 @threestudio.register("animate124-image-guidance")
@@ -37,4 +37,4 @@ class ImageGuidance(PromptedDistillation):
     ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
         text = self.text_embeddings(prompt_utils, camera)
-        return encode_images(self.vae, images), {"tokens": text}
+        return self.encode(images), {"tokens": text}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from jaxtyping import Float, Int
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 
 def channels_first(rgb: Float[Tensor, "N H W C"]) -> Float[Tensor, "N 3 H W"]:
@@ -38,12 +39,32 @@ def centre_square(images: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C S S"]:
 
 
 def encode_images(
-    vae: AutoencoderKL, images: Float[Tensor, "N 3 H W"], *, mode: bool = False, scaled: bool = True
+    vae: AutoencoderKL,
+    images: Float[Tensor, "N 3 H W"],
+    *,
+    mode: bool = False,
+    scaled: bool = True,
+    chunk: int = 0,
 ) -> Float[Tensor, "N 4 h w"]:
-    """Latents of images: a sample of the posterior (or its `mode`), times the scaling factor."""
+    """Latents of images: a sample of the posterior (or its `mode`), times the scaling factor.
+
+    chunk: images that keep the encoder's graph at once. The last chunk keeps it, the others are
+    encoded again in the backward pass, one after the other; 0 keeps all.
+    """
     with torch.autocast(images.device.type, enabled=False):
-        posterior = vae.encode((2 * images - 1).to(vae.dtype)).latent_dist
+        images = (2 * images - 1).to(vae.dtype)
+
+        def moments(part: Tensor) -> Tensor:
+            return vae.encode(part).latent_dist.parameters
+
+        *again, last = images.split(chunk or max(len(images), 1))
+        options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is random here
+        parts = [checkpoint(moments, part, **options) for part in again]
+        posterior = vae.encode(last).latent_dist
+        if parts:
+            posterior = type(posterior)(torch.cat([*parts, posterior.parameters]))
         latents = (posterior.mode() if mode else posterior.sample()).float()
+        latents = latents.contiguous()  # noise is drawn in memory's order: let it be known
     return latents * vae.config.scaling_factor if scaled else latents
 
 
@@ -64,21 +85,22 @@ def random_order(n_clips: int, n_frames: int, device: torch.device) -> Int[Tenso
 
 
 def encode_clips(
-    vae: AutoencoderKL, clips: Float[Tensor, "B F 3 H W"], keep_frames: int = -1
+    vae: AutoencoderKL, clips: Float[Tensor, "B F 3 H W"], keep_frames: int = -1, chunk: int = 0
 ) -> Float[Tensor, "B 4 F h w"]:
-    """Latents of clips; the VAE's graph is kept for `keep_frames` random frames of each clip only.
+    """Latents of clips; `keep_frames` random frames of each clip get a gradient, -1: all.
 
-    The other frames are encoded without gradient, which saves their activations; -1 keeps all.
+    The others are encoded without, which saves their activations and time. `chunk` saves memory
+    too, and all frames have their gradient; see `encode_images`.
     """
     n_clips, n_frames = clips.shape[:2]
     if keep_frames < 0 or keep_frames >= n_frames:
-        latents = encode_images(vae, clips.flatten(0, 1))
+        latents = encode_images(vae, clips.flatten(0, 1), chunk=chunk)
         return latents.unflatten(0, (n_clips, n_frames)).transpose(1, 2)
     order = random_order(n_clips, n_frames, clips.device)
     rows = torch.arange(n_clips, device=clips.device)[:, None]
     kept, rest = order[:, :keep_frames], order[:, keep_frames:]
-    latents = encode_images(vae, clips[rows, kept].flatten(0, 1))
+    latents = encode_images(vae, clips[rows, kept].flatten(0, 1), chunk=chunk)
     with torch.no_grad():
-        rest_latents = encode_images(vae, clips[rows, rest].flatten(0, 1))
+        rest_latents = encode_images(vae, clips[rows, rest].flatten(0, 1), chunk=chunk)
     both = [x.unflatten(0, (n_clips, -1)) for x in (latents, rest_latents)]
     return torch.cat(both, dim=1)[rows, order.argsort(dim=1)].transpose(1, 2)

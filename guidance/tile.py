@@ -13,17 +13,11 @@ import threestudio
 import torch
 from diffusers import ControlNetModel
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..prompt_processors.embedding_cache import text_embeddings
 from .distillation import Condition, PromptedDistillation
-from .latents import (
-    centre_square,
-    clip_length,
-    encode_images,
-    random_order,
-    resize,
-)
+from .latents import centre_square, clip_length, random_order, resize
 
 
 @threestudio.register("animate124-controlnet-tile-guidance")
@@ -41,6 +35,7 @@ class TileGuidance(PromptedDistillation):
         view_dependent_prompting: bool = False  # ", front view" and so on, by the frame's camera
         fixed_size: int = 1024  # pixels on a side, of the VAE's input and of the control image
         fixed_frames: int = 2  # random frames of each clip that are distilled in a step
+        vae_chunk: int = 1  # images that keep the VAE's graph at once, the rest is redone; 0: all
         control_prompt: str = "best quality"  # what the ControlNet reads
         conditioning_scale: float = 1.0  # of the ControlNet's residuals
 
@@ -56,6 +51,10 @@ class TileGuidance(PromptedDistillation):
         model = self.cfg.pretrained_model_name_or_path
         self.control_tokens = text_embeddings(model, prompts, device=self.device)  # [2 L D]
 
+    @property
+    def networks(self) -> list[nn.Module]:
+        return [self.unet, self.controlnet]
+
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
     ) -> tuple[Float[Tensor, "K 4 h w"], Condition]:
@@ -69,7 +68,7 @@ class TileGuidance(PromptedDistillation):
             "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
             "control": frames.detach().repeat(2, 1, 1, 1),
         }
-        return encode_images(self.vae, frames), condition
+        return self.encode(frames), condition
 
     def predict_noise(
         self, z_t: Float[Tensor, "K2 4 h w"], t: Int[Tensor, " K2"], condition: Condition

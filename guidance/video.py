@@ -50,4 +50,5 @@ class VideoGuidance(PromptedDistillation):
         frames = resize(images, self.cfg.height, self.cfg.width)
         text = self.text_embeddings(prompt_utils, camera, slice(None, None, length))
         clips = frames.unflatten(0, (-1, length))
-        return encode_clips(self.vae, clips, self.cfg.low_ram_vae), {"tokens": text}
+        latents = encode_clips(self.vae, clips, self.cfg.low_ram_vae, self.cfg.vae_chunk)
+        return latents, {"tokens": text}

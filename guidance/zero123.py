@@ -84,7 +84,7 @@ class Zero123Guidance(ScoreDistillation):
     ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
         angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
-        return encode_images(self.vae, images), self.image_condition(*angles)
+        return self.encode(images), self.image_condition(*angles)
 
     def predict_noise(
         self, z_t: Float[Tensor, "N2 4 h w"], t: Int[Tensor, " N2"], condition: Condition

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
-from ..guidance.models import load_component
+from ..guidance import models
 
 LearnedTokens = Mapping[str, Tensor]  # how a prompt writes the token -> its vectors, each [n D]
 
@@ -30,8 +30,8 @@ class TextEncoder:
     """Tokenizer and text encoder of a model; learned tokens get rows behind the vocabulary's."""
 
     def __init__(self, model: str, learned: LearnedTokens, device: torch.device | str):
-        self.tokenizer = load_component(CLIPTokenizerFast, model, "tokenizer")
-        self.encoder = load_component(CLIPTextModel, model, "text_encoder", torch.float32)
+        self.tokenizer = models.load_component(CLIPTokenizerFast, model, "tokenizer")
+        self.encoder = models.load_component(CLIPTextModel, model, "text_encoder", torch.float32)
         positions = self.encoder.config.max_position_embeddings
         self.length = min(self.tokenizer.model_max_length, positions)
         table = self.encoder.get_input_embeddings()

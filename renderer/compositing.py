@@ -80,18 +80,33 @@ def render_weights(
 
 
 def visible(
-    density: Float[Tensor, " N"],
-    t_starts: Float[Tensor, " N"],
-    t_ends: Float[Tensor, " N"],
-    ray_indices: Int[Tensor, " N"],
-    n_rays: int,
+    alpha: Float[Tensor, " N"],
+    transmittance: Float[Tensor, " N"],
     *,
     min_alpha: Float[Tensor, ""] | float,
     min_transmittance: float,
 ) -> Bool[Tensor, " N"]:
     """Samples that are opaque enough and not hidden behind others on their ray."""
-    alpha, transmittance = alpha_and_transmittance(density, t_starts, t_ends, ray_indices, n_rays)
     return (alpha >= min_alpha) & (transmittance >= min_transmittance)
+
+
+class _SumOfRays(torch.autograd.Function):
+    """Sum of each ray's rows. On GPUs a thread walks along a ray, where index_add would have the
+    ray's samples wait for each other; the result is the same from run to run."""
+
+    @staticmethod
+    def forward(ctx, values, ray_indices, n_rays):
+        ctx.save_for_backward(ray_indices)
+        if values.is_cuda:
+            offsets = ray_offsets(ray_indices, n_rays)
+            return torch.segment_reduce(values, "sum", offsets=offsets, initial=0, unsafe=True)
+        zeros = values.new_zeros(n_rays, values.shape[1])
+        return zeros.index_add_(0, ray_indices, values)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (ray_indices,) = ctx.saved_tensors
+        return grad.index_select(0, ray_indices), None, None
 
 
 def accumulate(
@@ -102,7 +117,7 @@ def accumulate(
 ) -> Float[Tensor, "R C"]:
     """Sum of weights * values over each ray's samples; without values, of the weights (C = 1)."""
     weighted = weights[:, None] if values is None else weights[:, None] * values
-    return weighted.new_zeros(n_rays, weighted.shape[1]).index_add(0, ray_indices, weighted)
+    return _SumOfRays.apply(weighted, ray_indices, n_rays)
 
 
 def depth_variance(

@@ -4,10 +4,13 @@ A ray's samples lie on a lattice of `num_samples_per_ray` points along the diago
 box. They are thinned out in two passes without gradient, first by the occupancy grid and then by
 their density (`march`, `visible`); what is left goes through geometry and material once and is
 composited over the background. Everything here runs in float32, under autocast too.
+
+In training the geometry runs in chunks of samples. The last one keeps its graph, the others are
+evaluated again in the backward pass, so that memory follows the chunk and not frames x pixels.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,19 +18,29 @@ from typing import Any
 import threestudio
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.ops import chunk_batch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from .compositing import accumulate, depth_variance, render_weights, visible
+from .compositing import (
+    accumulate,
+    alpha_and_transmittance,
+    depth_variance,
+    render_weights,
+    visible,
+)
 from .occupancy_grid import UPDATE_EVERY, OccupancyGrid
 from .ray_marching import march
 
 MIN_TRANSMITTANCE = 1e-4  # share of the light that reaches a sample; one with less is hidden
+# ... and one with less than this has the colour and the normal of the last one before that has
+# more: pixels and gradients change by less than 1e-3 (tests/test_renderer.py)
+MIN_SHADED_TRANSMITTANCE = 5e-4
 PRUNING_CHUNK = 2**20  # samples that training looks at together where no graph is kept
 PERTURBATION = 0.01  # standard deviation of normal_perturb's points, world units
 
@@ -40,6 +53,7 @@ class Rays:
     directions: Float[Tensor, "R 3"]  # unit length
     times: Float[Tensor, "R 1"] | None  # tau; None if the scene stands still
     lights: Float[Tensor, "R 3"] | None  # where the image's light is
+    n_images: int = 1  # that have as many rays each
 
     def __len__(self) -> int:
         return len(self.origins)
@@ -53,6 +67,7 @@ class Samples:
     ray_indices: Int[Tensor, " N"]
     t_starts: Float[Tensor, " N"]  # distances from the camera
     t_ends: Float[Tensor, " N"]
+    shaded: Bool[Tensor, " N"] | None = None  # those whose colour and normal matter; None: all
 
     def __len__(self) -> int:
         return len(self.ray_indices)
@@ -60,6 +75,12 @@ class Samples:
     def of_rays(self, values: Tensor | None) -> Tensor | None:
         """A value of each ray -> that of each sample's ray."""
         return None if values is None else values.index_select(0, self.ray_indices)
+
+    def of_images(self) -> list[int]:
+        """How many samples each image has; the host waits for the device."""
+        per_image = len(self.rays) // self.rays.n_images
+        edges = torch.arange(self.rays.n_images + 1, device=self.ray_indices.device) * per_image
+        return torch.searchsorted(self.ray_indices, edges).diff().tolist()
 
     def select(self, indices: Int[Tensor, " M"]) -> "Samples":
         ray_indices, t_starts, t_ends = self.packed
@@ -94,6 +115,48 @@ def takes_times(function: Callable) -> bool:
     return "times" in inspect.signature(function).parameters
 
 
+def chunk_sizes(counts: Sequence[int], most: int) -> list[int]:
+    """Cuts rows that belong together, `counts` of them, into chunks of at most `most` rows.
+
+    A chunk is as many whole groups as fit, or a part of a larger one: a geometry is faster on
+    points of one frame. What is left over makes the first chunk, not the last.
+    """
+    sizes = []
+    for count in reversed(counts):
+        if sizes and sizes[-1] + count <= most:
+            sizes[-1] += count
+        else:
+            parts = -(-count // most)
+            sizes += [count // parts + (i < count % parts) for i in range(parts)]
+    return sizes[::-1]
+
+
+def recomputed_in_chunks(
+    function: Callable, sizes: Sequence[int], *args: Tensor, **kwargs: Any
+) -> Any:
+    """function on rows, so many at once: a tensor, or a dict of them, of as many rows.
+
+    Gradients are those of one call. The last chunk keeps its graph; the others run once more in the
+    backward pass, one after the other. `function` draws no random numbers.
+    """
+    if len(sizes) <= 1:
+        return function(*args, **kwargs)
+    rows = {name: value for name, value in kwargs.items() if torch.is_tensor(value)}
+    others = {name: value for name, value in kwargs.items() if name not in rows}
+    split = (value.split(sizes) for value in (*args, *rows.values()))
+    *again, last = zip(*split, strict=True)
+
+    def call(*own: Tensor) -> Any:
+        named = zip(rows, own[len(args) :], strict=True)
+        return function(*own[: len(args)], **dict(named), **others)
+
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    parts = [*(checkpoint(call, *own, **options) for own in again), call(*last)]
+    if torch.is_tensor(parts[0]):
+        return torch.cat(parts)
+    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
+
+
 @threestudio.register("animate124-nerf-volume-renderer")
 class NeRFVolumeRenderer(VolumeRenderer):
     @dataclass
@@ -103,6 +166,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         near_plane: float = 0.0  # distance from the camera at which rays start, world units
         far_plane: float = 1e10  # ... and end
         eval_chunk_size: int = 160000  # samples that eval passes to the geometry at once; 0: all
+        train_chunk_size: int = 2**19  # samples whose graph training keeps at once; 0: all
         grid_prune: bool = True  # leave out samples in empty cells of the occupancy grid
         prune_alpha_threshold: bool = True  # leave out transparent and hidden samples in the others
         return_comp_normal: bool = False  # training renders normals too; eval does if it has them
@@ -165,6 +229,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
                 directions=rays_d.reshape(-1, 3),
                 times=per_ray(times, height * width),
                 lights=per_ray(light_positions, height * width),
+                n_images=batch,
             )
             samples = self.sample(rays)
             geo_out, rgb = self.shade(samples, camera)
@@ -184,9 +249,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
                 }
                 if self.cfg.return_normal_perturb:
                     near = samples.points + PERTURBATION * torch.randn_like(samples.points)
-                    out["normal_perturb"] = self.query(
-                        self.geometry, near, samples.of_rays(rays.times), output_normal=True
-                    )["normal"]
+                    perturbed = self.evaluate(self.geometry, samples, near, output_normal=True)
+                    out["normal_perturb"] = perturbed["normal"]
             return out
 
     @torch.no_grad()
@@ -213,34 +277,25 @@ class NeRFVolumeRenderer(VolumeRenderer):
             ),
         )
         if self.cfg.grid_prune and self.cfg.prune_alpha_threshold and len(samples) > 0:
-            samples = samples.select(self.visible_samples(samples))
+            samples = self.visible_samples(samples)
         if len(samples) == 0:
             nowhere = origins.new_zeros(1)
             samples = Samples(rays, nowhere.long(), nowhere, nowhere)
         return samples
 
-    def visible_samples(self, samples: Samples) -> Int[Tensor, " M"]:
-        """Indices of the samples that are opaque enough and not hidden by others."""
+    def visible_samples(self, samples: Samples) -> Samples:
+        """Those that are opaque enough and not hidden behind others on their ray."""
         times = samples.of_rays(samples.rays.times)
         density = self.query(self.geometry.forward_density, samples.points, times)
-        ray_indices, t_starts, t_ends = samples.packed
-        kept = visible(
-            density[:, 0],
-            t_starts,
-            t_ends,
-            ray_indices,
-            len(samples.rays),
-            min_alpha=self.estimator.alpha_threshold(),
-            min_transmittance=MIN_TRANSMITTANCE,
+        alpha, transmittance = alpha_and_transmittance(
+            density[:, 0], samples.t_starts, samples.t_ends, samples.ray_indices, len(samples.rays)
         )
-        return kept.nonzero()[:, 0]
-
-    @property
-    def chunk_size(self) -> int:
-        """Samples that go through geometry and material at once; 0: all, whose graph is kept."""
-        if not self.training:
-            return self.cfg.eval_chunk_size
-        return 0 if torch.is_grad_enabled() else PRUNING_CHUNK
+        least = self.estimator.alpha_threshold()
+        kept = visible(alpha, transmittance, min_alpha=least, min_transmittance=MIN_TRANSMITTANCE)
+        kept = kept.nonzero()[:, 0]
+        samples = samples.select(kept)
+        samples.shaded = transmittance.index_select(0, kept) >= MIN_SHADED_TRANSMITTANCE
+        return samples
 
     def query(
         self,
@@ -249,21 +304,60 @@ class NeRFVolumeRenderer(VolumeRenderer):
         times: Float[Tensor, "N 1"] | None,
         **kwargs: Any,
     ) -> Any:
-        """The geometry, or a method of it, at points and times."""
+        """The geometry, or a method of it, at points and times, where no graph has to be kept."""
         if times is not None:
             kwargs["times"] = times
-        return chunk_batch(function, self.chunk_size, points, **kwargs)
+        chunk = PRUNING_CHUNK if self.training else self.cfg.eval_chunk_size
+        return chunk_batch(function, chunk, points, **kwargs)
+
+    def evaluate(
+        self, function: Callable, samples: Samples, points: Float[Tensor, "N 3"], **kwargs: Any
+    ) -> Any:
+        """The geometry, or a method of it, at points of the samples' frame times."""
+        times, most = samples.of_rays(samples.rays.times), self.cfg.train_chunk_size
+        if not (self.training and torch.is_grad_enabled()):
+            return self.query(function, points, times, **kwargs)
+        if times is not None:
+            kwargs["times"] = times
+        many = 0 < most < len(samples)
+        sizes = chunk_sizes(samples.of_images(), most) if many else [len(samples)]
+        return recomputed_in_chunks(function, sizes, points, **kwargs)
 
     def shade(
         self, samples: Samples, camera: dict[str, Any]
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N C"]]:
-        """The geometry's output and the colour of each sample."""
-        times, lights = samples.of_rays(samples.rays.times), samples.of_rays(samples.rays.lights)
+        """The geometry's output and the colour of each sample.
+
+        All have a density of their own; those that aren't `shaded` take the rest from the last one
+        before them that is.
+        """
+        if samples.shaded is None or int(samples.shaded.sum()) in (0, len(samples)):
+            return self.shade_all(samples, camera)
+        lit, dark = samples.shaded.nonzero()[:, 0], (~samples.shaded).nonzero()[:, 0]
+        geo_out, rgb = self.shade_all(samples.select(lit), camera)
+        unlit = samples.select(dark)
+        density = self.evaluate(self.geometry.forward_density, unlit, unlit.points)
+
+        ahead = samples.shaded.cumsum(0).sub_(1).clamp_(min=0)  # the last lit one, counted in lit
+
+        def spread(values: Float[Tensor, "M C"]) -> Float[Tensor, "N C"]:
+            return values.index_select(0, ahead)
+
+        own = geo_out["density"].new_zeros(len(samples), 1)
+        own = own.index_copy(0, lit, geo_out["density"]).index_copy(0, dark, density)
+        geo_out = {name: spread(values) for name, values in geo_out.items()} | {"density": own}
+        return geo_out, spread(rgb)
+
+    def shade_all(
+        self, samples: Samples, camera: dict[str, Any]
+    ) -> tuple[dict[str, Tensor], Float[Tensor, "N C"]]:
+        """`shade` without leaving out any."""
+        lights = samples.of_rays(samples.rays.lights)
         wants_normal = self.cfg.return_comp_normal or self.material.requires_normal
-        geo_out = self.query(self.geometry, samples.points, times, output_normal=wants_normal)
+        geo_out = self.evaluate(self.geometry, samples, samples.points, output_normal=wants_normal)
         rgb = chunk_batch(
             partial(self.material, **camera),
-            self.chunk_size,
+            0 if self.training else self.cfg.eval_chunk_size,
             viewdirs=samples.directions,
             positions=samples.points,
             **({} if lights is None else {"light_positions": lights}),
@@ -300,20 +394,22 @@ class NeRFVolumeRenderer(VolumeRenderer):
         n_rays = len(samples.rays)
         density = geo_out["density"][:, 0]
         weights = render_weights(density, t_starts, t_ends, ray_indices, n_rays)
-        opacity = accumulate(weights, None, ray_indices, n_rays)
-        comp_rgb_fg = accumulate(weights, rgb, ray_indices, n_rays)
+        values = {"rgb": rgb, "depth": samples.t, "opacity": torch.ones_like(samples.t)}
+        if "normal" in geo_out and (self.cfg.return_comp_normal or not self.training):
+            values["normal"] = geo_out["normal"]
+        widths = [value.shape[1] for value in values.values()]
+        sums = accumulate(weights, torch.cat([*values.values()], dim=-1), ray_indices, n_rays)
+        of = dict(zip(values, sums.split(widths, dim=-1), strict=True))
+        opacity = of["opacity"]
         rendered = {
-            "comp_rgb": comp_rgb_fg + (1 - opacity) * background,
-            "comp_rgb_fg": comp_rgb_fg,
+            "comp_rgb": of["rgb"] + (1 - opacity) * background,
+            "comp_rgb_fg": of["rgb"],
             "opacity": opacity,
-            "depth": accumulate(weights, samples.t, ray_indices, n_rays),
+            "depth": of["depth"],
             "z_variance": depth_variance(weights, samples.t[:, 0], opacity, ray_indices),
         }
-        if "normal" in geo_out and (self.cfg.return_comp_normal or not self.training):
-            normal = F.normalize(
-                accumulate(weights, geo_out["normal"], ray_indices, n_rays), dim=-1
-            )
-            rendered["comp_normal"] = (normal + 1) / 2 * opacity
+        if "normal" in of:
+            rendered["comp_normal"] = (F.normalize(of["normal"], dim=-1) + 1) / 2 * opacity
         return weights, rendered
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:

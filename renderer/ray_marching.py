@@ -107,7 +107,8 @@ def march(
 
     # rays in units of cells: midpoint j of a ray (0 <= j < count) lies at origin + j * stride
     resolution = binaries.shape
-    cells_per_unit = aabb.new_tensor(resolution) / (aabb[3:] - aabb[:3])
+    extent = (aabb[3:] - aabb[:3]).unbind()
+    cells_per_unit = torch.stack([n / side for n, side in zip(resolution, extent, strict=True)])
     middle = start + (first + 0.5) * step
     origin = (rays_o + rays_d * middle[:, None] - aabb[:3]) * cells_per_unit
     stride = rays_d * (cells_per_unit * step)

@@ -27,11 +27,14 @@ import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from threestudio.systems.base import BaseLift3DSystem
-from threestudio.utils.config import C_max
+from threestudio.utils.config import C_max, parse_structured
 from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
+from ..guidance.distillation import ScoreDistillation
+from ..guidance.speed import check_compile
 from . import losses, outputs
+from .loss_watch import LossWatch
 
 
 class Slot(NamedTuple):
@@ -120,6 +123,11 @@ def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         )
 
 
+@dataclass
+class SpeedConfig:
+    compile: Any = False  # of the guidances' networks: false, graph or inductor (guidance/speed.py)
+
+
 @threestudio.register("animate124-system")
 class Animate124(BaseLift3DSystem):
     @dataclass
@@ -130,6 +138,7 @@ class Animate124(BaseLift3DSystem):
         guidance_cn: dict = field(default_factory=dict)  # its config
         prompt_processor_cn_type: str = ""  # registered name of guidance_cn's prompt processor
         prompt_processor_cn: dict = field(default_factory=dict)  # its config
+        speed: dict = field(default_factory=dict)  # SpeedConfig's keys
         test_fps: int = 30  # frames a second of the test videos
         keep_test_frames: bool = False  # keep each rgb frame of the test video as a PNG as well
 
@@ -142,6 +151,9 @@ class Animate124(BaseLift3DSystem):
 
     def configure(self) -> None:
         self.base_seed = torch.initial_seed()  # before the first step reseeds
+        self.speed = parse_structured(SpeedConfig, self.cfg.speed)
+        check_compile(self.speed.compile)
+        self.loss_watch = LossWatch()
         check_weights(self.cfg.loss)
         for slot in SLOTS:
             if self.wanted(slot) and not self.cfg[f"{slot.guidance}_type"]:
@@ -168,6 +180,11 @@ class Animate124(BaseLift3DSystem):
                 setattr(self, name, threestudio.find(kind)(self.cfg[name]))
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
+        pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
+        for name in PRIORS:
+            prior = getattr(self, name, None)
+            if isinstance(prior, ScoreDistillation):  # threestudio's own guidances aren't
+                prior.speed_up(self.speed.compile, pool)
 
     def on_train_batch_start(self, batch: dict, batch_idx: int, unused: int = 0) -> None:
         """This batch's random numbers, before anything draws: a resumed run repeats them."""
@@ -212,8 +229,8 @@ class Animate124(BaseLift3DSystem):
         named = {key.replace("lambda_", "loss_"): value.detach() for key, value in values.items()}
         for name, value in named.items():
             self.log(f"train/{name}", value, prog_bar=True)
-        for key, weight in weights.items():
-            self.log(f"train_params/{key}", float(weight))
+        for key, weight in weights.items():  # as CPU tensors: Lightning would wait for the GPU
+            self.log(f"train_params/{key}", torch.tensor(float(weight)))
         return {"loss": loss, **named}
 
     def distill(self, slot: Slot, rgb: Float[Tensor, "N H W 3"], camera: dict) -> Tensor:
@@ -233,15 +250,12 @@ class Animate124(BaseLift3DSystem):
         return sum(parts)
 
     def on_train_batch_end(self, result: dict[str, Any], batch: dict, batch_idx: int) -> None:
-        """Stops a run whose loss has become infinite or NaN, before it costs hours."""
-        if not torch.isfinite(result["loss"]):
-            found = {key: float(value) for key, value in result.items()}
-            raise FloatingPointError(
-                f"The loss of step {self.true_global_step} is not finite: {found}. A lower "
-                "learning rate or weight would do, or trainer.precision=32; "
-                "resume=<checkpoint> goes on from the last one saved."
-            )
+        """Stops a run whose loss has become infinite or NaN, before it costs hours (LossWatch)."""
+        self.loss_watch.look(self.true_global_step, result)
         super().on_train_batch_end(result, batch, batch_idx)
+
+    def on_train_end(self) -> None:
+        self.loss_watch.finish()
 
     # ------------------------------------------------------------------ checkpoints
 

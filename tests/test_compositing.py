@@ -6,6 +6,7 @@ import pytest
 import torch
 from animate124.renderer.compositing import (
     accumulate,
+    alpha_and_transmittance,
     depth_variance,
     ray_offsets,
     render_weights,
@@ -115,9 +116,8 @@ def test_visible_drops_the_transparent_and_the_hidden():
     t_starts = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.0])
     density = torch.tensor([1e-3, 20.0, 5.0, 1.0, 5.0])
     ray_indices = torch.tensor([0, 0, 0, 0, 1])
-    kept = visible(
-        density, t_starts, t_starts + 1, ray_indices, 2, min_alpha=0.01, min_transmittance=1e-4
-    )
+    both = alpha_and_transmittance(density, t_starts, t_starts + 1, ray_indices, 2)
+    kept = visible(*both, min_alpha=0.01, min_transmittance=1e-4)
     assert kept.tolist() == [False, True, False, False, True]
 
 

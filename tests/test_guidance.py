@@ -307,6 +307,7 @@ class GaussianPrior(ScoreDistillation):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
         self.alphas_cumprod = (1 - betas).cumprod(0)
         self.prediction_type = "epsilon"
+        self.recorded = None
         self.mean = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(5))
         self.update_step(0, 0)
 
@@ -508,7 +509,9 @@ def no_sampling(monkeypatch):
     """The VAE's mode for a sample, so that latents can be compared."""
     encode = latents_module.encode_images
     monkeypatch.setattr(
-        latents_module, "encode_images", lambda vae, images: encode(vae, images, mode=True)
+        latents_module,
+        "encode_images",
+        lambda vae, images, chunk: encode(vae, images, mode=True, chunk=chunk),
     )
     return encode
 

@@ -7,8 +7,15 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
+from animate124.renderer import nerf_volume_renderer
 from animate124.renderer.compositing import accumulate
-from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer, Rays
+from animate124.renderer.nerf_volume_renderer import (
+    NeRFVolumeRenderer,
+    Rays,
+    Samples,
+    chunk_sizes,
+    recomputed_in_chunks,
+)
 from animate124.renderer.ray_marching import march
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from torch import nn
@@ -201,7 +208,7 @@ def test_a_clip_in_one_call_equals_its_frames():
     times = torch.tensor([0.0, 0.3, 0.6, 1.0])
     renderer.geometry.calls.clear()
     clip = renderer(**cameras.batch(16, 16, times))
-    assert len(renderer.geometry.calls) == 2  # one to prune, one to render
+    assert len(renderer.geometry.calls) <= 3  # to prune, to render, and for what is hidden
     for i in range(4):
         camera = Cameras.of(azimuth_deg=cameras.azimuth_deg[i])
         frame = renderer(**camera.batch(16, 16, times[i : i + 1]))
@@ -303,6 +310,49 @@ def test_pruning_hardly_changes_the_image(prune_alpha_threshold):
     assert len(pruned.geometry.calls[-1][0]) < len(full.geometry.calls[-1][0]) / 5
 
 
+def field(blob_scale, detail, normal_type="finite_difference"):
+    """Our own geometry with random entries of this size in its grids."""
+    encoding = {"n_levels": 4, "log2_hashmap_size": 10}
+    cfg = {"density_blob_scale": blob_scale, "normal_type": normal_type}
+    geometry = threestudio.find("animate124-implicit-volume")(
+        {**cfg, "pos_encoding_config": encoding}
+    )
+    for grid in (geometry.encoding.encoding.encoding, geometry.encoding.encoding.encoding_time):
+        nn.init.normal_(grid.params, std=detail)
+    return geometry
+
+
+def clip_gradients(renderer, size=20):
+    """Outputs of a clip, and the gradients of a loss that reads colour, normals and opacity."""
+    batch = Cameras.of([0.0, 20.0], [0.0, 70.0]).batch(size, size, torch.tensor([0.2, 0.7]))
+    target = torch.rand(2, size, size, 3, generator=torch.Generator().manual_seed(1))
+    parameters = [p for p in renderer.geometry.parameters() if p.requires_grad]
+    out = renderer(**batch)
+    normal = out["comp_normal"]
+    loss = (out["comp_rgb"] - target).square().sum() + out["opacity"].mean()
+    loss = loss + (normal[:, 1:] - normal[:, :-1]).square().sum()
+    return out, torch.autograd.grad(loss, parameters)
+
+
+@pytest.mark.parametrize("blob_scale, detail, left_out", [(10, 1.0, 0), (100, 1.0, 0.05)])
+def test_samples_that_are_not_shaded_change_less_than_a_thousandth(
+    blob_scale, detail, left_out, monkeypatch
+):
+    """Of any pixel, and of each parameter's gradient."""
+    renderer = renderer_of(field(blob_scale, detail), randomized=False, return_comp_normal=True)
+    got, got_gradients = clip_gradients(renderer.train())
+    features = got["features"].unique(dim=0)
+    assert len(features) <= (1 - left_out) * len(got["weights"])
+    monkeypatch.setattr(nerf_volume_renderer, "MIN_SHADED_TRANSMITTANCE", 0.0)
+    wanted, gradients = clip_gradients(renderer)
+    assert len(got["weights"]) == len(wanted["weights"])
+    for key in ("comp_rgb", "comp_normal"):
+        assert (got[key] - wanted[key]).abs().max() < 1e-3
+    torch.testing.assert_close(got["density"], wanted["density"], rtol=1e-5, atol=1e-5)
+    for a, b in zip(got_gradients, gradients, strict=True):
+        assert (a - b).norm() < 1e-3 * b.norm()
+
+
 def test_near_and_far_cut_the_rays():
     whole = still(ball(1.0), grid_prune=False)(**view(9))
     near = still(ball(1.0), grid_prune=False, far_plane=2.5)(**view(9))
@@ -398,6 +448,64 @@ def test_chunked_eval_equals_unchunked(eval_chunk_size):
     assert max(len(points) for points, _ in chunked.geometry.calls) == eval_chunk_size
 
 
+@pytest.mark.parametrize("normal_type", ["finite_difference", "analytic", "pred"])
+def test_training_in_chunks_has_the_gradients_of_training_at_once(normal_type):
+    geometry = field(100.0, 0.1, normal_type)
+    cfg = {"randomized": False, "return_comp_normal": True}
+    whole = renderer_of(geometry, train_chunk_size=0, **cfg).train()
+    out, gradients = clip_gradients(whole)
+    n = len(out["weights"])
+    for size in (n // 3, n - 1, n + 1):
+        chunked = renderer_of(geometry, n_updates=0, train_chunk_size=size, **cfg).train()
+        chunked.load_state_dict(whole.state_dict())
+        again, chunk_gradients = clip_gradients(chunked)
+        torch.testing.assert_close(again["comp_normal"], out["comp_normal"])
+        for a, b in zip(chunk_gradients, gradients, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * b.abs().max().item())
+
+
+def test_chunks_that_run_again_have_exact_gradients():
+    """In float64, to the last digits; and only one chunk's graph is held."""
+    geometry = field(10.0, 0.1).double()
+    points, times = torch.rand(50, 3).double() - 0.5, torch.rand(50, 1).double()
+    weights = torch.randn(50, 3).double()
+    gradients, held = [], []
+
+    def count(saved):  # hidden layers of the networks
+        held[-1] += len(saved) if saved.ndim == 2 and saved.shape[-1] == 64 else 0
+        return saved
+
+    for sizes in ([50], [30, 20], [1, *[7] * 7]):
+        held.append(0)
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
+            out = recomputed_in_chunks(geometry, sizes, points, times=times, output_normal=True)
+        loss = (out["normal"] * weights).sum() + (out["features"] * weights).sum()
+        loss = loss + out["density"].square().sum()
+        gradients.append(torch.autograd.grad(loss, [*geometry.parameters()]))
+    for others in gradients[1:]:
+        for a, b in zip(others, gradients[0], strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12 * b.abs().max().item())
+    assert held[1] / held[0] == pytest.approx(20 / 50, abs=0.05)
+    assert held[2] / held[0] == pytest.approx(7 / 50, abs=0.05)
+
+
+def test_chunks_are_whole_images_where_these_fit():
+    assert chunk_sizes([3, 4, 5, 2, 1], 8) == [7, 8]
+    assert chunk_sizes([3, 2, 4, 4], 8) == [5, 8]
+    assert chunk_sizes([3, 20, 0, 2], 8) == [3, 6, 7, 7, 2]
+    counts = torch.randint(0, 100, (30,)).tolist()
+    for most in (1, 7, 64, 1000, 10000):
+        sizes = chunk_sizes(counts, most)
+        assert sum(sizes) == sum(counts) and max(sizes) <= most
+
+
+def test_samples_know_their_images():
+    rays = Rays(*torch.rand(2, 12, 3), None, None, n_images=3)
+    ray_indices = torch.tensor([0, 0, 3, 8, 11])
+    samples = Samples(rays, ray_indices, torch.zeros(5), torch.ones(5))
+    assert samples.of_images() == [3, 0, 2]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_equals_cpu():
@@ -414,7 +522,7 @@ def test_cuda_equals_cpu():
         rendered = renderer(**on_device)
         (rendered["comp_rgb"].square().mean() + rendered["depth"].mean()).backward()
         out[device] = {k: v.detach().cpu() for k, v in rendered.items()}
-        gradient[device] = renderer.geometry.gain.grad.cpu()
+        gradient[device] = renderer.geometry.gain.grad.cpu().clone()  # `to` moves it along
     torch.testing.assert_close(out["cuda"], out["cpu"], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(gradient["cuda"], gradient["cpu"], atol=1e-4, rtol=1e-4)
 

@@ -10,6 +10,7 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.system import animate124, losses
 from animate124.system.animate124 import seed_everything, step_seed
+from animate124.system.loss_watch import LossWatch
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.base import BaseObject
@@ -315,6 +316,32 @@ def test_a_loss_that_is_not_finite_stops_the_run():
     result = {"loss": torch.tensor(float("nan")), "loss_rgb": torch.tensor(float("nan"))}
     with pytest.raises(FloatingPointError, match=r"loss_rgb.*trainer.precision=32"):
         system.on_train_batch_end(result, {}, 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpus_loss_is_looked_at_a_step_later_and_at_the_end():
+    good, bad = ({"loss": torch.tensor(x, device="cuda")} for x in (1.0, float("inf")))
+    watch = LossWatch()
+    watch.look(0, good)
+    watch.look(1, bad)
+    with pytest.raises(FloatingPointError, match=r"loss of step 1 .*'loss': inf"):
+        watch.look(2, good)
+    watch.look(3, bad)
+    with pytest.raises(FloatingPointError, match="loss of step 3 "):
+        watch.finish()
+    watch.finish()
+
+
+@pytest.mark.parametrize("compile", ["fast", True])
+def test_an_unknown_way_to_compile_is_an_error(compile):
+    with pytest.raises(ValueError, match=r"speed\.compile.*graph.*inductor"):
+        animate124.Animate124(config(WEIGHTS, speed={"compile": compile}))
+
+
+def test_a_misspelt_speed_key_is_an_error():
+    with pytest.raises(Exception, match="compil"):
+        animate124.Animate124(config(WEIGHTS, speed={"compil": "graph"}))
 
 
 def test_every_step_of_every_process_draws_its_own_random_numbers_again_and_again():

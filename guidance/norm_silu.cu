@@ -1,0 +1,223 @@
+// silu(group norm of x) of float16 images [n rows CHANNELS], channels innermost, and the gradient in
+// x; frozen_vae.py defines both. CHANNELS and GROUPS come before this file.
+//
+// A thread takes 8 neighbouring channels, 16 bytes, of every few rows. Sums over rows go in two
+// steps: over a block's rows (`partial_*`), then over the blocks (`finish_*`). Numbers are float32.
+
+constexpr int THREADS = 256, WIDE = 8, COLUMNS = CHANNELS / WIDE;
+constexpr int ROWS = THREADS / COLUMNS;  // that a block takes at a time
+constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
+
+struct __align__(16) Eight {
+  unsigned short bits[WIDE];
+};
+
+__device__ __forceinline__ void read(float* to, const Eight* from) {
+  Eight eight = *from;
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) asm("cvt.f32.f16 %0, %1;" : "=f"(to[i]) : "h"(eight.bits[i]));
+}
+
+__device__ __forceinline__ void write(Eight* to, const float* from) {
+  Eight eight;
+#pragma unroll
+  for (int i = 0; i < WIDE; i++)
+    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(eight.bits[i]) : "f"(from[i]));
+  *to = eight;
+}
+
+// Which rows and channels a thread takes: those of block (blockIdx.x, image blockIdx.y).
+struct Share {
+  int column, row, first, last;  // rows first + row, ... before last
+  size_t image;                  // index of the image's first eight
+
+  __device__ Share(int rows) {
+    int span = (rows + gridDim.x - 1) / gridDim.x;
+    column = threadIdx.x % COLUMNS, row = threadIdx.x / COLUMNS;
+    first = min((int)blockIdx.x * span, rows), last = min(first + span, rows);
+    image = (size_t)blockIdx.y * rows * COLUMNS;
+  }
+  __device__ size_t at(int row) const { return image + (size_t)row * COLUMNS + column; }
+};
+
+// Sums two values a channel over the block's threads; out [2 n blocks CHANNELS].
+__device__ void reduce(const float* a, const float* b, float* out) {
+  __shared__ float shared[2][THREADS * WIDE];
+  for (int i = 0; i < WIDE; i++) {
+    shared[0][threadIdx.x * WIDE + i] = a[i];
+    shared[1][threadIdx.x * WIDE + i] = b[i];
+  }
+  __syncthreads();
+  size_t block = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
+  size_t blocks = (size_t)gridDim.y * gridDim.x;
+  for (int c = threadIdx.x; c < CHANNELS; c += THREADS)
+    for (int k = 0; k < 2; k++) {
+      float sum = 0;
+      for (int row = 0; row < ROWS; row++) sum += shared[k][row * CHANNELS + c];
+      out[(k * blocks + block) * CHANNELS + c] = sum;
+    }
+}
+
+// Sum over the threads of a warp.
+__device__ __forceinline__ float warp_sum(float value) {
+  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+  return value;
+}
+
+// out: sums over the block's rows of x - pivot and of its square; the pivot, which keeps the sums
+// small, is the image's first row.
+extern "C" __global__ void partial_moments(const Eight* x, int rows, float* out) {
+  Share share(rows);
+  float pivot[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
+  read(pivot, x + share.at(0));
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) {
+      float from_pivot = value[i] - pivot[i];
+      sum[i] += from_pivot, squares[i] += from_pivot * from_pivot;
+    }
+  }
+  reduce(sum, squares, out);
+}
+
+// One warp a group and image: mean and 1 / deviation, moments [n GROUPS 2].
+extern "C" __global__ void finish_moments(const unsigned short* x, int rows, const float* partial,
+                                          int blocks, float eps, float* moments) {
+  int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
+  size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
+  float means[GROUP], total = 0;
+  for (int i = 0; i < GROUP; i++) {
+    int channel = group * GROUP + i;
+    float sum = 0, pivot;
+    for (int b = lane; b < blocks; b += 32)
+      sum += partial[((size_t)image * blocks + b) * CHANNELS + channel];
+    unsigned short bits = x[(size_t)image * rows * CHANNELS + channel];
+    asm("cvt.f32.f16 %0, %1;" : "=f"(pivot) : "h"(bits));
+    sum = warp_sum(sum) / rows;
+    means[i] = pivot + sum;
+    float squares = 0;
+    for (int b = lane; b < blocks; b += 32)
+      squares += partial[plane + ((size_t)image * blocks + b) * CHANNELS + channel];
+    total += warp_sum(squares) / rows - sum * sum;  // the channel's variance
+  }
+  float mean = 0, variance = total / GROUP;
+  for (int i = 0; i < GROUP; i++) mean += means[i] / GROUP;
+  for (int i = 0; i < GROUP; i++) variance += (means[i] - mean) * (means[i] - mean) / GROUP;
+  if (lane == 0) {
+    float* to = moments + 2 * ((size_t)image * GROUPS + group);
+    to[0] = mean, to[1] = rsqrtf(fmaxf(variance, 0.f) + eps);
+  }
+}
+
+// The norm is x * scale + shift, per channel.
+__device__ __forceinline__ void coefficients(const float* moments, const Eight* weight,
+                                             const Eight* bias, int column, float* mean,
+                                             float* scale, float* shift) {
+  read(scale, weight + column);
+  read(shift, bias + column);
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) {
+    int group = (column * WIDE + i) / GROUP;
+    const float* of = moments + 2 * ((size_t)blockIdx.y * GROUPS + group);
+    mean[i] = of[0], scale[i] *= of[1], shift[i] -= of[0] * scale[i];
+  }
+}
+
+extern "C" __global__ void apply(const Eight* x, int rows, const float* moments,
+                                 const Eight* weight, const Eight* bias, int silu, Eight* out) {
+  Share share(rows);
+  float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE];
+  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) {
+      float z = value[i] * scale[i] + shift[i];
+      value[i] = silu ? z / (1 + __expf(-z)) : z;
+    }
+    write(out + share.at(row), value);
+  }
+}
+
+// grad -> the gradient of the norm's output, before the activation.
+__device__ __forceinline__ void through_silu(float* grad, const float* x, const float* scale,
+                                             const float* shift, int silu) {
+  if (!silu) return;
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) {
+    float z = x[i] * scale[i] + shift[i], sigmoid = 1 / (1 + __expf(-z));
+    grad[i] *= sigmoid * (1 + z * (1 - sigmoid));
+  }
+}
+
+// out: sums over the block's rows of the gradient and of gradient * (x - mean).
+extern "C" __global__ void partial_gradient(const Eight* x, const Eight* grad, int rows,
+                                            const float* moments, const Eight* weight,
+                                            const Eight* bias, int silu, float* out) {
+  Share share(rows);
+  float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
+  float sum[WIDE] = {}, products[WIDE] = {};
+  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+    read(of_norm, grad + share.at(row));
+    through_silu(of_norm, value, scale, shift, silu);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++)
+      sum[i] += of_norm[i], products[i] += of_norm[i] * (value[i] - mean[i]);
+  }
+  reduce(sum, products, out);
+}
+
+// One warp a group and image. With r = 1 / deviation, w the weight, g the gradient of the norm's
+// output and averages over the group: slopes [n GROUPS 2] are -r^3 avg(w g (x - mean)) and
+// -r avg(w g).
+extern "C" __global__ void finish_gradient(int rows, const float* partial, int blocks,
+                                           const float* moments, const unsigned short* weight,
+                                           float* slopes) {
+  int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
+  size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
+  float sum = 0, products = 0;
+  for (int i = 0; i < GROUP; i++) {
+    int channel = group * GROUP + i;
+    float w;
+    asm("cvt.f32.f16 %0, %1;" : "=f"(w) : "h"(weight[channel]));
+    for (int b = lane; b < blocks; b += 32) {
+      size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
+      sum += w * partial[at], products += w * partial[plane + at];
+    }
+  }
+  float count = (float)rows * GROUP;
+  sum = warp_sum(sum) / count, products = warp_sum(products) / count;
+  if (lane == 0) {
+    size_t at = 2 * ((size_t)image * GROUPS + group);
+    float r = moments[at + 1];
+    slopes[at] = -r * r * r * products, slopes[at + 1] = -r * sum;
+  }
+}
+
+extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int rows,
+                                          const float* moments, const Eight* weight,
+                                          const Eight* bias, const float* slopes, int silu,
+                                          Eight* out) {
+  Share share(rows);
+  float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
+  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  float slope[WIDE], level[WIDE];
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) {
+    int group = (share.column * WIDE + i) / GROUP;
+    const float* of = slopes + 2 * ((size_t)blockIdx.y * GROUPS + group);
+    slope[i] = of[0], level[i] = of[1];
+  }
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+    read(of_norm, grad + share.at(row));
+    through_silu(of_norm, value, scale, shift, silu);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++)
+      of_norm[i] = of_norm[i] * scale[i] + (value[i] - mean[i]) * slope[i] + level[i];
+    write(out + share.at(row), of_norm);
+  }
+}

@@ -1,0 +1,50 @@
+"""The step benchmark: its models have the sizes of the real ones, and it runs on a CPU."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+MILLIONS = {  # of parameters, as counted in the published models
+    ("sd", "unet"): 859.520964,
+    ("sd", "vae"): 83.653863,
+    ("sd", "text_encoder"): 123.060480,
+    ("zero123", "unet"): 859.532484,  # Stable Diffusion's with 4 more input channels
+    ("zero123", "image_encoder"): 303.966208,
+    ("text-to-video", "text_encoder"): 340.387840,
+    ("controlnet-tile", ""): 361.279120,
+}
+
+
+def test_full_size_models_have_the_real_ones_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from full_size_models import COMPONENTS, build
+
+    for key, millions in MILLIONS.items():
+        with torch.device("meta"):
+            model = build(*COMPONENTS[key])
+        assert sum(p.numel() for p in model.parameters()) == round(millions * 1e6), key
+
+
+def test_a_tiny_step_is_timed_and_split(tmp_path):
+    command = [sys.executable, BENCHMARKS / "step.py", "--stage", "1", "--tiny", "--baseline"]
+    command += ["--warm-up", "1", "--steps", "2", "--split-steps", "1"]
+    result = subprocess.run(
+        [*map(str, command)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    assert re.search(r"image batch: [\d.]+ ms, .* of 2 steps", result.stdout)
+    split = dict(re.findall(r"^  (\S.*?) +([\d.]+)$", result.stdout, re.MULTILINE))
+    for part in ("Zero123", "image or video"):
+        for what in ("VAE forward", "UNet", "VAE backward"):
+            assert float(split[f"{part} {what}"]) > 0
+    parts = sum(float(ms) for label, ms in split.items() if label not in ("step", "of it march"))
+    assert parts > 0.9 * float(split["step"])
