@@ -47,7 +47,8 @@ def sample_frame_times(
     its length, k uniform among those that fit. It starts at 0 with probability `zero_rate`, else
     anywhere that it fits; with probability `mirror_rate` its times become 1 - tau (increasing
     again), and then it doesn't count as starting from zero.
-    `t0`: stride 1/F from an offset that is 0 with probability `zero_rate`, else uniform in [0, 1/F].
+    `t0`: stride 1/F from an offset that is 0 with probability `zero_rate`, else uniform in
+    [0, 1/F].
     None: F times from 0 to 1, both included; always starts from zero.
     """
     check_frame_times(num_frames, mode, precision)
