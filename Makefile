@@ -5,10 +5,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-# make quickstart IMAGE=... SUBJECT="a toy fox" PROMPT="a fox is jumping"
-IMAGE ?= load/toy-panda/_rgba.png
+# make quickstart IMAGE=... PROMPT="a fox is jumping"
+IMAGE ?= load/toy-panda/image.png
 PROMPT ?= a panda is dancing
-SUBJECT ?= a toy panda
 
 .PHONY: quickstart test lint format test-threestudio clean
 
@@ -18,17 +17,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e ".[cpu,export,test]"
 	touch $@
 
-STAGE := HF_HUB_OFFLINE=1 $(BIN)/python launch.py --train data.image.image_path="$(IMAGE)"
-
 quickstart: $(INSTALLED)
-	$(STAGE) --config configs/toy/stage1.yaml system.prompt_processor.prompt="$(SUBJECT)"
-	$(STAGE) --config configs/toy/stage2.yaml system.prompt_processor.prompt="$(PROMPT)" \
-		system.weights="outputs/animate124-toy-stage1/$(SUBJECT)@LAST/ckpts/last.ckpt"
-	$(STAGE) --config configs/toy/stage3.yaml system.prompt_processor.prompt="$(PROMPT)" \
-		system.prompt_processor_cn.prompt="$(PROMPT)" \
-		system.weights="outputs/animate124-toy-stage2/$(PROMPT)@LAST/ckpts/last.ckpt"
-	@echo "\nThe 4D scene, as videos:"
-	@ls -d outputs/animate124-toy-stage3/*/ | tail -n 1 | xargs -I {} find {}save -name "*.mp4" | sort
+	$(BIN)/python animate.py "$(IMAGE)" --prompt "$(PROMPT)" --preset toy
 
 test: lint
 	$(BIN)/pytest tests --cov --cov-report=term

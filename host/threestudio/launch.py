@@ -238,6 +238,8 @@ def _main(args, extras, extension, folder) -> str:
         if get_rank() == 0 and new and empty and not stop.began:
             shutil.rmtree(trial)  # nothing is in it but the logs of a launch that failed at once
         raise
+    if n_gpus and torch.cuda.is_available():
+        info(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
     info(f"Done: {cfg.trial_dir}")
     return cfg.trial_dir
 

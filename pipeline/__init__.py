@@ -1,0 +1,1 @@
+"""One image and one sentence to a 4D scene: the steps behind animate.py."""

@@ -1,0 +1,220 @@
+"""Many scenes: one a GPU at a time on this machine, or as jobs of SLURM through submitit.
+
+A scene is a run of animate.py by itself. One that fails doesn't stop the others.
+"""
+
+import csv
+import os
+import queue
+import shlex
+import sys
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from . import process
+from .overrides import OVERRIDE, by_step
+from .plan import ROOT, interpreter
+from .process import STOPPED, Interrupt, Outcome
+from .scene import Scene
+
+COLUMNS = (  # that a table may have beside image and prompt; each is animate.py's option
+    ["subject", "static-prompt", "refine-prompt", "preset", "vram", "fast", "from", "until"]
+)
+
+
+@dataclass
+class Entry:
+    """A scene of a table."""
+
+    label: str  # the scene's name
+    words: list[str]  # of animate.py's command line
+    log: Path
+
+
+def read_table(path: Path, common: Sequence[str], out: Path) -> list[Entry]:
+    """The scenes of a CSV file: a row each; columns image, prompt, options and step.key.
+
+    common: words of the command line that hold for all; a row's own ones win. An image is looked
+    for beside the table if it isn't found from here.
+
+    Raises:
+        ValueError: a column that means nothing, a row without image or prompt, two equal scenes.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table {path}; --batch takes a CSV file.")
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        rows = list(reader)
+        columns = [(name or "").strip() for name in reader.fieldnames or ()]
+    for needed in ("image", "prompt"):
+        if needed not in columns:
+            raise ValueError(f"{path} has the columns {', '.join(columns)}; {needed} is missing.")
+    for name in columns:
+        if OVERRIDE.fullmatch(f"{name}="):
+            by_step([f"{name}="])
+        elif name.replace("_", "-") not in ("image", "prompt", *COLUMNS):
+            raise ValueError(
+                f"{path}: nothing reads the column {name!r}. Columns are image, prompt, "
+                f"{', '.join(COLUMNS)}, and overrides such as stage2.trainer.max_steps."
+            )
+    entries: dict[str, Entry] = {}
+    for number, row in enumerate(rows, 1):
+        if None in row or None in row.values():
+            raise ValueError(f"{path}, scene {number}: has not as many cells as the head. Quotes?")
+        cells = {key.strip(): value.strip() for key, value in row.items() if value.strip()}
+        entry = read_row(cells, common, path, out, number)
+        if entry.label in entries:
+            raise ValueError(f"{path}: two scenes would go to {out / entry.label}.")
+        entries[entry.label] = entry
+    if not entries:
+        raise ValueError(f"{path} has no scenes.")
+    return list(entries.values())
+
+
+def read_row(
+    cells: Mapping[str, str], common: Sequence[str], table: Path, out: Path, number: int
+) -> Entry:
+    for needed in ("image", "prompt"):
+        if needed not in cells:
+            raise ValueError(f"{table}, scene {number}: has no {needed}.")
+    image = Path(cells["image"]).expanduser()
+    beside = table.parent / image
+    if not image.exists() and beside.exists():
+        image = beside
+    words = [str(image.absolute()), "--prompt", cells["prompt"], *common]
+    for key, value in cells.items():
+        option = key.replace("_", "-")
+        if "." in key:
+            words.append(f"{key}={value}")
+        elif option == "fast":
+            words += ["--fast"] if value.lower() in ("1", "true", "yes") else []
+        elif option in COLUMNS:
+            words += [f"--{option}", value]
+    label = Scene(image, cells["prompt"]).name
+    return Entry(label, words, out / "batch" / f"{label}.log")
+
+
+def visible_gpus(gpu: str | None) -> list[str | None]:
+    """The GPUs to use, one scene each; [None] leaves it to the scene."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES") or gpu  # as launch.py: the variable wins
+    return [part.strip() for part in given.split(",")] if given else [None]
+
+
+def command(entry: Entry) -> list[str]:
+    return [sys.executable, str(ROOT / "animate.py"), *entry.words]
+
+
+def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: Interrupt) -> int:
+    """Runs the scenes, as many at once as there are GPUs; the exit code."""
+    waiting: queue.Queue[Entry] = queue.Queue()
+    for entry in entries:
+        waiting.put(entry)
+    outcomes: dict[str, Outcome | None] = dict.fromkeys(entry.label for entry in entries)
+    said = threading.Lock()
+
+    def say(label: str, text: str) -> None:
+        with said:
+            print(f"{label}: {text}", flush=True)
+
+    def work(gpu: str | None) -> None:
+        environment = {}
+        if gpu is not None:
+            environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
+        while not interrupt.asked:
+            try:
+                entry = waiting.get_nowait()
+            except queue.Empty:
+                return
+            say(entry.label, "starts" + (f" on GPU {gpu}" if gpu is not None else ""))
+            outcomes[entry.label] = process.run(
+                command(entry),
+                Path.cwd(),
+                environment,
+                entry.log,
+                interrupt,
+                on_line=lambda text, label=entry.label: say(label, text) if text else None,
+                tick=lambda: None,
+            )
+
+    threads = [threading.Thread(target=work, args=(gpu,), daemon=True) for gpu in gpus]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        while thread.is_alive():  # signals reach this thread between joins
+            thread.join(0.2)
+    codes = {label: outcome.code if outcome else None for label, outcome in outcomes.items()}
+    return summarise(entries, codes, interrupt.asked)
+
+
+def summarise(entries: Sequence[Entry], codes: Mapping[str, int | None], stopped: bool) -> int:
+    """Prints how each scene ended; 0 if all did well, STOPPED after Ctrl-C, else 1.
+
+    codes: exit code of each scene; None where it wasn't begun.
+    """
+    says = {0: "done", None: "not begun", STOPPED: "stopped"}
+    print("\nSummary")
+    for entry in entries:
+        code = codes[entry.label]
+        failed = f"failed (exit code {code}), see {entry.log}"
+        print(f"  {entry.label}: {says.get(code, failed)}")
+    bad = [label for label, code in codes.items() if code != 0]
+    print(f"{len(codes) - len(bad)} of {len(codes)} scenes are done.", flush=True)
+    return 0 if not bad else STOPPED if stopped else 1
+
+
+# ---------------------------------------------------------------------------------- SLURM
+
+
+def submit(
+    entries: Sequence[Entry], folder: Path, slurm: Mapping[str, Any], cluster: str | None = None
+) -> list[Any]:
+    """Hands each scene to SLURM as a job with one GPU; returns submitit's jobs.
+
+    slurm: parameters of submitit's executor; cluster: `local` runs the jobs on this machine (it
+    is also what submitit takes where there is no SLURM).
+
+    Raises:
+        ValueError: submitit isn't installed.
+    """
+    try:
+        import submitit
+    except ImportError as error:
+        raise ValueError('--launcher submitit needs `pip install -e ".[slurm]"`.') from error
+    executor = submitit.AutoExecutor(folder=folder / "%j", cluster=cluster)
+    executor.update_parameters(name="animate124", gpus_per_node=1, cpus_per_task=4, **slurm)
+    if executor.cluster != "slurm":
+        print(f"There is no SLURM here: submitit runs the jobs as {executor.cluster} processes.")
+    jobs = []
+    for entry in entries:
+        # a class of submitit's own: the job needn't import this checkout
+        task = submitit.helpers.CommandFunction(command(entry), cwd=str(Path.cwd()))
+        jobs.append(executor.submit(task))
+        print(f"{entry.label}: job {jobs[-1].job_id}, {jobs[-1].paths.stdout}", flush=True)
+    return jobs
+
+
+def wait_for(entries: Sequence[Entry], jobs: Sequence[Any]) -> int:
+    """Waits for jobs and says how they ended; Ctrl-C stops the waiting, not the jobs."""
+    codes: dict[str, int | None] = {}
+    try:
+        for entry, job in zip(entries, jobs, strict=True):
+            failed = job.exception() is not None
+            codes[entry.label] = int(failed)
+            print(f"{entry.label}: {'failed' if failed else 'done'}", flush=True)
+    except KeyboardInterrupt:
+        numbers = " ".join(job.job_id for job in jobs)
+        print(
+            f"\nThe jobs go on. `scancel {numbers}` stops them; the same command again waits for "
+            "new ones, which skip what is done."
+        )
+        return STOPPED
+    for entry, job in zip(entries, jobs, strict=True):
+        entry.log = job.paths.stderr
+    return summarise(entries, codes, stopped=False)
+
+
+def shown_command(entry: Entry) -> str:
+    return shlex.join([interpreter(), "animate.py", *entry.words])

@@ -1,0 +1,135 @@
+"""animate.py's command line, once parsed: one scene or many, a plan to print or to run."""
+
+import argparse
+import difflib
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from . import batch
+from .manifest import Manifest
+from .overrides import by_step, is_override
+from .plan import interpreter, make_plan
+from .presets import STEPS
+from .process import Interrupt
+from .run import StepFailed, describe, run_scene
+from .scene import Scene
+
+
+def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    """Does what the flags ask for; returns the exit code. Errors of input are one message."""
+    try:
+        return run_table(args) if args.batch is not None else run_one(args, argv)
+    except (ValueError, KeyError, OSError, StepFailed) as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"error: {text}", file=sys.stderr)
+        return 1
+
+
+def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
+    for option in ("slurm_partition", "slurm_time"):
+        if getattr(args, option) is not None or args.launcher != "local":
+            raise ValueError("--launcher submitit and --slurm-... go with --batch.")
+    for option, name in {"--from": args.start, "--until": args.until}.items():
+        check_step(option, name)
+    if args.start is not None and STEPS.index(args.start) > STEPS.index(args.until):
+        raise ValueError(f"--from {args.start} is after --until {args.until}.")
+    scene = scene_of(args)
+    if args.dry_run:
+        manifest = Manifest(scene.folder)
+        if args.start is not None:
+            for name in STEPS[STEPS.index(args.start) :]:
+                manifest.steps.pop(name, None)
+        print(describe(make_plan(scene, args.until, check=True), manifest))
+        return 0
+    with Interrupt() as interrupt:
+        return run_scene(scene, args.start, args.until, go_on(argv), interrupt)
+
+
+def check_step(option: str, name: str | None) -> None:
+    if name is not None and name not in STEPS:
+        near = difflib.get_close_matches(name, STEPS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ValueError(f"{option} {name}: the steps are {', '.join(STEPS)}{hint}")
+
+
+def scene_of(args: argparse.Namespace) -> Scene:
+    """The scene of the command line.
+
+    Raises:
+        ValueError: no image or several, no prompt, a bad override; FileNotFoundError: no image.
+    """
+    images = [word for word in args.words if not is_override(word)]
+    if len(images) != 1:
+        what = f"these were given: {', '.join(images)}" if images else "none was given"
+        raise ValueError(
+            f"One image is needed, {what}. For many there is --batch; overrides look like "
+            "stage2.trainer.max_steps=500."
+        )
+    image = Path(images[0]).expanduser()
+    if not image.is_file():
+        raise FileNotFoundError(f"There is no image {image}. Pass the path of a photo.")
+    if not (args.prompt or "").strip():
+        raise ValueError('--prompt is needed, such as --prompt "a panda is dancing".')
+    return Scene(
+        image=image,
+        prompt=args.prompt.strip(),
+        out=args.out.expanduser(),
+        subject=args.subject,
+        static_prompt=args.static_prompt,
+        refine_prompt=args.refine_prompt,
+        preset=args.preset,
+        vram=args.vram,
+        gpu=args.gpu or "0",
+        fast=args.fast,
+        overrides=by_step(word for word in args.words if is_override(word)),
+    )
+
+
+def go_on(argv: Sequence[str]) -> list[str]:
+    """The command line that continues a run: the same without --from, which would start again."""
+    words: list[str] = []
+    rest = iter(argv)
+    for word in rest:
+        if word == "--from":
+            next(rest)
+        elif not word.startswith("--from="):
+            words.append(word)
+    return [interpreter(Path.cwd()), *words]
+
+
+def run_table(args: argparse.Namespace) -> int:
+    """Every scene of a table."""
+    images = [word for word in args.words if not is_override(word)]
+    if images or args.prompt:
+        raise ValueError("With --batch the images and prompts are those of the table.")
+    entries = batch.read_table(args.batch, common_words(args), args.out)
+    if args.dry_run:
+        for entry in entries:
+            print(batch.shown_command(entry))
+        return 0
+    if args.launcher == "submitit":
+        slurm = {"slurm_partition": args.slurm_partition, "timeout_min": args.slurm_time}
+        slurm = {key: value for key, value in slurm.items() if value is not None}
+        jobs = batch.submit(entries, args.out / "batch" / "jobs", slurm)
+        return batch.wait_for(entries, jobs)
+    # a scene that gets a second Ctrl-C kills its own step
+    with Interrupt(second=signal.SIGINT) as interrupt:
+        code = batch.run_here(entries, batch.visible_gpus(args.gpu), interrupt)
+    if interrupt.asked:
+        print(f"To go on:\n  {shlex.join([interpreter(Path.cwd()), *sys.argv])}")
+    return code
+
+
+def common_words(args: argparse.Namespace) -> list[str]:
+    """Options of a table's command line that hold for each scene."""
+    words = ["--preset", args.preset, "--out", str(args.out.absolute())]
+    for option in ("subject", "static_prompt", "refine_prompt", "vram"):
+        if getattr(args, option) is not None:
+            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    words += ["--fast"] if args.fast else []
+    words += ["--from", args.start] if args.start is not None else []
+    words += ["--until", args.until] if args.until != "result" else []
+    return words + [word for word in args.words if is_override(word)]

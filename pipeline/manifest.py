@@ -1,0 +1,129 @@
+"""The manifest: what each step was made from and what it made, so that what is done stays done.
+
+A step is done if it was finished with the same inputs and its outputs are still the files it wrote.
+Inputs are the step's settings and the contents of the files it reads; where those lie plays no
+part, so a scene's folder may be moved. `manifest.json` is replaced whole after every change.
+"""
+
+import functools
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+FORMAT = 1
+CONTENT = 64 << 20  # bytes; of a model's larger files size and time of change are looked at
+State = Literal["done", "half", "new"]
+
+
+def file_hash(path: Path) -> str | None:
+    """sha256 of the content; None where there is no file."""
+    if not path.is_file():
+        return None
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+@functools.cache  # several steps have the same model
+def model_hash(model: str) -> str:
+    """What tells a model from others: its id, and for a local folder what is in it."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        return model
+    digest = hashlib.sha256()
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        size = path.stat().st_size
+        what = file_hash(path) if size <= CONTENT else str(path.stat().st_mtime_ns)
+        digest.update(f"{path.relative_to(folder)} {size} {what}\n".encode())
+    return digest.hexdigest()
+
+
+def settings_hash(settings: Any) -> str:
+    """sha256 of nested dicts, lists, texts and numbers, whatever the order of keys."""
+    text = json.dumps(settings, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class Manifest:
+    """The records of a scene's steps, `manifest.json` in its folder."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.path = folder / "manifest.json"
+        self.steps: dict[str, dict[str, Any]] = {}
+        if self.path.is_file():
+            try:
+                held = json.loads(self.path.read_text(encoding="utf-8"))
+                self.steps = held["steps"]
+            except (ValueError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path} can't be read ({error!r}). Delete it: every step then runs again."
+                ) from error
+
+    def save(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        text = json.dumps({"format": FORMAT, "steps": self.steps}, indent=1)
+        part.write_text(text + "\n", encoding="utf-8")
+        os.replace(part, self.path)
+
+    def state(self, name: str, inputs: str | None, checkpoint: Path | None = None) -> State:
+        """Whether a step is done; `half`: it was begun with these inputs and has a checkpoint.
+
+        inputs: its hash; None while something that it reads is still to be made.
+        """
+        record = self.steps.get(name)
+        if record is None or inputs is None or record["inputs"] != inputs:
+            return "new"
+        if record["finished"]:
+            outputs = record["outputs"].items()
+            return "done" if all(file_hash(self.folder / p) == h for p, h in outputs) else "new"
+        return "half" if checkpoint is not None and checkpoint.exists() else "new"
+
+    def begin(self, name: str, inputs: str, again: bool) -> None:
+        """A step starts, or goes on where it stopped (`again`)."""
+        before = self.steps.get(name, {}) if again else {}
+        self.steps[name] = {
+            "inputs": inputs,
+            "finished": False,
+            "seconds": before.get("seconds", 0.0),
+            "peak_memory": before.get("peak_memory", {}),
+        }
+        self.save()
+
+    def add(self, name: str, seconds: float, peak_memory: Mapping[str, float]) -> None:
+        """What a run of a step took, added to its earlier ones; memory in GB, by kind."""
+        record = self.steps[name]
+        record["seconds"] += seconds
+        kept = record["peak_memory"]
+        for kind, peak in peak_memory.items():
+            kept[kind] = max(peak, kept.get(kind, 0.0))
+        self.save()
+
+    def finish(self, name: str, outputs: Iterable[Path], **facts: Any) -> None:
+        """A step ended well.
+
+        Raises:
+            FileNotFoundError: an output isn't there.
+        """
+        record = self.steps[name]
+        hashes = {}
+        for path in outputs:
+            digest = file_hash(path)
+            if digest is None:
+                raise FileNotFoundError(f"The step {name} ended, but didn't write {path}.")
+            hashes[path.relative_to(self.folder).as_posix()] = digest
+        record.update(finished=True, outputs=hashes, **facts)
+        self.save()
+
+    def forget(self, names: Iterable[str]) -> None:
+        """These steps have to run again."""
+        for name in names:
+            self.steps.pop(name, None)
+        if self.path.exists():
+            self.save()

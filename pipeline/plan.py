@@ -1,0 +1,368 @@
+"""The plan: a scene's steps, each with its command line, what it reads and what it writes.
+
+Every step is a command that works by itself, from the checkout's folder. `make_plan` looks at
+nothing but the scene, the configs and a caption, so that --dry-run prints what a run would do.
+"""
+
+import functools
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from . import result
+from .manifest import file_hash, model_hash, settings_hash
+from .overrides import check_flags, check_stage, flags, stage_config, written
+from .presets import FAST, STAGES, Cost, Preset, memory_options, preset_named
+from .scene import Scene
+from .wording import TOKEN, Subject, refined
+
+ROOT = Path(__file__).resolve().parent.parent  # the checkout, where the steps' commands run
+PREPROCESS_SCRIPT = "image_preprocess.py"
+TOKEN_SCRIPT = "textual-inversion/textual_inversion.py"
+RESULT_SCRIPT = "pipeline/result.py"
+MODELS = ("pretrained_model_name_or_path", "controlnet_name_or_path")
+LATER = Subject("SUBJECT", "a SUBJECT")  # stands in a plan until the caption is there
+
+
+@dataclass
+class Step:
+    """One command; `settings` and the contents of `reads` decide whether it has to run."""
+
+    name: str
+    command: list[str]  # after the interpreter
+    folder: Path  # everything that it writes is in here
+    settings: dict[str, Any]
+    reads: dict[str, Path]
+    outputs: list[Path]
+    cost: Cost
+    steps: int | None = None  # training steps; None: it doesn't train
+    copies: tuple[Path, Path] | None = None  # a file that is copied first: from, to
+    checkpoint: Path | None = None  # what a half-done step goes on from
+    resume: list[str] = field(default_factory=list)  # words that make it go on
+    environment: dict[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def _settings_hash(self) -> str:
+        return settings_hash(self.settings)
+
+    def inputs(self) -> str | None:
+        """Hash of all that decides about the step; None while a file that it reads is missing."""
+        contents = {label: file_hash(path) for label, path in self.reads.items()}
+        if None in contents.values():
+            return None
+        return settings_hash([self.name, self._settings_hash, contents])
+
+    def words(self, again: bool = False) -> list[str]:
+        """The command line; `again`: to go on where the step stopped."""
+        return [*self.command, *(self.resume if again else [])]
+
+    def shown(self, again: bool = False) -> str:
+        """As it would be typed, with the copy before it."""
+        variables = "".join(f"{k}={shlex.quote(v)} " for k, v in self.environment.items())
+        line = f"{variables}{shlex.join([interpreter(), *self.words(again)])}"
+        if self.copies is not None:
+            source, target = (shlex.quote(str(path)) for path in self.copies)
+            folder = shlex.quote(str(self.copies[1].parent))
+            line = f"mkdir -p {folder} && cp {source} {target}\n{line}"
+        return line
+
+
+@dataclass
+class Plan:
+    scene: Scene
+    steps: list[Step]
+    subject: Subject | None  # None: known once there is a caption
+    prompts: dict[str, str]  # stage -> its prompt; also "refine", the personalised one
+    memory: dict[str, dict[str, Any]]  # stage -> what --vram sets
+
+    def __getitem__(self, name: str) -> Step:
+        return next(step for step in self.steps if step.name == name)
+
+
+def interpreter(folder: Path = ROOT) -> str:
+    """`python` where that is the one that runs now, else its path, for commands run in `folder`."""
+    found = shutil.which("python")
+    same = found is not None and Path(found).absolute() == Path(sys.executable).absolute()
+    if same:
+        return "python"
+    return shown(Path(sys.executable)) if folder == ROOT else sys.executable
+
+
+def shown(path: Path) -> str:
+    """A path for commands that run in the checkout's folder: relative if it lies in there."""
+    path = Path(os.path.abspath(path.expanduser()))
+    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+
+
+def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
+    """The steps of a scene up to `until`; the result is always that of the last stage before.
+
+    `check` also looks whether everything reads the overrides (which takes a moment).
+
+    Raises:
+        ValueError: an option that doesn't fit; FileNotFoundError: no image, no config.
+    """
+    preset = preset_named(scene.preset)
+    subject = scene.who()
+    prompts = make_prompts(scene, preset, subject or LATER)
+    configs, memory = {}, {}
+    for stage, path in zip(STAGES, preset.configs, strict=True):
+        configs[stage], memory[stage] = stage_overrides(scene, preset, stage, path, prompts)
+    resolved = {
+        stage: stage_config(ROOT / path, configs[stage])
+        for stage, path in zip(STAGES, preset.configs, strict=True)
+    }
+    if check:
+        for stage in STAGES:
+            if scene.overrides.get(stage):
+                check_stage(stage, resolved[stage])
+    steps = [
+        preprocess_step(scene, preset),
+        token_step(scene, preset, resolved["stage3"], subject or LATER),
+        *(
+            stage_step(scene, preset, stage, path, configs[stage], resolved[stage])
+            for stage, path in zip(STAGES, preset.configs, strict=True)
+        ),
+    ]
+    if check:
+        parsers = {
+            "preprocess": script_parser(PREPROCESS_SCRIPT),
+            "token": script_parser(TOKEN_SCRIPT),
+            "result": result.parser(),
+        }
+        for name, script in parsers.items():
+            check_flags(name, scene.overrides.get(name, {}), script)
+    names = [step.name for step in steps]
+    if until in names:
+        steps = steps[: names.index(until) + 1]
+    last = steps[-1].name
+    if last in STAGES:
+        steps.append(result_step(scene, preset, last))
+    for step in steps:
+        step.environment = environment(scene, preset, step.name)
+    return Plan(scene, steps, subject, prompts, {s: m for s, m in memory.items() if m})
+
+
+@functools.cache
+def script_parser(script: str) -> Any:
+    """The argument parser of a script of this checkout."""
+    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.parser()
+
+
+def make_prompts(scene: Scene, preset: Preset, subject: Subject) -> dict[str, str]:
+    """The prompts of all stages.
+
+    Raises:
+        ValueError: no prompt for stage 3 can be derived, or the one given lacks the token.
+    """
+    static = scene.static_prompt or preset.static_prompt.format(**subject._asdict())
+    refine = scene.refine_prompt
+    if refine is None:
+        refine = TOKEN if subject is LATER else refined(scene.prompt, subject)
+    if refine is None:
+        raise ValueError(
+            f"The prompt {scene.prompt!r} doesn't name the subject {subject.noun!r}, so it is not "
+            f'clear where the learned token stands. Pass --refine-prompt, such as "a {TOKEN} is '
+            f'dancing", or another --subject.'
+        )
+    if TOKEN not in refine:
+        raise ValueError(
+            f"--refine-prompt {refine!r} has no {TOKEN}, which stands for the learned token; such "
+            f'as "a {TOKEN} is dancing".'
+        )
+    return {
+        "stage1": static,
+        "stage2": scene.prompt,
+        "stage3": scene.prompt,
+        "refine": refine,
+        "video_negative": preset.video_negative.format(**subject._asdict()),
+    }
+
+
+def cut_out(scene: Scene) -> Path:
+    return scene.folder / "input" / "_rgba.png"
+
+
+def learned_token(scene: Scene) -> Path:
+    return scene.folder / "token" / "learned_embeds.bin"
+
+
+def checkpoint(scene: Scene, stage: str) -> Path:
+    return scene.folder / stage / "ckpts" / "last.ckpt"
+
+
+def environment(scene: Scene, preset: Preset, name: str) -> dict[str, str]:
+    """Variables that a step is given."""
+    variables = {"HF_HUB_OFFLINE": "1"} if preset.offline else {}
+    first = scene.gpu.split(",")[0]
+    if name not in STAGES and first != "0":  # launch.py has --gpu, the other scripts don't
+        variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": first}
+    return variables
+
+
+def preprocess_step(scene: Scene, preset: Preset) -> Step:
+    options = {**preset.preprocess, **scene.overrides.get("preprocess", {})}
+    if scene.needs_caption():
+        options["need_caption"] = "true"
+    folder = scene.folder / "input"
+    photo = folder / f"photo{scene.image.suffix.lower()}"
+    outputs = [folder / "_rgba.png"]
+    return Step(
+        name="preprocess",
+        command=[PREPROCESS_SCRIPT, shown(photo), *flags(options)],
+        folder=folder,
+        settings=options,
+        reads={"image": scene.image},
+        outputs=outputs,
+        cost=preset.costs["preprocess"],
+        copies=(Path(shown(scene.image)), Path(shown(photo))),
+    )
+
+
+def token_step(scene: Scene, preset: Preset, stage3: Mapping, subject: Subject) -> Step:
+    options = dict(preset.token)
+    if scene.fast:
+        options["max_train_steps"] = max(1, options["max_train_steps"] // FAST)
+    model = stage3["system"]["guidance_cn"]["pretrained_model_name_or_path"]
+    options = {
+        "pretrained_model_name_or_path": model,
+        "learnable_property": "object",
+        "placeholder_token": TOKEN,
+        "initializer_token": subject.noun,
+        **options,
+        **scene.overrides.get("token", {}),
+    }
+    folder = scene.folder / "token"
+    paths = {"train_data_dir": shown(cut_out(scene)), "output_dir": shown(folder)}
+    return Step(
+        name="token",
+        command=[TOKEN_SCRIPT, *flags({**options, **paths})],
+        folder=folder,
+        settings={**options, "model": model_hash(model)},
+        reads={"cut-out": cut_out(scene)},
+        outputs=[learned_token(scene)],
+        cost=preset.costs["token"],
+        steps=int(options["max_train_steps"]),
+        checkpoint=folder,
+        resume=["--resume_from_checkpoint", "latest"],
+    )
+
+
+def stage_overrides(
+    scene: Scene, preset: Preset, stage: str, path: str, prompts: Mapping[str, str]
+) -> tuple[list[str], dict[str, Any]]:
+    """The words `key=value` of a stage's command, and those of them that are --vram's."""
+    values: dict[str, Any] = {
+        "exp_root_dir": shown(scene.out),
+        "name": scene.name,
+        "tag": stage,
+        "use_timestamp": False,
+        "data.image.image_path": shown(cut_out(scene)),
+        "system.prompt_processor.prompt": prompts[stage],
+    }
+    before = STAGES[STAGES.index(stage) - 1] if stage != STAGES[0] else None
+    if before is not None:
+        values["system.weights"] = shown(checkpoint(scene, before))
+        if prompts["video_negative"]:
+            values["system.prompt_processor.negative_prompt"] = prompts["video_negative"]
+    if stage == "stage3":
+        values["system.prompt_processor_cn.prompt"] = prompts["refine"]
+        values["system.prompt_processor_cn.learned_embeds_path"] = shown(learned_token(scene))
+
+    planned = [written(key, value) for key, value in values.items()]
+
+    @functools.cache
+    def plain() -> dict[str, Any]:
+        return stage_config(ROOT / path, planned)
+
+    def own(key: str) -> Any:
+        node: Any = plain()
+        for part in key.split("."):
+            node = node[part]
+        return node
+
+    memory = memory_options(scene.vram, stage, own)
+    values |= memory
+    if scene.fast:
+        steps = max(1, own("trainer.max_steps") // FAST)
+        values["trainer.max_steps"] = steps
+        values["trainer.val_check_interval"] = min(steps, own("trainer.val_check_interval"))
+    given = [f"{k}={v}" for k, v in scene.overrides.get(stage, {}).items()]
+    return [*(written(k, v) for k, v in values.items()), *given], memory
+
+
+def stage_step(
+    scene: Scene,
+    preset: Preset,
+    stage: str,
+    path: str,
+    overrides: list[str],
+    config: dict[str, Any],
+) -> Step:
+    folder = scene.folder / stage
+    reads = {"cut-out": cut_out(scene)}
+    if stage != STAGES[0]:
+        reads["weights"] = checkpoint(scene, STAGES[STAGES.index(stage) - 1])
+    if stage == "stage3":
+        reads["token"] = learned_token(scene)
+    trainer = config["trainer"]
+    return Step(
+        name=stage,
+        command=["launch.py", "--config", path, "--train", "--gpu", scene.gpu, *overrides],
+        folder=folder,
+        settings=without_places(config, reads),
+        reads=reads,
+        outputs=[checkpoint(scene, stage), folder / "configs" / "parsed.yaml"],
+        cost=preset.costs[stage],
+        steps=trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1),
+        checkpoint=checkpoint(scene, stage),
+        resume=[written("resume", shown(checkpoint(scene, stage)))],
+    )
+
+
+def result_step(scene: Scene, preset: Preset, stage: str) -> Step:
+    options = {**preset.result, **scene.overrides.get("result", {})}
+    folder = scene.folder / "result"
+    paths = {
+        "config": shown(scene.folder / stage / "configs" / "parsed.yaml"),
+        "checkpoint": shown(checkpoint(scene, stage)),
+        "out": shown(folder),
+    }
+    return Step(
+        name="result",
+        command=[RESULT_SCRIPT, *flags({**paths, **options})],
+        folder=folder,
+        settings={**options, "stage": stage},
+        reads={
+            "config": scene.folder / stage / "configs" / "parsed.yaml",
+            "checkpoint": checkpoint(scene, stage),
+        },
+        outputs=[folder / name for name in result.file_names(static=stage == STAGES[0])],
+        cost=preset.costs["result"],
+    )
+
+
+def without_places(config: Mapping[str, Any], reads: Mapping[str, Path]) -> dict[str, Any]:
+    """A stage's config as far as it decides what comes out: where files lie is left out, the files
+    that it reads go by their labels, and local models by what is in them."""
+    labels = {shown(path): label for label, path in reads.items()}
+    places = ("name", "tag", "exp_root_dir", "use_timestamp", "description")
+
+    def plain(key: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {k: plain(k, v) for k, v in value.items()}
+        if key in MODELS and isinstance(value, str):
+            return model_hash(value)
+        return labels.get(value, value) if isinstance(value, str) else value
+
+    return {k: plain(k, v) for k, v in config.items() if k not in places}

@@ -1,0 +1,140 @@
+"""Presets: the stages' configs, what the other steps are told, and what memory options there are.
+
+Numbers that someone may want to change stand here and nowhere else in this folder.
+"""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+Options = Mapping[str, Any]
+STAGES = ("stage1", "stage2", "stage3")
+STEPS = ("preprocess", "token", *STAGES, "result")  # in order
+FAST = 4  # --fast divides the steps of the token and of each stage by this
+
+
+class Cost(NamedTuple):
+    """A guess of what a step takes, until it is known."""
+
+    start_s: float  # before the first training step and after the last one, seconds
+    step_s: float = 0.0  # a training step, seconds
+
+
+@dataclass(frozen=True)
+class Preset:
+    configs: tuple[str, str, str]  # YAML of each stage
+    static_prompt: str  # stage 1's prompt, of {noun} or {phrase}
+    video_negative: str  # the video prior's negative prompt, likewise
+    preprocess: Options  # flags of image_preprocess.py
+    token: Options  # flags of textual_inversion.py
+    result: Options  # flags of pipeline/result.py
+    costs: Mapping[str, Cost]  # of the steps, on the machine that the preset is meant for
+    offline: bool = False  # everything is in this checkout: the hub isn't asked
+
+
+TOKEN_FULL = {
+    "resolution": 512,
+    "train_batch_size": 16,
+    "max_train_steps": 3000,
+    "learning_rate": 5e-4,
+    "seed": 0,
+}
+FULL: dict[str, Any] = {
+    "static_prompt": "a high resolution DSLR image of {phrase}",
+    "video_negative": "",
+    "preprocess": {"size": 512},
+    "token": TOKEN_FULL,
+    "result": {},
+    "costs": {  # one H200
+        "preprocess": Cost(30),
+        "token": Cost(40, 0.16),
+        "stage1": Cost(90, 0.2),
+        "stage2": Cost(150, 0.9),
+        "stage3": Cost(150, 1.3),
+        "result": Cost(90),
+    },
+}
+PRESETS = {
+    "toy": Preset(
+        configs=("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
+        static_prompt="a toy {noun}",
+        video_negative="a {noun}",  # guidance then pulls at the motion, not at colours
+        # a margin as in the pictures that the toy models were trained on
+        preprocess={"size": 256, "border_ratio": 0.25},
+        token={
+            "resolution": 64,
+            "train_batch_size": 4,
+            "max_train_steps": 80,
+            "learning_rate": 5e-3,
+            "seed": 0,
+            "num_validation_images": 2,
+            "report_to": "none",
+        },
+        result={"size": 128, "frames": 32, "fps": 16},
+        costs={  # two CPU cores
+            "preprocess": Cost(8),
+            "token": Cost(13, 0.1),
+            "stage1": Cost(14, 0.18),
+            "stage2": Cost(22, 0.5),
+            "stage3": Cost(22, 0.5),
+            "result": Cost(20),
+        },
+        offline=True,
+    ),
+    "modelscope": Preset(
+        configs=(
+            "configs/animate124-stage1.yaml",
+            "configs/animate124-stage2-ms.yaml",
+            "configs/animate124-stage3-ms.yaml",
+        ),
+        **FULL,
+    ),
+    "zeroscope": Preset(
+        configs=(
+            "configs/animate124-stage1.yaml",
+            "configs/animate124-stage2-zs.yaml",
+            "configs/animate124-stage3-zs.yaml",
+        ),
+        **FULL,
+    ),
+}
+
+
+def three_quarters(pixels: int) -> int:
+    return 3 * pixels // 4
+
+
+DYNAMIC = ("stage2", "stage3")
+# --vram N: for less than so many GB, these stages get this option. A function is applied to the
+# config's own value; of two lines about the same key the lower one wins.
+VRAM: tuple[tuple[float, tuple[str, ...], str, Any], ...] = (
+    (64, ("stage3",), "system.guidance_cn.fixed_frames", 1),
+    (48, ("stage3",), "system.guidance_cn.fixed_size", 512),
+    (40, DYNAMIC, "system.guidance.low_ram_vae", 8),
+    (32, DYNAMIC, "system.renderer.num_samples_per_ray", 128),
+    (24, DYNAMIC, "system.guidance.low_ram_vae", 4),
+    (24, DYNAMIC, "data.single_view.num_frames", 8),
+    (16, DYNAMIC, "data.single_view.width_vid", three_quarters),
+    (16, DYNAMIC, "data.single_view.height_vid", three_quarters),
+)
+
+
+def preset_named(name: str) -> Preset:
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ValueError(f"--preset {name}: there are {', '.join(PRESETS)}{hint}")
+    return PRESETS[name]
+
+
+def memory_options(vram: float | None, stage: str, own: Callable[[str], Any]) -> dict[str, Any]:
+    """What --vram sets in a stage; `own` looks a key up in the stage's config.
+
+    vram: GB; None for as many as it takes.
+    """
+    options: dict[str, Any] = {}
+    for below, stages, key, value in VRAM:
+        if vram is not None and vram < below and stage in stages:
+            options[key] = value(own(key)) if callable(value) else value
+    return options

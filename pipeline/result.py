@@ -1,0 +1,58 @@
+"""The result of a scene: videos and a contact sheet, rendered from a stage's checkpoint.
+
+python pipeline/result.py --config <trial>/configs/parsed.yaml --checkpoint <trial>/ckpts/last.ckpt
+--out <folder>
+
+The scene is built without its priors and without normals. Angles are degrees, tau is in [0, 1].
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as launch.py
+
+ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
+SHEET = "contact_sheet.png"
+ROUNDS = 2  # times that time runs while the camera turns once
+BATCH = 8  # frames rendered together
+
+
+def file_names(static: bool) -> list[str]:
+    """What is written; a scene that stands still has no video in which time runs."""
+    return [TURNTABLE, SHEET] if static else [ANIMATION, REFERENCE, TURNTABLE, SHEET]
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    p.add_argument("--config", type=Path, required=True, help="a trial's configs/parsed.yaml")
+    p.add_argument("--checkpoint", type=Path, required=True, help="its ckpts/last.ckpt")
+    p.add_argument("--out", type=Path, required=True, help="folder to write to")
+    p.add_argument("--size", type=int, help="pixels of a side (default: the config's eval_height)")
+    p.add_argument("--frames", type=int, default=48, help="frames from tau 0 to 1 (48)")
+    p.add_argument("--fps", type=int, default=24, help="frames a second (24)")
+    p.add_argument("--views", type=int, default=4, help="rows of the contact sheet (4)")
+    p.add_argument("--times", type=int, default=5, help="columns of the contact sheet (5)")
+    return p
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    args = parser().parse_args(arguments)
+    from animate124.pipeline.rendering import write_result
+
+    write_result(args)
+    return 0
+
+
+if __name__ == "__main__":
+    # this checkout, installed or not, on the bundled host; its folders are no top-level packages
+    root = Path(__file__).resolve().parent.parent
+    here = (root, root / "pipeline")
+    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in here]
+    sys.path.insert(0, str(root / "host"))
+    from threestudio.extensions import load_extension
+
+    load_extension("animate124", root)
+    sys.exit(main())

@@ -1,0 +1,178 @@
+"""Tables of scenes, run here and through submitit. A small script stands for animate.py."""
+
+import itertools
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+import animate124
+import pytest
+from animate124.pipeline import batch
+from animate124.pipeline.process import STOPPED, Interrupt
+
+PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
+SCRIPT = """
+import glob, json, os, signal, sys, time
+here, label, fails = sys.argv[1:4]
+began = time.time()
+print("hello", flush=True)
+if "waits" in sys.argv[4]:
+    signal.signal(signal.SIGINT, lambda *_: sys.exit(130))
+    time.sleep(30)
+if "meets" in sys.argv[4]:  # two scenes have to be at work together
+    open(f"{here}/{label}.met", "w").close()
+    until = time.time() + 30
+    while len(glob.glob(f"{here}/*.met")) < 2 and time.time() < until:
+        time.sleep(0.01)
+    if time.time() >= until:
+        sys.exit(7)
+gpu = os.environ.get("CUDA_VISIBLE_DEVICES")
+with open(f"{here}/{label}.json", "w") as file:
+    json.dump({"gpu": gpu, "began": began, "ended": time.time()}, file)
+sys.exit(5 if fails == label else 0)
+"""
+
+
+def table(tmp_path, text):
+    path = tmp_path / "scenes.csv"
+    path.write_text(text)
+    return path
+
+
+def entries(tmp_path, *labels):
+    return [batch.Entry(label, [label], tmp_path / "logs" / f"{label}.log") for label in labels]
+
+
+@pytest.fixture
+def stand_in(tmp_path, monkeypatch):
+    """Makes the commands of entries those of SCRIPT; returns what each scene wrote."""
+    script = tmp_path / "stand_in.py"
+    script.write_text(SCRIPT)
+    options = {"fails": "", "waits": ""}
+
+    def command(entry):
+        words = [str(tmp_path), entry.label, options["fails"], options["waits"]]
+        return [sys.executable, str(script), *words]
+
+    def written(label):
+        return json.loads((tmp_path / f"{label}.json").read_text())
+
+    monkeypatch.setattr(batch, "command", command)
+    return options, written
+
+
+def test_a_row_is_a_command_line(tmp_path):
+    path = table(
+        tmp_path,
+        "image,prompt,subject,static_prompt,fast,stage2.trainer.max_steps\n"
+        f'{PANDA},"a panda, old, is dancing",,a bear,yes,7\n'
+        "photo.png,it jumps,fox,,,\n",
+    )
+    (tmp_path / "photo.png").touch()
+    first, second = batch.read_table(path, ["--preset", "toy"], tmp_path / "out")
+    assert first.words == [
+        *(str(PANDA), "--prompt", "a panda, old, is dancing", "--preset", "toy"),
+        *("--static-prompt", "a bear", "--fast", "stage2.trainer.max_steps=7"),
+    ]
+    # an image beside the table, from wherever the command is run
+    assert second.words[0] == str(tmp_path / "photo.png")
+    assert second.words[-2:] == ["--subject", "fox"]
+    assert second.label == f"{tmp_path.name}-it_jumps"
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("picture,prompt\na,b\n", "image is missing"),
+        ("image,prompt,colour\na,b,c\n", "'colour'.*subject"),
+        ("image,prompt,stage5.seed\na,b,1\n", "stage5"),
+        ("image,prompt\na,\n", "scene 1: has no prompt"),
+        ("image,prompt\na,b,c\n", "scene 1: .*cells"),
+        ("image,prompt\na/x.png,b\nb/x.png,b\n", "two scenes"),
+        ("image,prompt\n", "no scenes"),
+    ],
+)
+def test_a_table_that_cant_be_meant_is_an_error(text, says, tmp_path):
+    with pytest.raises(ValueError, match=says):
+        batch.read_table(table(tmp_path, text), [], tmp_path)
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        batch.read_table(tmp_path / "nowhere.csv", [], tmp_path)
+
+
+def test_one_scene_a_gpu_at_a_time_and_no_gpu_idle(tmp_path, stand_in, capsys):
+    stand_in[0]["waits"] = "meets"
+    labels = ["a", "b", "c", "d"]
+    code = batch.run_here(entries(tmp_path, *labels), ["4", "5"], Interrupt())
+    assert code == 0
+    runs = [stand_in[1](label) for label in labels]
+    assert {run["gpu"] for run in runs} == {"4", "5"}
+    for gpu in ("4", "5"):
+        mine = sorted((r["began"], r["ended"]) for r in runs if r["gpu"] == gpu)
+        assert all(end <= start for (_, end), (start, _) in itertools.pairwise(mine))
+    out = capsys.readouterr().out
+    assert "a: hello" in out and "4 of 4 scenes are done" in out
+    assert "hello" in (tmp_path / "logs" / "c.log").read_text()
+
+
+def test_one_failure_stops_no_other_and_shows_in_the_exit_code(tmp_path, stand_in, capsys):
+    stand_in[0]["fails"] = "b"
+    assert batch.run_here(entries(tmp_path, "a", "b", "c"), [None], Interrupt()) == 1
+    assert stand_in[1]("c")["gpu"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+    out = capsys.readouterr().out
+    assert f"b: failed (exit code 5), see {tmp_path / 'logs' / 'b.log'}" in out
+    assert "2 of 3 scenes are done" in out
+
+
+def test_ctrl_c_stops_what_runs_and_begins_nothing(tmp_path, stand_in, capsys):
+    stand_in[0]["waits"] = "waits"
+    log = tmp_path / "logs" / "a.log"
+
+    def press():
+        while not (log.exists() and "hello" in log.read_text()):
+            time.sleep(0.02)
+        time.sleep(0.1)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    threading.Thread(target=press).start()
+    with Interrupt() as interrupt:
+        code = batch.run_here(entries(tmp_path, "a", "b"), [None], interrupt)
+    assert code == STOPPED
+    out = capsys.readouterr().out
+    assert "a: stopped" in out and "b: not begun" in out
+
+
+def test_the_gpus_are_those_that_are_visible(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert batch.visible_gpus(None) == [None]
+    assert batch.visible_gpus("0, 1") == ["0", "1"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    assert batch.visible_gpus("0") == ["6", "7"]
+
+
+def test_submitit_runs_each_scene_as_a_job(tmp_path, stand_in, capsys):
+    pytest.importorskip("submitit")
+    stand_in[0]["fails"] = "b"
+    scenes = entries(tmp_path, "a", "b")
+    jobs = batch.submit(scenes, tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
+    assert batch.wait_for(scenes, jobs) == 1
+    assert stand_in[1]("a") and stand_in[1]("b")
+    out = capsys.readouterr().out
+    assert f"a: job {jobs[0].job_id}" in out and "a: done" in out
+    assert "1 of 2 scenes are done" in out
+    assert "hello" in jobs[0].paths.stdout.read_text()
+
+
+def test_slurms_options_reach_submitit(tmp_path, stand_in, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    given = {}
+    monkeypatch.setattr(
+        submitit.AutoExecutor, "update_parameters", lambda self, **options: given.update(options)
+    )
+    monkeypatch.setattr(submitit.AutoExecutor, "submit", lambda self, task: None)
+    batch.submit([], tmp_path, {"slurm_partition": "gpu", "timeout_min": 90}, cluster="local")
+    assert given["slurm_partition"] == "gpu" and given["timeout_min"] == 90
+    assert given["gpus_per_node"] == 1

@@ -1,0 +1,223 @@
+"""Plans: commands that the scripts understand, options that end up where they belong."""
+
+import shlex
+from pathlib import Path
+
+import animate124
+import pytest
+import threestudio.launch
+from animate124.pipeline import result
+from animate124.pipeline.overrides import by_step, check_stage, flags, stage_config, written
+from animate124.pipeline.plan import ROOT, make_plan, script_parser
+from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM
+from animate124.pipeline.scene import Scene, slug
+from omegaconf import OmegaConf
+from threestudio.utils.config import load_config, parse_overrides
+
+PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
+PROMPT = "a panda is dancing"
+
+
+def scene(tmp_path, **options):
+    return Scene(PANDA, PROMPT, **{"out": tmp_path, "preset": "toy", **options})
+
+
+def config_of(step, tmp_path):
+    """The config that launch.py would make of a stage's command line."""
+    args, extras = threestudio.launch.parser().parse_known_args(step.command[1:])
+    assert args.train and all("=" in word for word in extras)
+    return load_config(str(ROOT / args.config), cli_args=extras), args
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
+    plan = make_plan(scene(tmp_path, preset=preset), check=True)
+    assert tuple(step.name for step in plan.steps) == STEPS
+    parsers = {
+        "image_preprocess.py": script_parser("image_preprocess.py"),
+        "textual-inversion/textual_inversion.py": script_parser(
+            "textual-inversion/textual_inversion.py"
+        ),
+        "pipeline/result.py": result.parser(),
+    }
+    for step in plan.steps:
+        script, *words = step.command
+        assert (ROOT / script).is_file()
+        if script in parsers:
+            parsers[script].parse_args(words)
+
+
+def test_the_toy_video_model_is_told_what_stays(tmp_path):
+    for preset, negative in (("toy", "a fox"), ("modelscope", "")):
+        plan = make_plan(Scene(PANDA, "a fox is jumping", tmp_path, preset=preset))
+        for stage in ("stage2", "stage3"):
+            cfg, _ = config_of(plan[stage], tmp_path)
+            assert cfg.system.prompt_processor.negative_prompt == negative
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_stages_read_what_the_ones_before_write(preset, tmp_path):
+    plan = make_plan(scene(tmp_path, preset=preset))
+    prompts = ["a toy panda" if preset == "toy" else "a high resolution DSLR image of a panda"]
+    prompts += [PROMPT, PROMPT]
+    for stage, prompt in zip(STAGES, prompts, strict=True):
+        step = plan[stage]
+        cfg, args = config_of(step, tmp_path)
+        assert Path(cfg.trial_dir) == step.folder
+        assert step.checkpoint == Path(cfg.trial_dir, "ckpts", "last.ckpt")
+        assert Path(cfg.data.image.image_path) == plan["preprocess"].outputs[0]
+        assert cfg.system.prompt_processor.prompt == prompt
+        assert args.gpu == "0"
+        assert step.steps == cfg.trainer.max_steps
+        before = STAGES[STAGES.index(stage) - 1]
+        weights = None if stage == "stage1" else str(plan[before].checkpoint)
+        assert cfg.system.weights == weights
+    tile = cfg.system.prompt_processor_cn
+    assert tile.prompt == "a <token> is dancing"
+    assert Path(tile.learned_embeds_path) == plan["token"].outputs[0]
+    shown = shlex.split(plan["stage3"].shown(again=True))
+    assert shown[-1] == f"resume={plan['stage3'].checkpoint}"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("gb", [8, 44, 100])
+def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
+    plan = make_plan(scene(tmp_path, preset=preset, vram=gb))
+    free = make_plan(scene(tmp_path, preset=preset))
+    assert bool(plan.memory) == any(gb < below for below, *_ in VRAM)
+    for stage, options in plan.memory.items():
+        cfg, _ = config_of(plan[stage], tmp_path)
+        usual, _ = config_of(free[stage], tmp_path)
+        check_stage(stage, OmegaConf.to_container(cfg))
+        for key, value in options.items():
+            assert OmegaConf.select(cfg, key) == value
+            if key.endswith(("width_vid", "height_vid")):  # the clip keeps its shape
+                assert value == 0.75 * OmegaConf.select(usual, key)
+
+
+def test_fewer_gb_never_mean_fewer_options():
+    assert [row[0] for row in VRAM] == sorted((row[0] for row in VRAM), reverse=True)
+
+
+def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
+    slow, fast = (make_plan(scene(tmp_path, fast=f)) for f in (False, True))
+    for name in ("token", *STAGES):
+        assert fast[name].steps == slow[name].steps // 4
+    for stage in STAGES:
+        cfg, _ = config_of(fast[stage], tmp_path)
+        assert cfg.trainer.val_check_interval <= cfg.trainer.max_steps == fast[stage].steps
+
+
+def test_a_persons_overrides_win(tmp_path):
+    words = ["stage2.trainer.max_steps=7", "token.max_train_steps=9", "preprocess.size=32"]
+    words += ["stage2.data.single_view.num_frames=3", "preprocess.dont_recenter=true"]
+    overrides = by_step(words)
+    plan = make_plan(scene(tmp_path, fast=True, vram=8, overrides=overrides), check=True)
+    cfg, _ = config_of(plan["stage2"], tmp_path)
+    assert (cfg.trainer.max_steps, cfg.data.single_view.num_frames) == (7, 3)
+    assert (plan["stage2"].steps, plan["token"].steps) == (7, 9)
+    words = plan["preprocess"].command
+    assert words[words.index("--size") + 1] == "32" and "--dont_recenter" in words
+
+
+@pytest.mark.parametrize(
+    ("word", "says"),
+    [
+        ("stage4.trainer.max_steps=1", "stage1, stage2, stage3"),
+        ("stage2.trainer.max_step=1", "stage2: .*trainer.max_step.*max_steps"),
+        ("stage3.system.guidance_cn.fixed_sise=1", "guidance_cn.fixed_sise.*fixed_size"),
+        ("stage1.system.loss.lambda_rbg=1", "lambda_rbg.*lambda_rgb"),
+        ("stage2.data.single_view.num_frame=1", "num_frame.*num_frames"),
+        ("stage2.system.weights=x.ckpt", "--from"),
+        ("stage1.exp_root_dir=x", "--out"),
+        ("token.max_train_step=1", "token.max_train_step .*max_train_steps"),
+        ("preprocess.sise=1", "preprocess.sise .*size"),
+        ("result.frame=1", "result.frame .*frames"),
+    ],
+)
+def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tmp_path):
+    with pytest.raises(ValueError, match=f"(?s){says}"):
+        make_plan(scene(tmp_path, overrides=by_step([word])), check=True)
+
+
+def test_unclear_options_say_what_to_do(tmp_path):
+    with pytest.raises(ValueError, match="modelscope"):
+        make_plan(scene(tmp_path, preset="modelscop"))
+    with pytest.raises(ValueError, match="--refine-prompt"):
+        make_plan(scene(tmp_path, subject="bear"))
+    with pytest.raises(ValueError, match="<token>"):
+        make_plan(scene(tmp_path, refine_prompt="a panda is dancing"))
+    plan = make_plan(scene(tmp_path, subject="bear", refine_prompt="a <token> dances"))
+    assert plan.prompts["stage1"] == "a toy bear"
+
+
+@pytest.mark.parametrize("until", STEPS)
+def test_until_ends_with_that_steps_result(until, tmp_path):
+    names = [step.name for step in make_plan(scene(tmp_path), until).steps]
+    rest = ["result"] if until in STAGES else []
+    assert names == [*STEPS[: STEPS.index(until) + 1], *rest]
+    step = make_plan(scene(tmp_path), until).steps[-1]
+    if until in STAGES:
+        assert step.reads["checkpoint"].parts[-3] == until
+        assert ("animation.mp4" in {p.name for p in step.outputs}) == (until != "stage1")
+
+
+def test_gpus_are_the_persons(tmp_path):
+    plan = make_plan(scene(tmp_path, gpu="2,3"))
+    _, args = config_of(plan["stage1"], tmp_path)
+    assert args.gpu == "2,3"
+    assert "CUDA_VISIBLE_DEVICES" not in plan["stage1"].environment  # launch.py sets it
+    assert plan["token"].environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert "CUDA_VISIBLE_DEVICES=2" in plan["token"].shown()
+
+
+def test_the_toy_never_asks_the_hub(tmp_path):
+    for preset in PRESETS:
+        plan = make_plan(scene(tmp_path, preset=preset))
+        offline = {step.environment.get("HF_HUB_OFFLINE") for step in plan.steps}
+        assert offline == ({"1"} if preset == "toy" else {None})
+
+
+@pytest.mark.parametrize("text", ["a panda: it's # 1", "12", "true", "[a", '"quoted" start', "x=y"])
+def test_any_text_arrives_as_it_is(text):
+    assert parse_overrides([written("a.b", text)]) == [("a.b", text)]
+
+
+def test_flags():
+    options = {"size": 64, "quick": "true", "slow": False, "name": "a b"}
+    assert flags(options) == ["--size", "64", "--quick", "--name", "a b"]
+
+
+def test_names_of_scenes(tmp_path):
+    assert scene(tmp_path).name == "toy-panda-a_panda_is_dancing"
+    assert Scene(Path("photos/cat-wave.jpg"), "it waves!").name == "cat-wave-it_waves"
+    assert Scene(Path("x/_rgba.png"), "../../etc").name == "x-etc"
+    long = slug("word " * 100)
+    assert len(long) <= 80 and long != slug("word " * 101)
+
+
+def test_a_caption_says_who_where_the_prompt_doesnt(tmp_path):
+    image = tmp_path / "photo.png"
+    image.write_bytes(PANDA.read_bytes())
+    asked = Scene(image, "it jumps for joy", out=tmp_path / "out", refine_prompt="<token>!")
+    assert make_plan(asked).subject is None
+    assert "--need_caption" in make_plan(asked)["preprocess"].command
+    (tmp_path / "_caption.txt").write_text("a panda bear sitting on a chair\n")
+    plan = make_plan(asked)
+    assert plan.subject.noun == "panda bear"
+    assert plan.prompts["stage1"].endswith("a panda bear")
+
+
+def test_places_play_no_part(tmp_path):
+    here, there = (make_plan(scene(tmp_path / name)) for name in ("here", "there"))
+    for name in STAGES:
+        assert here[name].settings == there[name].settings
+        assert str(tmp_path) not in str(here[name].settings)
+
+
+def test_a_stage_config_is_what_launch_makes_of_it(tmp_path):
+    words = ["trainer.max_steps=3", f"exp_root_dir={tmp_path}", "tag=x"]
+    ours = stage_config(ROOT / "configs/toy/stage2.yaml", words)
+    theirs = load_config(str(ROOT / "configs/toy/stage2.yaml"), cli_args=words)
+    assert ours["system"] == OmegaConf.to_container(theirs.system)
+    assert ours["checkpoint"]["every_n_train_steps"] == 3

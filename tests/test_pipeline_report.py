@@ -1,0 +1,147 @@
+"""The report's numbers, and its page: one file that asks for nothing."""
+
+import json
+import re
+import shutil
+import statistics
+
+import cv2
+import numpy as np
+import pytest
+from animate124.pipeline import report
+from animate124.pipeline.manifest import Manifest
+from animate124.pipeline.plan import ROOT, make_plan
+from animate124.pipeline.scene import Scene
+from animate124.system import outputs
+
+
+def log(folder, version, rows):
+    path = folder / "csv_logs" / f"version_{version}" / "metrics.csv"
+    path.parent.mkdir(parents=True)
+    lines = ["epoch,step,train/loss_rgb,train/loss_mask,train_params/lambda_rgb", *rows]
+    path.write_text("\n".join(lines) + "\n")
+
+
+def test_a_resumed_runs_losses_go_on_where_it_did(tmp_path):
+    log(tmp_path, 0, [",9,,,", "0,9,0.5,,1000", "0,19,0.4,0.1,1000", "0,29,0.3,,1000"])
+    log(tmp_path, 1, ["0,29,0.25,,1000", "0,39,0.2,,1000"])  # resumed from step 20
+    assert report.curves(tmp_path) == {
+        "loss_rgb": [(9, 0.5), (19, 0.4), (29, 0.25), (39, 0.2)],
+        "loss_mask": [(19, 0.1)],
+    }
+
+
+def test_the_tokens_losses_are_read(tmp_path):
+    (tmp_path / "loss.csv").write_text("step,loss,learning_rate\n1,0.5,0.01\n2,0.4,0.01\n")
+    assert report.curves(tmp_path) == {"loss": [(1, 0.5), (2, 0.4)]}
+
+
+@pytest.mark.parametrize("n", [0, 1, 199, 200, 201, 1000])
+def test_a_thinned_curve_keeps_its_mean_and_its_end(n):
+    curve = [(step, float((7 * step) % 11)) for step in range(n)]
+    thin = report.thinned(curve)
+    assert len(thin) <= report.POINTS
+    if n <= report.POINTS:
+        assert thin == curve
+    if n:
+        assert thin[-1][0] == curve[-1][0]
+    if n == 1000:  # stretches of equal length
+        mean = statistics.fmean(value for _, value in curve)
+        assert statistics.fmean(value for _, value in thin) == pytest.approx(mean)
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A scene with a result, made by hand, and its report."""
+    image = ROOT / "load" / "toy-panda" / "image.png"
+    prompt = "a <b>panda</b> is dancing & nodding"
+    scene = Scene(image, prompt, out=tmp_path_factory.mktemp("out"), preset="toy", subject="panda")
+    plan, manifest = make_plan(scene), Manifest(scene.folder)
+    colours = [np.full((64, 64, 3), 3 * n, np.uint8) for n in range(60)]
+    for step in plan.steps:
+        manifest.begin(step.name, "hash", again=False)
+        manifest.add(step.name, 61.5, {"host": 1.25, "gpu": 10.5})
+        for path in step.outputs:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.suffix == ".mp4":
+                outputs.write_video(path, colours)
+            elif path.suffix == ".png":
+                cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
+            else:
+                path.write_text("x")
+        if step.name.startswith("stage"):
+            values = [f"0,{n},{100 / (n + 1)},{0.5},1000" for n in range(0, 500, 5)]
+            log(step.folder, 0, values)
+        manifest.finish(step.name, step.outputs, steps=step.steps, command=step.shown())
+    return report.write(plan, manifest)
+
+
+def test_the_json_says_what_each_step_took(written):
+    facts = json.loads(written.with_name("report.json").read_text())
+    assert facts["seconds"] == pytest.approx(6 * 61.5)
+    stage = facts["steps"][3]
+    assert stage["name"] == "stage2" and stage["state"] == "done"
+    assert stage["peak_memory_gb"] == {"host": 1.25, "gpu": 10.5}
+    assert stage["steps"] > 0
+    assert stage["losses"]["loss_rgb"]["final"] == pytest.approx(100 / 496)
+    assert len(stage["losses"]["loss_mask"]["curve"]) == 100
+    assert stage["checkpoint"] == "stage2/ckpts/last.ckpt"
+    assert stage["config"] == "stage2/configs/parsed.yaml"
+    assert "launch.py --config configs/toy/stage2.yaml" in stage["command"]
+    assert facts["versions"]["torch"]
+    assert set(facts["files"]) == {
+        "animation.mp4",
+        "reference_view.mp4",
+        "turntable.mp4",
+        "contact_sheet.png",
+    }
+
+
+def test_the_page_holds_everything_it_shows(written):
+    page = written.read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    assert len(sources) == 6 and all(source.startswith("data:") for source in sources)
+    assert not re.search(r"https?://|url\(|@import|<script", page)
+    assert "<b>panda" not in page and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in page
+
+
+@pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
+def test_a_browser_shows_the_page(size, written):
+    playwright = pytest.importorskip("playwright.sync_api")
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        pytest.skip("no chromium on this machine (apt-get install chromium)")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        try:
+            tab = browser.new_page(viewport={"width": size[0], "height": size[1]})
+            asked, said = [], []
+            tab.on("request", lambda request: asked.append(request.url))
+            tab.on("console", lambda message: said.append(message.text))
+            tab.goto(written.as_uri())
+            tab.wait_for_function(
+                "[...document.querySelectorAll('video')].every(video => video.readyState > 1)"
+            )
+            assert [url for url in asked if not url.startswith("data:")] == [written.as_uri()]
+            assert said == []
+            # nothing but the tables' own boxes scrolls sideways
+            assert tab.evaluate("document.documentElement.scrollWidth") <= size[0]
+            assert tab.evaluate("[...document.images].every(image => image.naturalWidth > 0)")
+            assert tab.evaluate("document.querySelectorAll('video').length") == 3
+            assert tab.evaluate("document.querySelectorAll('svg polyline').length") == 6
+            font = tab.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
+            assert font >= 16
+            assert tab.inner_text("h1") == "a <b>panda</b> is dancing & nodding"
+        finally:
+            browser.close()
+
+
+def test_a_curve_stays_in_its_picture():
+    svg = report.chart("loss_rgb", [(n, 10.0**-n) for n in range(8)])
+    points = re.search(r'points="([^"]*)"', svg)[1].split()
+    xy = np.array([[float(v) for v in point.split(",")] for point in points])
+    assert (np.diff(xy[:, 0]) > 0).all() and (np.diff(xy[:, 1]) > 0).all()
+    assert np.allclose(np.diff(xy[:, 1]), np.diff(xy[:, 1])[0], atol=0.2)  # logarithmic
+    assert xy.min() >= 0 and xy[:, 0].max() <= 240 and xy[:, 1].max() <= 120
+    assert report.chart("loss_rgb", [(1, float("nan"))]) == ""
+    assert "polyline" in report.chart("loss_rgb", [(1, 0.5)])

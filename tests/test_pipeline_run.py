@@ -1,0 +1,302 @@
+"""What runs again and what doesn't. A fake runner stands for the steps' processes: it writes what a
+step would, from a hash of its command's inputs, and remembers the commands."""
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+
+import animate124
+import numpy as np
+import pytest
+from animate124.pipeline import process, run
+from animate124.pipeline.command import go_on
+from animate124.pipeline.manifest import Manifest
+from animate124.pipeline.overrides import by_step
+from animate124.pipeline.plan import make_plan
+from animate124.pipeline.presets import STAGES, STEPS
+from animate124.pipeline.process import STOPPED, Interrupt, Outcome
+from animate124.pipeline.run import StepFailed, describe, run_scene
+from animate124.pipeline.scene import Scene
+from PIL import Image
+
+PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
+GO_ON = ["python", "animate.py", "again"]
+PICTURE = np.zeros((8, 8, 4), np.uint8)
+
+
+class Runner:
+    """Instead of `process.run`. `fails` and `stops`: names of steps that end so, once."""
+
+    def __init__(self):
+        self.folder = None  # the scene's
+        self.ran = []  # (step, whether it went on)
+        self.fails, self.stops = set(), set()
+        self.caption = None
+
+    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick):
+        name = log.stem
+        step = self.folder / ("input" if name == "preprocess" else name)
+        words = " ".join(command)
+        again = "resume=" in words or "--resume_from_checkpoint" in words
+        self.ran.append((name, again))
+        step.mkdir(parents=True, exist_ok=True)
+        on_line("a line")
+        if name in self.fails | self.stops:
+            if name in STAGES:
+                write(step / "ckpts" / "last.ckpt", "half")
+            interrupt.asked = name in self.stops
+            code = STOPPED if name in self.stops else 3
+            self.fails.discard(name)
+            self.stops.discard(name)
+            return Outcome(code, 1.0, {"host": 2.0})
+        content = digest(command, self.folder)
+        if name == "preprocess":
+            Image.fromarray(PICTURE + int(content[:2], 16)).save(step / "_rgba.png")
+            if self.caption:
+                write(step / "_caption.txt", self.caption)
+        elif name == "token":
+            write(step / "learned_embeds.bin", content)
+        elif name in STAGES:
+            write(step / "ckpts" / "last.ckpt", content)
+            write(step / "configs" / "parsed.yaml", content)
+            write(step / "csv_logs" / "version_0" / "metrics.csv", "step,train/loss_rgb\n1,0.5\n")
+        else:
+            static = "stage1" in words
+            names = ["turntable.mp4"] if static else ["turntable.mp4", "animation.mp4"]
+            for file in [*names, *([] if static else ["reference_view.mp4"])]:
+                write(step / file, content)
+            Image.fromarray(PICTURE).save(step / "contact_sheet.png")
+        return Outcome(0, 1.0, {"host": 1.0})
+
+    def take(self):
+        """The names of what ran since the last call."""
+        ran, self.ran = self.ran, []
+        return [name for name, _ in ran]
+
+
+def digest(command, folder):
+    """Of a command's words, and of what is in the files and folders that they name."""
+    found = hashlib.sha256(" ".join(command).replace(str(folder.parents[1]), "").encode())
+    for word in command:
+        path = Path(word.rpartition("=")[2])
+        ours = folder.is_relative_to(path) or path.is_relative_to(folder)
+        model = path.is_dir() and path.is_relative_to(folder.parents[1]) and not ours
+        files = sorted(path.rglob("*")) if model else [path]
+        for file in files:
+            if file.is_file():
+                found.update(file.read_bytes())
+    return found.hexdigest()
+
+
+def write(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+class World:
+    def __init__(self, tmp_path, runner):
+        self.image = tmp_path / "ball.png"
+        shutil.copy(PANDA, self.image)
+        self.out, self.runner = tmp_path / "out", runner
+        runner.folder = self.folder
+
+    def scene(self, *words, prompt="a panda is dancing", **options):
+        return Scene(
+            self.image,
+            prompt,
+            **{"out": self.out, "preset": "toy", "overrides": by_step(words), **options},
+        )
+
+    def go(self, *words, start=None, until="result", **options):
+        """Runs; returns the names of the steps that ran."""
+        self.code = run_scene(self.scene(*words, **options), start, until, GO_ON, Interrupt())
+        return self.runner.take()
+
+    @property
+    def folder(self):
+        return self.scene().folder
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch):
+    world = World(tmp_path, Runner())
+    monkeypatch.setattr(process, "run", world.runner)
+    return world
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """The output folder of a whole run."""
+    world = World(tmp_path_factory.mktemp("finished"), Runner())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(process, "run", world.runner)
+        world.go()
+    return world.out
+
+
+@pytest.fixture
+def done(world, finished):
+    """A world in which everything was run; a scene's folder may be copied."""
+    shutil.copytree(finished, world.out)
+    return world
+
+
+def test_everything_runs_once_and_in_order(world):
+    assert tuple(world.go()) == STEPS
+    assert world.code == 0
+    assert world.go() == []
+    assert world.go(gpu="1") == []  # where it runs plays no part
+    assert (world.folder / "result" / "report.html").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "options", "runs"),
+    [
+        (["stage3.system.loss.lambda_rgb=5"], {}, ["stage3", "result"]),
+        (["stage2.seed=1"], {}, ["stage2", "stage3", "result"]),
+        (["result.frames=9"], {}, ["result"]),
+        (["token.seed=3"], {}, ["token", "stage3", "result"]),
+        ([], {"refine_prompt": "the <token> is dancing"}, ["stage3", "result"]),
+        ([], {"static_prompt": "a toy"}, [*STAGES, "result"]),
+        ([], {"fast": True}, list(STEPS[1:])),
+        (["preprocess.size=64"], {}, list(STEPS)),
+    ],
+)
+def test_a_change_reruns_what_depends_on_it_and_nothing_else(words, options, runs, done):
+    assert done.go(*words, **options) == runs
+
+
+def test_another_picture_reruns_everything_and_the_same_one_elsewhere_nothing(done):
+    shutil.copy(done.image, done.image.with_suffix(".copy"))
+    done.image.write_bytes(done.image.with_suffix(".copy").read_bytes())  # a new time stamp
+    assert done.go() == []
+    Image.fromarray(PICTURE).save(done.image)
+    assert done.go() == list(STEPS)
+
+
+def test_the_manifest_decides_and_not_a_files_existence(done):
+    write(done.folder / "stage2" / "ckpts" / "last.ckpt", "of someone else")
+    assert done.go() == ["stage2"]  # its new checkpoint is the old one, so the rest stands
+    (done.folder / "token" / "learned_embeds.bin").unlink()
+    assert done.go() == ["token"]
+    (done.folder / "manifest.json").unlink()
+    assert done.go() == list(STEPS)
+
+
+def test_a_moved_scene_stays_done(done):
+    assert done.go() == []
+
+
+def test_a_retrained_model_is_another_model(world, tmp_path):
+    model = tmp_path / "sd"
+    write(model / "model_index.json", "{}")
+    word = f"stage3.system.guidance_cn.pretrained_model_name_or_path={model}"
+    world.go(word)
+    assert world.go(word) == []
+    write(model / "unet" / "weights.safetensors", "new")
+    from animate124.pipeline.manifest import model_hash
+
+    model_hash.cache_clear()  # a new process has none
+    assert world.go(word) == ["token", "stage3", "result"]
+
+
+def test_an_interrupted_stage_goes_on_from_its_checkpoint(world, capsys):
+    world.runner.stops = {"stage2"}
+    assert world.go() == ["preprocess", "token", "stage1", "stage2"]
+    assert world.code == STOPPED
+    assert "Stopped in stage2. To go on:\n  python animate.py again" in capsys.readouterr().out
+    code = run_scene(world.scene(), None, "result", GO_ON, Interrupt())
+    assert (code, world.runner.ran[0]) == (0, ("stage2", True))
+    assert world.runner.take() == ["stage2", "stage3", "result"]
+    record = json.loads((world.folder / "manifest.json").read_text())["steps"]["stage2"]
+    assert record["seconds"] == 2.0  # of both runs
+    assert record["peak_memory"] == {"host": 2.0}
+
+
+def test_a_half_done_stage_with_other_settings_starts_anew(world):
+    world.runner.stops = {"stage2"}
+    world.go()
+    world.go("stage2.seed=4")
+    assert (world.folder / "earlier" / "stage2-1" / "ckpts" / "last.ckpt").read_text() == "half"
+    assert not any(again for _, again in world.runner.ran)
+
+
+def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
+    world.runner.fails = {"stage1"}
+    with pytest.raises(StepFailed, match=r"(?s)stage1 ended with exit code 3.*a line.*stage1\.log"):
+        world.go()
+    world.runner.take()
+    report = json.loads((world.folder / "result" / "report.json").read_text())
+    assert [step["state"] for step in report["steps"]][:4] == ["done", "done", "begun", "not run"]
+    assert world.go() == ["stage1", "stage2", "stage3", "result"]
+
+
+def test_from_forces_and_keeps_what_was_there(done):
+    before = (done.folder / "stage2" / "ckpts" / "last.ckpt").read_text()
+    assert done.go(start="stage2") == ["stage2", "stage3", "result"]
+    assert (done.folder / "earlier" / "stage2-1" / "ckpts" / "last.ckpt").read_text() == before
+    done.runner.stops = {"stage3"}
+    assert done.go(start="stage2") == ["stage2", "stage3"]
+    assert done.go() == ["stage3", "result"]  # what goes on doesn't force again
+
+
+def test_until_stops_and_later_runs_go_on(world):
+    assert world.go(until="token") == ["preprocess", "token"]
+    assert world.go(until="stage1") == ["stage1", "result"]
+    assert not (world.folder / "result" / "animation.mp4").exists()
+    assert world.go() == ["stage2", "stage3", "result"]
+    assert (world.folder / "result" / "animation.mp4").exists()
+
+
+def test_a_caption_completes_the_plan_or_is_asked_for(world):
+    options = {"prompt": "it jumps for joy", "refine_prompt": "<token> jumps"}
+    world.runner.folder = world.scene(**options).folder
+    with pytest.raises(ValueError, match="--subject"):
+        world.go(**options)
+    assert world.runner.take() == ["preprocess"]
+    world.runner.caption = "a fox sitting on grass"
+    assert world.go(start="preprocess", **options) == list(STEPS)
+    assert world.go(**options) == []
+
+
+def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
+    text = describe(make_plan(world.scene(vram=20)), Manifest(world.folder))
+    assert not world.out.exists()
+    assert [line for line in text.splitlines() if line.endswith(": runs")] == [
+        f"# {name}: runs" for name in STEPS
+    ]
+    assert "low_ram_vae=4" in text
+    printed = []
+    runner = process.run
+
+    def listen(command, *rest, **more):
+        printed.append(" ".join(command[1:]))
+        return runner(command, *rest, **more)
+
+    process.run = listen  # the fixture's patch is undone in the end
+    world.runner.stops = {"stage2"}
+    world.go()
+    text = describe(make_plan(world.scene()), Manifest(world.folder))
+    assert "# stage1: done" in text and "# stage2: goes on" in text and "# stage3: runs" in text
+    printed.clear()
+    world.go()
+    plain = text.replace("'", "")
+    assert len(printed) == 3 and all(line in plain for line in printed)
+
+
+def test_one_run_at_a_time_in_a_folder(world):
+    with run.locked(world.folder), pytest.raises(ValueError, match="at work"):
+        world.go()
+
+
+def test_an_unreadable_manifest_says_what_to_do(world):
+    write(world.folder / "manifest.json", "{")
+    with pytest.raises(ValueError, match=r"manifest\.json.*Delete"):
+        world.go()
+
+
+def test_the_command_that_goes_on_does_not_force_again():
+    words = ["animate.py", "a.png", "--from", "stage1", "--prompt", "x"]
+    assert go_on(words)[1:] == ["animate.py", "a.png", "--prompt", "x"]
+    assert go_on(["animate.py", "--from=stage1", "a.png"])[1:] == ["animate.py", "a.png"]
