@@ -14,16 +14,19 @@ import argparse
 import importlib.util
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 CAPTION_MODEL = "Salesforce/blip-image-captioning-base"
 MIN_SIDE = 16  # pixels; below this there is nothing to cut out
+LARGEST_SIDE = 8192  # pixels, of the results
 WORKING_SIDE = 2048  # pixels; larger photos are reduced to this before anything else
+SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98  # of the picture that a subject may cover
 
 
 class PreprocessError(ValueError):
@@ -33,71 +36,126 @@ class PreprocessError(ValueError):
 # ---------------------------------------------------------------------------------- reading
 
 
-def read_photo(path: Path) -> Image.Image:
+def read_photo(path: Path, longest: int = WORKING_SIDE) -> Image.Image:
     """The photo upright (EXIF), 8 bit, as RGB, or RGBA if it really has transparency.
 
+    It is reduced to `longest` pixels first, so that a huge one takes little time and memory.
+
     Raises:
-        PreprocessError: missing, unreadable or tiny file.
+        PreprocessError: no such file, a folder, unreadable, tiny, or too large to be read safely.
     """
+    if path.is_dir():
+        raise PreprocessError(f"{path} is a folder. Pass the path of one photo (jpg, png, webp).")
     if not path.is_file():
         raise PreprocessError(
             f"There is no image at {path}. Pass the path of a photo (jpg, png, webp)."
         )
     try:
-        image = ImageOps.exif_transpose(Image.open(path))
-        image.load()
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is reduced below
+            file = Image.open(path)
+        size = file.size
+        image = eight_bit(upright(file, longest))
+    except Image.DecompressionBombError as error:
         raise PreprocessError(
-            f"{path} can't be read as an image ({error}). Re-save it as PNG."
+            f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels. "
+            f"Reduce it first; {longest} a side are used."
+        ) from error
+    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's readers raise
+        raise PreprocessError(
+            f"{path} can't be read as an image ({first_line(error)}). Re-save it as PNG."
         ) from error
     if min(image.size) < MIN_SIDE:
         raise PreprocessError(
-            f"{path} is {image.width} x {image.height} pixels; {MIN_SIDE} a side is the least."
+            f"{path} is {size[0]} x {size[1]} pixels; {MIN_SIDE} a side is the least"
+            + ("." if min(size) < MIN_SIDE else f", also once the longer side is {longest}.")
         )
-    if image.mode.startswith(
-        ("I", "F")
-    ):  # 16 bit and float greyscale: PIL's own convert() clips them
-        values = np.asarray(image, dtype=np.float64)
-        top = 65535.0 if image.mode.startswith("I") else max(values.max(), 1e-12)
-        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
-    if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        if np.asarray(image)[..., 3].min() == 255:
-            image = image.convert("RGB")
-    else:
-        image = image.convert("RGB")
-    if max(image.size) > WORKING_SIDE:
-        image.thumbnail((WORKING_SIDE, WORKING_SIDE), Image.Resampling.LANCZOS)
     return image
+
+
+def upright(file: Image.Image, longest: int) -> Image.Image:
+    """The picture with sides of at most `longest`, turned as EXIF says; deep modes stay deep."""
+    file.draft(None, (2 * longest, 2 * longest))  # a huge JPEG is decoded small; no-op for others
+    file.load()
+    orientation = file.getexif().get(ExifTags.Base.Orientation, 1)  # TIFFs are turned by now
+    image = file
+    if image.mode.startswith("I;16"):
+        image = image.convert("I")
+    elif image.mode in ("1", "P", "PA") or "transparency" in image.info:  # can't be averaged
+        clear = image.mode == "PA" or "transparency" in image.info
+        image = image.convert("RGBA" if clear else "RGB")
+    image.thumbnail((longest, longest), Image.Resampling.LANCZOS)
+    image.getexif()[ExifTags.Base.Orientation] = orientation
+    return ImageOps.exif_transpose(image)
+
+
+def eight_bit(image: Image.Image) -> Image.Image:
+    """RGB, or RGBA where something is transparent; PIL's own convert() clips 16 bit and float."""
+    if image.mode in ("I", "F"):
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        top = 65535.0 if image.mode == "I" else max(values.max(), 1e-12)
+        image = Image.fromarray((values / top * 255).clip(0, 255).astype(np.uint8))
+    if "A" not in image.getbands():
+        return image.convert("RGB")
+    image = image.convert("RGBA")
+    opaque = (np.asarray(image)[..., 3] > 127).mean()
+    if opaque <= LARGEST_SHARE:
+        return image
+    white = Image.new("RGBA", image.size, "white")  # rounded corners, say: there's no cut-out yet
+    return Image.alpha_composite(white, image).convert("RGB")
 
 
 # ------------------------------------------------------------------------------- background
 
 
-def border_distance(rgb: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """How far each pixel's colour is from those of the border -> (distance [H W], border mask).
+def border_distance(lab: np.ndarray, border: np.ndarray) -> np.ndarray:
+    """How far each pixel's colour is from the background's, in standard deviations -> [H W].
 
-    The border's Lab colours are clustered; a cluster that fills under 4 % of it doesn't count as
-    background, so that a subject cut off by the border is not taken for it. Distances are in
-    standard deviations of the nearest cluster.
+    The colours of the border (a mask, [H W]) are clustered. A cluster is background if it fills 4 %
+    of the border and of two sides at least: what the border cuts off is mostly on one side.
     """
     import cv2
 
-    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float32)
-    width = max(2, round(0.03 * min(lab.shape[:2])))
-    border = np.ones(lab.shape[:2], bool)
-    border[width:-width, width:-width] = False
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
     pixels = lab[border]
-    _, labels, centres = cv2.kmeans(pixels, 8, None, stop, 2, cv2.KMEANS_PP_CENTERS)
-    distance = np.full(border.shape, np.inf, np.float32)
-    for k, centre in enumerate(centres):
-        own = pixels[labels[:, 0] == k]
-        if len(own) >= 0.04 * len(pixels):
-            spread = np.maximum(own.std(0), 3.0)  # 3: a flat background still has noise
-            distance = np.minimum(distance, np.linalg.norm((lab - centre) / spread, axis=-1))
-    return distance, border
+    _, found, centres = cv2.kmeans(pixels, 8, None, stop, 2, cv2.KMEANS_PP_CENTERS)
+    label = np.full(border.shape, -1)
+    label[border] = found[:, 0]
+    sides = [side[side >= 0] for side in (label[:2], label[-2:], label[:, :2], label[:, -2:])]
+    shares = np.array([np.bincount(x, minlength=8) / len(x) for x in (label[border], *sides)])
+    large = shares >= 0.04
+    background = large[0] & (large[1:].sum(0) >= 2)
+    distances = []
+    for k in np.flatnonzero(background if background.any() else large[0]):
+        spread = np.maximum(pixels[found[:, 0] == k].std(0), 3.0)  # 3: flat colours have noise too
+        distances.append(np.linalg.norm((lab - centres[k]) / spread, axis=-1))
+    return np.min(distances, axis=0)
+
+
+def path_cost(lab: np.ndarray, source: np.ndarray, working_side: int = 96) -> np.ndarray:
+    """Least change of colour along any path from the mask `source` to each pixel -> [H W].
+
+    High inside closed outlines, whatever the colour there (geodesic saliency, Wei et al. 2012).
+    Steps under 3 (of 8-bit Lab) are free: gradients of light.
+    """
+    import cv2
+
+    height, width = source.shape
+    scale = min(1.0, working_side / max(height, width))
+    size = (max(2, round(width * scale)), max(2, round(height * scale)))
+    lab = cv2.resize(lab, size, interpolation=cv2.INTER_AREA)
+    source = cv2.resize(source.astype(np.float32), size, interpolation=cv2.INTER_AREA) > 0.3
+    down = np.maximum(np.linalg.norm(np.diff(lab, axis=0), axis=-1) - 3, 0)
+    right = np.maximum(np.linalg.norm(np.diff(lab, axis=1), axis=-1) - 3, 0)
+    cost, before = np.where(source, 0, np.float32(1e6)), None
+    while before is None or (cost < before).any():
+        before = cost.copy()
+        cost[1:] = np.minimum(cost[1:], cost[:-1] + down)
+        cost[:-1] = np.minimum(cost[:-1], cost[1:] + down)
+        cost[:, 1:] = np.minimum(cost[:, 1:], cost[:, :-1] + right)
+        cost[:, :-1] = np.minimum(cost[:, :-1], cost[:, 1:] + right)
+    return cv2.resize(cost, (width, height), interpolation=cv2.INTER_LINEAR)
 
 
 def one_colour_border(rgb: np.ndarray, tolerance: float = 4.0) -> np.ndarray | None:
@@ -125,11 +183,38 @@ def one_colour_border(rgb: np.ndarray, tolerance: float = 4.0) -> np.ndarray | N
     return None if soft.size and soft.mean() > 0.5 else subject
 
 
-def grabcut(rgb: np.ndarray, working_side: int = 384) -> np.ndarray:
-    """Alpha [H W] of the subject by GrabCut (Rother et al. 2004), started from `border_distance`;
-    before a background of one colour by `one_colour_border`.
+def first_guess(rgb: np.ndarray) -> np.ndarray:
+    """GrabCut's classes [H W] to start from: background, probably background, probably subject.
 
-    Needs no weights. The start favours the middle of the picture; specks and pinholes are removed.
+    The subject has another colour than the border (`border_distance`), is enclosed by an outline
+    (`path_cost`), and stands in the middle.
+    """
+    import cv2
+
+    lab = cv2.cvtColor(rgb, cv2.COLOR_RGB2LAB).astype(np.float32)
+    h, w = lab.shape[:2]
+    frame = max(2, round(0.03 * min(h, w)))
+    border = np.ones((h, w), bool)
+    border[frame:-frame, frame:-frame] = False
+    distance = border_distance(lab, border)
+    enclosed = np.minimum(path_cost(lab, border & (distance < 4)), 60) / 60
+    distance = cv2.GaussianBlur(distance, (0, 0), 1)
+    y, x = np.mgrid[0:h, 0:w]
+    off_centre = 2 * np.maximum(abs(x / w - 0.5), abs(y / h - 0.5))
+    score = np.sqrt(enclosed * np.minimum(distance, 20) / 20) * np.clip(1.5 - off_centre, 0.3, 1)
+    score = (255 * score).astype(np.uint8)
+    threshold, _ = cv2.threshold(score, 0, 255, cv2.THRESH_OTSU)
+    guess = np.where(score > threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
+    # what has the background's own colour is background also inside an outline: a wheel, a handle
+    guess[(border & (score <= threshold)) | (distance < 0.7)] = cv2.GC_BGD
+    return guess
+
+
+def grabcut(rgb: np.ndarray, working_side: int = 384) -> np.ndarray:
+    """Alpha [H W] of the subject by GrabCut (Rother et al. 2004); before a background of one colour
+    by `one_colour_border`.
+
+    Needs no weights. Specks and pinholes are removed.
     """
     import cv2
 
@@ -140,27 +225,12 @@ def grabcut(rgb: np.ndarray, working_side: int = 384) -> np.ndarray:
     scale = min(1.0, working_side / max(height, width))
     small_size = (max(1, round(width * scale)), max(1, round(height * scale)))
     small = cv2.resize(rgb, small_size, interpolation=cv2.INTER_AREA)
-    distance, border = border_distance(small)
-    h, w = distance.shape
-    y, x = np.mgrid[0:h, 0:w]
-    off_centre = 2 * np.maximum(abs(x / w - 0.5), abs(y / h - 0.5))
-    score = np.minimum(cv2.GaussianBlur(distance, (0, 0), 1), 20) / 20
-    score = (255 * score * np.clip(1.5 - off_centre, 0.3, 1)).astype(np.uint8)
-    threshold, _ = cv2.threshold(score, 0, 255, cv2.THRESH_OTSU)
-    seed = np.where(score > threshold, cv2.GC_PR_FGD, cv2.GC_PR_BGD).astype(np.uint8)
-    seed[border & (score <= threshold)] = cv2.GC_BGD
-    if not (seed == cv2.GC_PR_FGD).any():
+    classes = first_guess(small)
+    if not (classes == cv2.GC_PR_FGD).any():
         return np.zeros((height, width), np.float32)
-    cv2.grabCut(
-        small[..., ::-1].copy(),
-        seed,
-        None,
-        np.zeros((1, 65)),
-        np.zeros((1, 65)),
-        6,
-        cv2.GC_INIT_WITH_MASK,
-    )
-    subject = tidy(np.isin(seed, (cv2.GC_FGD, cv2.GC_PR_FGD)))
+    models = np.zeros((1, 65)), np.zeros((1, 65))  # of the two sides' colours; OpenCV's workspace
+    cv2.grabCut(small[..., ::-1].copy(), classes, None, *models, 6, cv2.GC_INIT_WITH_MASK)
+    subject = tidy(np.isin(classes, (cv2.GC_FGD, cv2.GC_PR_FGD)))
     return cv2.resize(subject.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
 
@@ -178,10 +248,13 @@ def tidy(mask: np.ndarray) -> np.ndarray:
 
 
 def by_rembg(rgb: np.ndarray) -> np.ndarray:
-    """Alpha by rembg's default model (U^2-Net)."""
+    """Alpha by rembg with U^2-Net (its default model differs between versions)."""
+    if importlib.util.find_spec("onnxruntime") is None:  # importing rembg would end the process
+        raise ImportError("it needs onnxruntime, `pip install 'rembg[cpu]'`")
     import rembg
 
-    return np.asarray(rembg.remove(Image.fromarray(rgb), only_mask=True), np.float32) / 255
+    mask = rembg.remove(Image.fromarray(rgb), session=rembg.new_session("u2net"), only_mask=True)
+    return np.asarray(mask.convert("L"), np.float32) / 255
 
 
 def by_backgroundremover(rgb: np.ndarray) -> np.ndarray:
@@ -196,47 +269,72 @@ def by_backgroundremover(rgb: np.ndarray) -> np.ndarray:
     return np.asarray(cut.convert("RGBA"), np.float32)[..., 3] / 255
 
 
-REMOVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+REMOVERS: dict[str, Callable[[np.ndarray], np.ndarray]] = {  # in the order of "auto"
     "backgroundremover": by_backgroundremover,
     "rembg": by_rembg,
     "grabcut": grabcut,
 }
+PACKAGES = {"backgroundremover": "backgroundremover", "rembg": "rembg[cpu]"}  # what pip is told
+
+
+def subject_alpha(rgb: np.ndarray, name: str) -> np.ndarray:
+    """Alpha [H W] by the remover of that name.
+
+    Raises:
+        PreprocessError: it isn't installed, fails (no weights, usually), or finds no subject.
+    """
+    if name in PACKAGES and importlib.util.find_spec(name) is None:
+        raise PreprocessError(f"{name} isn't installed: pip install '{PACKAGES[name]}'")
+    try:
+        alpha = REMOVERS[name](rgb)
+    except Exception as error:  # the packages' own, pickle's and onnxruntime's errors
+        raise PreprocessError(f"{name} can't run here: {first_line(error)}") from error
+    share = float((alpha > 0.5).mean())
+    if not SMALLEST_SHARE < share < LARGEST_SHARE:
+        found = "found no subject" if share <= SMALLEST_SHARE else "found no background"
+        raise PreprocessError(f"{name} {found} (it took {100 * share:.1f} % of the picture)")
+    return alpha
 
 
 def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
     """RGBA with the background removed; a photo that is transparent already keeps its alpha.
 
-    `auto` takes the first remover that is installed and whose weights can be had.
+    `auto` takes the first remover that is installed and finds a subject.
 
     Raises:
-        PreprocessError: nothing was found, or the remover that was asked for isn't there.
+        PreprocessError: nothing was found, or the remover that was asked for can't run.
     """
     if image.mode == "RGBA":
         return image
     rgb = np.asarray(image)
-    names = REMOVERS if background == "auto" else (background,)
+    installed = [n for n in REMOVERS if n not in PACKAGES or importlib.util.find_spec(n)]
+    names = installed if background == "auto" else [background]
     for name in names:
-        if name != "grabcut" and importlib.util.find_spec(name) is None:
-            if background != "auto":
-                raise PreprocessError(f"--background {name} needs `pip install {name}`.")
-            continue
         try:
-            alpha = REMOVERS[name](rgb)
-        except (OSError, RuntimeError, ImportError) as error:  # weights that can't be fetched
-            if background != "auto":
-                raise PreprocessError(f"--background {name} failed: {error}") from error
-            print(f"background: {name} can't run here ({first_line(error)}); trying the next")
+            alpha = subject_alpha(rgb, name)
+        except PreprocessError as error:
+            if name == names[-1]:
+                raise PreprocessError(
+                    f"{error}. Try another --background ({', '.join(REMOVERS)}), a plainer photo, "
+                    "or cut the subject out by hand, save it as _rgba.png beside the photo and "
+                    "pass --use_existing_background."
+                ) from error
+            print(f"background: {error}; trying the next")
             continue
-        share = float((alpha > 0.5).mean())
-        if not 0.002 < share < 0.98:
-            raise PreprocessError(
-                f"The subject that {name} found covers {100 * share:.1f} % of the picture. Try "
-                f"another --background ({', '.join(REMOVERS)}), a plainer photo, or cut it out "
-                "by hand, save it as _rgba.png beside the photo and pass --use_existing_background."
-            )
-        print(f"background: removed by {name}; the subject covers {100 * share:.0f} %")
+        print(f"background: removed by {name}; {coverage(alpha)}")
         return Image.fromarray(np.dstack([rgb, (alpha * 255).round().astype(np.uint8)]))
-    raise AssertionError("GrabCut needs nothing but OpenCV")
+    raise AssertionError("GrabCut is always installed")
+
+
+def coverage(alpha: np.ndarray) -> str:
+    """Words on how much of the picture the subject covers, and where the border cuts it off."""
+    mask = alpha > 0.5
+    edges = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
+    cut = [side for side, edge in edges.items() if edge.mean() > 0.05]
+    words = f"the subject covers {100 * mask.mean():.0f} %"
+    if cut:
+        words += f" and is cut off at the {', '.join(cut)}"
+    return words + (": look whether that is all of it" if mask.mean() < 0.05 else "")
 
 
 def recentre(rgba: Image.Image, size: int, border_ratio: float) -> Image.Image:
@@ -298,12 +396,59 @@ def straight(values: np.ndarray) -> Image.Image:
 # ----------------------------------------------------------------- depth, normals, caption
 
 
+def hub_answers() -> bool:
+    """Whether Hugging Face's hub can be reached: one question of 5 s at most.
+
+    The loaders ask for many files and try each for half a minute.
+    """
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    try:
+        get_session().head(constants.ENDPOINT, timeout=5)
+    except Exception:  # requests' or httpx's own families; HF_HUB_OFFLINE
+        return False
+    return True
+
+
+def only_local(model: str) -> bool:
+    """Whether a model, a folder or a name on the hub, has to be loaded from files that are here.
+
+    Raises:
+        FileNotFoundError: it has to, and there are none.
+    """
+    if Path(model).is_dir():
+        return True
+    from huggingface_hub import constants, snapshot_download
+    from huggingface_hub.utils import HFValidationError, LocalEntryNotFoundError
+
+    if hub_answers():
+        return False
+    try:
+        snapshot_download(model, local_files_only=True)
+    except HFValidationError as error:
+        raise FileNotFoundError("there is no such folder") from error
+    except LocalEntryNotFoundError as error:
+        raise FileNotFoundError(
+            f"{constants.ENDPOINT} can't be reached, and it is neither a folder nor in "
+            f"{constants.HF_HUB_CACHE}"
+        ) from error
+    return True
+
+
 def estimate_depth(rgb: Image.Image, model: str) -> np.ndarray:
     """Relative inverse depth [H W], larger is nearer, by transformers' depth estimation."""
-    from transformers import pipeline
+    local = {"local_files_only": only_local(model)}
+    import torch
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    estimator = pipeline("depth-estimation", model=model)
-    depth = np.asarray(estimator(rgb)["predicted_depth"], np.float32).squeeze()
+    processor = AutoImageProcessor.from_pretrained(model, **local)
+    network = AutoModelForDepthEstimation.from_pretrained(model, **local).eval()
+    with torch.no_grad():
+        depth = network(**processor(rgb, return_tensors="pt")).predicted_depth[0].float().numpy()
+    kind = getattr(network.config, "depth_estimation_type", None)
+    if kind == "metric" or network.config.model_type in ("glpn", "zoedepth"):  # metres
+        depth = 1 / depth.clip(1e-3)
     return np.asarray(Image.fromarray(depth).resize(rgb.size, Image.Resampling.BICUBIC))
 
 
@@ -336,18 +481,23 @@ def normals_from_depth(depth: np.ndarray, mask: np.ndarray, relief: float = 0.5)
 
 def estimate_normals(rgb: Image.Image, model: str) -> np.ndarray:
     """Unit normals [H W 3] by a diffusers normals pipeline (Marigold, for example)."""
+    local = {"local_files_only": only_local(model)}
+    import torch
     from diffusers import MarigoldNormalsPipeline
 
-    prediction = MarigoldNormalsPipeline.from_pretrained(model)(rgb).prediction[0]
+    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **local)
+    pipeline.set_progress_bar_config(disable=True)
+    prediction = pipeline(rgb, generator=torch.Generator().manual_seed(0)).prediction[0]
     return prediction / np.linalg.norm(prediction, axis=-1, keepdims=True).clip(1e-6)
 
 
 def caption(rgb: Image.Image, model: str) -> str:
     """One sentence about the picture, by BLIP."""
+    local = {"local_files_only": only_local(model)}
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
-    processor = BlipProcessor.from_pretrained(model)
-    network = BlipForConditionalGeneration.from_pretrained(model)
+    processor = BlipProcessor.from_pretrained(model, **local)
+    network = BlipForConditionalGeneration.from_pretrained(model, **local).eval()
     tokens = network.generate(**processor(rgb, return_tensors="pt"), max_new_tokens=30)
     return processor.decode(tokens[0], skip_special_tokens=True).strip()
 
@@ -356,23 +506,26 @@ def caption(rgb: Image.Image, model: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    """The error's message in one line, with its name where the message alone says little."""
+    line = next(iter(str(error).strip().splitlines()), "")
+    if isinstance(error, (OSError, ValueError, ImportError, PreprocessError)) and line:
+        return line
+    return f"{type(error).__name__}: {line}"
 
 
-def optional(step: str, asked: bool, function: Callable, *arguments):
-    """function(*arguments), or None with a line of explanation when its model can't be had.
+def optional(step: str, asked: bool, function: Callable, rgb: Image.Image, model: str):
+    """function(rgb, model), or None with a line of explanation when the model can't be had.
 
     Raises:
         PreprocessError: the same, when the model was asked for by name.
     """
     try:
-        return function(*arguments)
-    except (OSError, ImportError, ValueError) as error:
+        return function(rgb, model)
+    except Exception as error:  # the libraries' own errors about files, versions and kinds of model
+        reason = f"{model} can't be used here: {first_line(error)}"
         if asked:
-            raise PreprocessError(
-                f"{step}: {arguments[-1]} can't be loaded: {first_line(error)}"
-            ) from error
-        print(f"{step}: skipped, {arguments[-1]} can't be loaded here ({first_line(error)})")
+            raise PreprocessError(f"{step}: {reason}") from error
+        print(f"{step}: skipped, {reason}")
         return None
 
 
@@ -380,7 +533,7 @@ def write(path: Path, content: Image.Image | str, source: Path) -> None:
     """Writes whole or not at all, and never over the photo it was made from.
 
     Raises:
-        PreprocessError: path is the input.
+        PreprocessError: path is the input, or can't be written.
     """
     if path.exists() and source.exists() and path.samefile(source):
         raise PreprocessError(
@@ -388,11 +541,18 @@ def write(path: Path, content: Image.Image | str, source: Path) -> None:
             "--use_existing_background."
         )
     part = path.with_name(f".{path.name}.part")
-    if isinstance(content, str):
-        part.write_text(content + "\n", encoding="utf-8")
-    else:
-        content.save(part, "PNG")
-    os.replace(part, path)
+    try:
+        if isinstance(content, str):
+            part.write_text(content + "\n", encoding="utf-8")
+        else:
+            content.save(part, "PNG")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise PreprocessError(
+            f"{path} can't be written ({error.strerror or error}). The results go beside "
+            "the photo: copy it into a folder in which you may write."
+        ) from error
     print(f"wrote {path}")
 
 
@@ -414,8 +574,8 @@ def preprocess(
     Raises:
         PreprocessError: an unusable input, an option out of range, a named model that can't load.
     """
-    if size < MIN_SIDE:
-        raise PreprocessError(f"--size {size}: at least {MIN_SIDE} pixels.")
+    if not MIN_SIDE <= size <= LARGEST_SIDE:
+        raise PreprocessError(f"--size {size}: from {MIN_SIDE} to {LARGEST_SIDE} pixels.")
     if not 0 <= border_ratio < 1:
         raise PreprocessError(f"--border_ratio {border_ratio}: from 0 (no margin) to under 1.")
     names = {
@@ -432,20 +592,23 @@ def preprocess(
         written[kind] = paths[kind]
 
     if use_existing_background:
+        if not photo.is_file():
+            raise PreprocessError(f"There is no image at {photo}.")
         if not paths["rgba"].is_file():
             raise PreprocessError(f"--use_existing_background: there is no {paths['rgba']}.")
         rgba = read_photo(paths["rgba"])
         if rgba.mode != "RGBA":
             raise PreprocessError(
-                f"--use_existing_background: {paths['rgba']} has no transparency."
+                f"--use_existing_background: {paths['rgba']} has no transparent background."
             )
     else:
         rgba = cut_out(read_photo(photo), background)
         rgba = fit(rgba, size) if dont_recenter else recentre(rgba, size, border_ratio)
-        save("rgba", rgba)
     mask = np.asarray(rgba)[..., 3] > 127
     if not mask.any():
-        raise PreprocessError(f"{paths['rgba']} has no opaque pixel: there is no subject.")
+        raise PreprocessError("The picture has no opaque pixel: there is no subject.")
+    if not use_existing_background:
+        save("rgba", rgba)
     on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
 
     depth = optional(

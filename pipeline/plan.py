@@ -186,6 +186,7 @@ def make_prompts(scene: Scene, preset: Preset, subject: Subject) -> dict[str, st
         "stage3": scene.prompt,
         "refine": refine,
         "video_negative": preset.video_negative.format(**subject._asdict()),
+        "refine_negative": preset.refine_negative.format(prompt=scene.prompt),
     }
 
 
@@ -277,6 +278,8 @@ def stage_overrides(
             values["system.prompt_processor.negative_prompt"] = prompts["video_negative"]
     if stage == "stage3":
         values["system.prompt_processor_cn.prompt"] = prompts["refine"]
+        if prompts["refine_negative"]:
+            values["system.prompt_processor_cn.negative_prompt"] = prompts["refine_negative"]
         values["system.prompt_processor_cn.learned_embeds_path"] = shown(learned_token(scene))
 
     planned = [written(key, value) for key, value in values.items()]

@@ -25,7 +25,8 @@ class Cost(NamedTuple):
 class Preset:
     configs: tuple[str, str, str]  # YAML of each stage
     static_prompt: str  # stage 1's prompt, of {noun} or {phrase}
-    video_negative: str  # the video prior's negative prompt, likewise
+    video_negative: str  # negative prompt of the video prior, likewise
+    refine_negative: str  # negative prompt of the tile prior, of {prompt}
     preprocess: Options  # flags of image_preprocess.py
     token: Options  # flags of textual_inversion.py
     result: Options  # flags of pipeline/result.py
@@ -43,6 +44,7 @@ TOKEN_FULL = {
 FULL: dict[str, Any] = {
     "static_prompt": "a high resolution DSLR image of {phrase}",
     "video_negative": "",
+    "refine_negative": "",
     "preprocess": {"size": 512},
     "token": TOKEN_FULL,
     "result": {},
@@ -59,7 +61,9 @@ PRESETS = {
     "toy": Preset(
         configs=("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
         static_prompt="a toy {noun}",
-        video_negative="a {noun}",  # guidance then pulls at the motion, not at colours
+        # small models know few colours: against these, guidance pulls at what differs alone
+        video_negative="a {noun}",  # the motion
+        refine_negative="{prompt}",  # the individual
         # a margin as in the pictures that the toy models were trained on
         preprocess={"size": 256, "border_ratio": 0.25},
         token={

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 import threestudio
 import torch
 from animate124.data.config import parse_data_config
+from animate124.system.animate124 import SLOTS
 from omegaconf import OmegaConf, open_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
 from threestudio.systems.utils import parse_optimizer
@@ -286,12 +287,16 @@ def test_a_stage_starts_from_the_newest_run_of_the_one_before(path, tmp_path):
     assert earlier
 
 
-def test_a_toy_differs_from_its_stage_in_size_only():
+def test_a_toy_has_the_modules_and_terms_of_its_stage():
+    def terms(loss):  # what pulls; regularisers depend on the size
+        pulling = ("lambda_rgb", "lambda_mask", *(slot.weight for slot in SLOTS))
+        return {key for key in pulling if loss[key] != 0}
+
     for toy, stage in zip(TOYS, ["stage1", "stage2-ms", "stage3-ms"], strict=True):
         theirs = as_written(CONFIGS / f"animate124-{stage}.yaml").system
         ours = as_written(toy).system
-        assert {k for k in ours if k.endswith("_type")} == {
-            k for k in theirs if k.endswith("_type")
-        }
-        assert ours.loss == theirs.loss
-        assert ours.optimizer == theirs.optimizer
+        kinds = [key for key in theirs if key.endswith("_type")]
+        assert {key: ours[key] for key in kinds} == {key: theirs[key] for key in kinds}
+        assert terms(ours.loss) == terms(theirs.loss)
+        assert ours.loss.keys() == theirs.loss.keys()
+        assert ours.optimizer.params.keys() == theirs.optimizer.params.keys()

@@ -47,12 +47,13 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
             parsers[script].parse_args(words)
 
 
-def test_the_toy_video_model_is_told_what_stays(tmp_path):
-    for preset, negative in (("toy", "a fox"), ("modelscope", "")):
+def test_toy_models_are_told_what_stays(tmp_path):
+    for preset, negative, refine in (("toy", "a fox", "a fox is jumping"), ("modelscope", "", "")):
         plan = make_plan(Scene(PANDA, "a fox is jumping", tmp_path, preset=preset))
         for stage in ("stage2", "stage3"):
             cfg, _ = config_of(plan[stage], tmp_path)
             assert cfg.system.prompt_processor.negative_prompt == negative
+        assert cfg.system.prompt_processor_cn.negative_prompt == refine
 
 
 @pytest.mark.parametrize("preset", PRESETS)

@@ -1,0 +1,327 @@
+"""Runs the pipeline on a rendered character and holds the result against ground truth.
+
+    python -m animate124.toyworld.evaluate --species fox --motion jump --seed 10001
+    python -m animate124.toyworld.evaluate --suite --jobs 4 # writes benchmarks/toyworld.md
+
+A run is animate.py's with the toy preset, from the character's cut-out on, and prints one JSON
+line. Pictures are compared at 64 x 64 pixels, colours in [0, 1] on white:
+
+* reference_psnr: the given picture's camera, tau = 0; novel_view_psnr: 8 azimuths at 15 degrees of
+  elevation, tau = 0 (dB, of the last stage run); novel_view_psnr_without_3d_prior: the same run
+  with Zero123's weight at 0;
+* named: what a classifier calls the clip seen from the reference camera (motion_classifier.py);
+  motion_score: the share that it gives to the motion asked for;
+* motion_energy_ratio: the clip's standard deviation over time (root mean square over pixels),
+  divided by ground truth's; motion_kept: stage 3's by stage 2's;
+* identity_drift: of the clip's worst frame, the root mean square distance to the nearest of the
+  character's true pictures in any motion; of stages 2 and 3;
+* temporal_jitter: root mean square of the second difference over time, frames 1/16 apart,
+  divided by ground truth's;
+* seconds: of each step.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import dataclasses
+import json
+import math
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from PIL import Image
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.cameras import Cameras
+from ..pipeline.manifest import Manifest
+from ..pipeline.overrides import by_step
+from ..pipeline.process import Interrupt
+from ..pipeline.rendering import TrainedScene
+from ..pipeline.run import run_scene
+from ..pipeline.scene import Scene
+from . import motion_classifier
+from .banks import HELD_OUT, lens
+from .captions import VERBS
+from .characters import SPECIES, make_character
+from .motions import MOTIONS, animate
+from .ray_tracing import Ellipsoids, render
+from .subject import to_uint8, write_subject
+
+ROOT = Path(__file__).resolve().parents[1]
+CLASSIFIER = ROOT / "load" / "toy-priors" / "motion-classifier"
+SIZE = 64  # pixels of the pictures that are compared
+TIMES = torch.arange(motion_classifier.FRAMES) / motion_classifier.FRAMES
+RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
+STAGES = ("stage1", "stage2", "stage3")
+BUDGETS: dict[str, list[str]] = {  # overrides of the quickstart
+    "laptop": [],
+    "full": [
+        "stage1.trainer.max_steps=1500",
+        "stage2.trainer.max_steps=800",
+        "stage3.trainer.max_steps=300",
+    ],
+}
+# nothing but training: no pictures on the way
+QUIET = [f"{stage}.trainer.limit_{kind}_batches=0" for stage in STAGES for kind in ("val", "test")]
+# seeds from HELD_OUT on have never been seen by a prior; development stays below this one
+SUITE_SEED = HELD_OUT + 5000
+SUITE = [
+    (species, motion, SUITE_SEED + i)
+    for i, (species, motion) in enumerate(
+        zip(
+            SPECIES, ("dance", "jump", "wave", "spin", "walk", "dance", "jump", "wave"), strict=True
+        )
+    )
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A character and what it is to do."""
+
+    species: str
+    motion: str
+    seed: int  # of the individual; from HELD_OUT on no prior has seen it
+
+    @property
+    def prompt(self) -> str:
+        return f"a {self.species} is {VERBS[self.motion]}"
+
+    def scenes(self, motion: str, times: Float[Tensor, " F"]) -> Ellipsoids:
+        return animate(make_character(self.species, self.seed), motion, times)
+
+    def pictures(
+        self, cameras: Cameras, times: Float[Tensor, " F"], motion: str | None = None
+    ) -> Float[Tensor, "F S S 3"]:
+        """Ground truth: one picture a camera."""
+        scenes = self.scenes(motion or self.motion, times)
+        return render(scenes, lens(cameras, SIZE), supersample=4)["rgb"]
+
+    def poses(self) -> Float[Tensor, "P S S 3"]:
+        """The character from the front in all that it can do."""
+        moving = [motion for motion in MOTIONS if motion != "still"]
+        return torch.cat([self.pictures(front(len(TIMES)), TIMES, m) for m in moving])
+
+
+def front(n: int) -> Cameras:
+    """The reference camera, n times."""
+    return Cameras.of(torch.zeros(n))
+
+
+# ------------------------------------------------------------------------------ the pipeline
+
+
+class Run:
+    """A finished run of the pipeline up to a stage."""
+
+    def __init__(self, subject: Subject, out: Path, until: str, overrides: Sequence[str]) -> None:
+        picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
+        words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
+        scene = Scene(picture, subject.prompt, out, preset="toy", overrides=by_step(words))
+        with Interrupt() as interrupt:
+            code = run_scene(scene, None, until, sys.argv, interrupt)
+        if code != 0:
+            raise KeyboardInterrupt
+        self.folder = scene.folder
+        self.stages = STAGES[: STAGES.index(until) + 1]
+
+    def seconds(self) -> dict[str, float]:
+        return {k: round(v["seconds"], 1) for k, v in Manifest(self.folder).steps.items()}
+
+    def scene(self, stage: str) -> TrainedScene:
+        folder = self.folder / stage
+        return TrainedScene(folder / "configs" / "parsed.yaml", folder / "ckpts" / "last.ckpt")
+
+
+@torch.no_grad()
+def pictures(
+    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
+) -> Float[Tensor, "F S S 3"]:
+    """Ours, a picture a camera, each at its time."""
+    view = cameras.batch(SIZE, SIZE, times)
+    device = scene.system.device
+    view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
+    return scene.system(view)["comp_rgb"].clamp(0, 1).cpu()
+
+
+# ---------------------------------------------------------------------------------- measures
+
+
+def psnr(pictures: Float[Tensor, "N S S 3"], truth: Float[Tensor, "N S S 3"]) -> float:
+    """Mean over pictures, in dB."""
+    return float(-10 * (pictures - truth).square().flatten(1).mean(1).log10().mean())
+
+
+def motion_energy(clip: Float[Tensor, "F S S 3"]) -> float:
+    """Standard deviation over time, root mean square over pixels."""
+    return float(clip.var(dim=0, correction=0).mean().sqrt())
+
+
+def jitter(clip: Float[Tensor, "F S S 3"]) -> float:
+    """Root mean square of the second difference over time."""
+    return float((clip[2:] - 2 * clip[1:-1] + clip[:-2]).square().mean().sqrt())
+
+
+def identity_distance(clip: Float[Tensor, "F S S 3"], poses: Float[Tensor, "P S S 3"]) -> float:
+    """Of the worst frame, the root mean square distance to the nearest pose."""
+    distance = torch.cdist(clip.flatten(1), poses.flatten(1)) / math.sqrt(clip[0].numel())
+    return float(distance.amin(dim=1).max())
+
+
+def small(clip: Float[Tensor, "F S S 3"]) -> Float[Tensor, "1 F 3 s s"]:
+    """As the motion classifier takes it."""
+    return F.interpolate(clip.permute(0, 3, 1, 2), motion_classifier.SIZE, mode="area")[None]
+
+
+def stills(subject: Subject, scene: TrainedScene) -> tuple[dict[str, float], Tensor]:
+    """How well tau = 0 is hit; rows of a sheet: the true novel views and ours."""
+    start, ring_start = torch.zeros(1), torch.zeros(len(RING))
+    given, ring = subject.pictures(front(1), start), subject.pictures(RING, ring_start)
+    ours = pictures(scene, RING, ring_start)
+    figures = {
+        "reference_psnr": psnr(pictures(scene, front(1), start), given),
+        "novel_view_psnr": psnr(ours, ring),
+    }
+    return figures, torch.stack([ring, ours])
+
+
+def moves(subject: Subject, clips: list[Float[Tensor, "F S S 3"]]) -> tuple[dict, Tensor]:
+    """How well the clips of stages 2 and 3 (or 2 alone) move; rows: the true one and ours."""
+    classifier = motion_classifier.load(CLASSIFIER)
+    truth, poses = subject.pictures(front(len(TIMES)), TIMES), subject.poses()
+    scores = classifier(small(clips[-1]))[0].softmax(dim=0)
+    figures = {
+        "named": motion_classifier.NAMES[int(scores.argmax())],
+        "motion_score": float(scores[motion_classifier.NAMES.index(subject.motion)]),
+        "motion_energy_ratio": motion_energy(clips[-1]) / max(motion_energy(truth), 1e-6),
+        "motion_kept": motion_energy(clips[-1]) / max(motion_energy(clips[0]), 1e-6),
+        "identity_drift": [identity_distance(clip, poses) for clip in clips],
+        "temporal_jitter": jitter(clips[-1]) / max(jitter(truth), 1e-6),
+    }
+    return figures, torch.stack([truth[::2], *(clip[::2] for clip in clips)])
+
+
+def evaluate(
+    subject: Subject, out: Path, until: str, overrides: Sequence[str], ablation: bool = True
+) -> dict:
+    """A run's figures (the module's docstring names them); pictures and trials stay in `out`."""
+    run = Run(subject, out, until, overrides)
+    scenes = {stage: run.scene(stage) for stage in run.stages}
+    figures, sheet = stills(subject, scenes[until])
+    if until != "stage1":
+        clips = [
+            pictures(scenes[stage], front(len(TIMES)), TIMES)
+            for stage in run.stages
+            if stage != "stage1"
+        ]
+        moving, rows = moves(subject, clips)
+        figures, sheet = figures | moving, torch.cat([sheet, rows])
+    Image.fromarray(to_uint8(sheet.transpose(1, 2).flatten(0, 1).flatten(1, 2))).save(
+        out / "sheet.png"
+    )
+    if ablation:
+        off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
+        blind = Run(subject, out / "without_3d_prior", until, off).scene(until)
+        figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)[0]["novel_view_psnr"]
+    return {**dataclasses.asdict(subject), **figures, "seconds": run.seconds()}
+
+
+# ---------------------------------------------------------------------------------- the suite
+
+
+def run_suite(jobs: int, words: Sequence[str], out: Path) -> list[dict]:
+    """Every subject of SUITE in a process of its own, `jobs` at a time."""
+
+    def one(case: tuple[str, str, int]) -> dict:
+        species, motion, seed = case
+        command = [sys.executable, "-m", "animate124.toyworld.evaluate", "--species", species]
+        command += ["--motion", motion, "--seed", str(seed), "--out", str(out / species), *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        return json.loads(done.stdout.splitlines()[-1])
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return list(tqdm(pool.map(one, SUITE), total=len(SUITE), desc="suite"))
+
+
+def mean(rows: Sequence[dict], key: str) -> float:
+    return sum(row[key] for row in rows) / len(rows)
+
+
+def table(rows: Sequence[dict]) -> str:
+    """Markdown: a line a subject, and their mean."""
+    names = ["reference_psnr", "novel_view_psnr", "novel_view_psnr_without_3d_prior"]
+    names += ["motion_energy_ratio", "motion_kept", "temporal_jitter"]
+    short = ["reference", "novel views", "without 3D prior", "motion energy", "kept", "jitter"]
+    lines = [
+        f"| subject | {' | '.join(short)} | drift, stage 2 -> 3 | named as | minutes |",
+        "|---" * (len(short) + 4) + "|",
+    ]
+    for row in rows:
+        numbers = " | ".join(f"{row[name]:.2f}" for name in names)
+        before, after = row["identity_drift"]
+        minutes = sum(row["seconds"].values()) / 60
+        lines.append(
+            f"| {row['species']} {row['seed']}, {row['motion']} | {numbers} | "
+            f"{before:.3f} -> {after:.3f} | {row['named']} {row['motion_score']:.2f} | "
+            f"{minutes:.1f} |"
+        )
+    numbers = " | ".join(f"{mean(rows, name):.2f}" for name in names)
+    drift = [sum(row["identity_drift"][k] for row in rows) / len(rows) for k in (0, 1)]
+    right = sum(row["named"] == row["motion"] for row in rows)
+    lines.append(
+        f"| **mean** | {numbers} | {drift[0]:.3f} -> {drift[1]:.3f} | {right} of {len(rows)} | |"
+    )
+    return "\n".join(lines)
+
+
+def write_table(path: Path, budget: str, rows: Sequence[dict]) -> None:
+    """Puts the table under its budget's heading; what stands there before goes."""
+    text = path.read_text() if path.exists() else ""
+    heading = f"## Budget {budget}\n"
+    before, _, rest = text.partition(heading)
+    _, mark, after = rest.partition("\n## ")
+    path.write_text(f"{before}{heading}\n{table(rows)}\n{mark}{after}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--species", choices=SPECIES, default="panda")
+    parser.add_argument("--motion", choices=MOTIONS, default="dance")
+    parser.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
+    parser.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
+    parser.add_argument("--budget", choices=BUDGETS, default="laptop")
+    parser.add_argument("--no-ablation", action="store_true", help="no run without the 3D prior")
+    parser.add_argument("--out", type=Path, help="keeps trials and pictures here")
+    parser.add_argument("--suite", action="store_true", help="8 subjects; benchmarks/toyworld.md")
+    parser.add_argument("--jobs", type=int, default=1, help="of the suite, side by side")
+    parser.add_argument("overrides", nargs="*", help="stage2.trainer.max_steps=100 ...")
+    args = parser.parse_args(arguments)
+    out = args.out or Path(tempfile.mkdtemp(prefix="toyworld-"))
+    try:
+        if args.suite:
+            words = ["--budget", args.budget, "--stage", "3", *args.overrides]
+            rows = run_suite(args.jobs, words, out)
+            write_table(ROOT / "benchmarks" / "toyworld.md", args.budget, rows)
+            print(table(rows))
+            return
+        subject = Subject(args.species, args.motion, args.seed)
+        overrides = [*BUDGETS[args.budget], *args.overrides]
+        found = evaluate(subject, out, STAGES[args.stage - 1], overrides, not args.no_ablation)
+        accuracy = json.loads((CLASSIFIER / "config.json").read_text())["accuracy"]
+        print(json.dumps({**found, "classifier_accuracy": accuracy}), flush=True)
+    finally:
+        if args.out is None:
+            shutil.rmtree(out)
+
+
+if __name__ == "__main__":
+    main()
