@@ -37,7 +37,7 @@ def train(tmp_path_factory):
             words += [f"system.prompt_processor.negative_prompt=a {SUBJECT.species}"]
         if stage == "stage3":
             words.append(f"system.prompt_processor_cn.prompt={prompt}")
-            words.append("system.prompt_processor_cn.negative_prompt=")  # no token: any fox will do
+            words.append("system.prompt_processor_cn.negative_prompt=''")  # no token: any fox will do
         config = str(ROOT / "configs" / "toy" / f"{stage}.yaml")
         steps = f"trainer.max_steps={STEPS[stage]}"
         args = parser().parse_args(["--config", config, "--train"])
@@ -87,8 +87,8 @@ def test_stage_1_stands_still_and_stage_2_moves_as_it_was_told(static, moving):
 
 
 def test_stage_3_keeps_the_motion_and_the_identity(train, moving):
-    refined = clip(train("stage3", "refined", start=moving))
-    before, poses = clip(moving), SUBJECT.poses()
-    drift = evaluate.identity_distance(refined, poses), evaluate.identity_distance(before, poses)
-    assert drift[0] < drift[1] + 0.005
+    refined, before = clip(train("stage3", "refined", start=moving)), clip(moving)
     assert evaluate.motion_energy(refined) > 0.9 * evaluate.motion_energy(before)
+    poses = SUBJECT.poses()
+    drift = evaluate.identity_distance(before, poses)
+    assert evaluate.identity_distance(refined, poses) < 1.15 * drift

@@ -25,6 +25,14 @@ def test_loss_pulls_back_exactly_the_gradient(shape):
     torch.testing.assert_close(loss.detach(), 0.5 * grad.square().sum() / shape[0])
 
 
+def test_loss_takes_the_gradient_for_a_constant():
+    """Even one that has a graph back to the latents: the network's Jacobian is left out."""
+    z = torch.randn(2, 4, 8, 8, requires_grad=True)
+    grad = z.sin()
+    sds.sds_loss(z, grad).backward()
+    torch.testing.assert_close(z.grad, grad.detach() / 2)
+
+
 def test_loss_keeps_a_gradient_that_the_latents_would_round_away():
     z, grad = torch.full((1, 4, 2, 2), 1e3, requires_grad=True), torch.full((1, 4, 2, 2), 1e-6)
     sds.sds_loss(z, grad).backward()
