@@ -37,7 +37,7 @@ def train(tmp_path_factory):
             words += [f"system.prompt_processor.negative_prompt=a {SUBJECT.species}"]
         if stage == "stage3":
             words.append(f"system.prompt_processor_cn.prompt={prompt}")
-            words.append("system.prompt_processor_cn.negative_prompt=''")  # no token: any fox will do
+            words.append("system.prompt_processor_cn.negative_prompt=''")  # there is no token
         config = str(ROOT / "configs" / "toy" / f"{stage}.yaml")
         steps = f"trainer.max_steps={STEPS[stage]}"
         args = parser().parse_args(["--config", config, "--train"])
