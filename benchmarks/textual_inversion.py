@@ -31,6 +31,9 @@ command_line.bring_package()
 
 from denoising import denoising_loss, draw_batch, reseed
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
+from full_size_models import TEXT_L as TEXT
+from full_size_models import UNET_2D as UNET
+from full_size_models import VAE
 from torch.utils.data import DataLoader, RandomSampler
 from training import TextualInversion
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -39,38 +42,6 @@ PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOKENIZER = ROOT / "load" / "toy-priors" / "sd" / "tokenizer"
 STEPS_OF_A_RUN = 3000
 
-UNET = {
-    "sample_size": 64,
-    "in_channels": 4,
-    "out_channels": 4,
-    "down_block_types": [*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"],
-    "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
-    "block_out_channels": [320, 640, 1280, 1280],
-    "layers_per_block": 2,
-    "attention_head_dim": 8,  # in this model: the number of heads
-    "cross_attention_dim": 768,
-}
-VAE = {
-    "in_channels": 3,
-    "out_channels": 3,
-    "down_block_types": ["DownEncoderBlock2D"] * 4,
-    "up_block_types": ["UpDecoderBlock2D"] * 4,
-    "block_out_channels": [128, 256, 512, 512],
-    "layers_per_block": 2,
-    "latent_channels": 4,
-    "sample_size": 512,
-    "scaling_factor": 0.18215,
-}
-TEXT = {  # CLIP ViT-L/14's
-    "vocab_size": 49408,
-    "hidden_size": 768,
-    "intermediate_size": 3072,
-    "num_hidden_layers": 12,
-    "num_attention_heads": 12,
-    "max_position_embeddings": 77,
-    "projection_dim": 768,
-    "hidden_act": "quick_gelu",
-}
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TINY_UNET = UNET | {
     "block_out_channels": [32, 32, 64, 64],
