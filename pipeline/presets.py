@@ -79,9 +79,9 @@ PRESETS = {
         costs={  # two CPU cores
             "preprocess": Cost(8),
             "token": Cost(13, 0.1),
-            "stage1": Cost(14, 0.18),
-            "stage2": Cost(22, 0.5),
-            "stage3": Cost(22, 0.5),
+            "stage1": Cost(12, 0.18),
+            "stage2": Cost(12, 0.75),
+            "stage3": Cost(12, 0.8),
             "result": Cost(20),
         },
         offline=True,

@@ -129,7 +129,7 @@ def load(folder: Path) -> MotionClassifier:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--clips", type=int, default=2800)
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args(arguments)
