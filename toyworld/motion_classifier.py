@@ -136,7 +136,8 @@ def main(arguments: list[str] | None = None) -> None:
     model = train(args.steps, args.clips, seed=args.seed)
     found = {"accuracy": accuracy(model), "steps": args.steps, "clips": args.clips}
     args.out.mkdir(parents=True, exist_ok=True)
-    save_file(model.state_dict(), args.out / "model.safetensors")
+    half = {name: value.half() for name, value in model.state_dict().items()}
+    save_file(half, args.out / "model.safetensors")
     text = json.dumps({**found, "seed": args.seed, "motions": NAMES}, indent=2)
     (args.out / "config.json").write_text(text + "\n")
     print(text)
