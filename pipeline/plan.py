@@ -282,24 +282,14 @@ def stage_overrides(
             values["system.prompt_processor_cn.negative_prompt"] = prompts["refine_negative"]
         values["system.prompt_processor_cn.learned_embeds_path"] = shown(learned_token(scene))
 
-    planned = [written(key, value) for key, value in values.items()]
-
-    @functools.cache
-    def plain() -> dict[str, Any]:
-        return stage_config(ROOT / path, planned)
-
-    def own(key: str) -> Any:
-        node: Any = plain()
-        for part in key.split("."):
-            node = node[part]
-        return node
-
-    memory = memory_options(scene.vram, stage, own)
+    memory = memory_options(scene.vram, stage)
     values |= memory
     if scene.fast:
-        steps = max(1, own("trainer.max_steps") // FAST)
+        plain = [written(key, value) for key, value in values.items()]
+        trainer = stage_config(ROOT / path, plain)["trainer"]
+        steps = max(1, trainer["max_steps"] // FAST)
         values["trainer.max_steps"] = steps
-        values["trainer.val_check_interval"] = min(steps, own("trainer.val_check_interval"))
+        values["trainer.val_check_interval"] = min(steps, trainer["val_check_interval"])
     given = [f"{k}={v}" for k, v in scene.overrides.get(stage, {}).items()]
     return [*(written(k, v) for k, v in values.items()), *given], memory
 

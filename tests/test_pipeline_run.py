@@ -261,7 +261,7 @@ def test_a_caption_completes_the_plan_or_is_asked_for(world):
 
 
 def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
-    text = describe(make_plan(world.scene(vram=20)), Manifest(world.folder))
+    text = describe(make_plan(world.scene(vram=8)), Manifest(world.folder))
     assert not world.out.exists()
     assert [line for line in text.splitlines() if line.endswith(": runs")] == [
         f"# {name}: runs" for name in STEPS
