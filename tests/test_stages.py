@@ -38,7 +38,7 @@ SIZES = {
         "eval_height": 18,
         "n_test_views": 3,
     },
-    "system.renderer": {"num_samples_per_ray": 16},
+    "system.renderer": {"num_samples_per_ray": 16, "return_comp_normal": True},
     "trainer": {
         "max_steps": 2,
         "val_check_interval": 2,

@@ -41,6 +41,7 @@ def overrides(stage: str, priors: str, image: str) -> list[str]:
     values = {
         "data.image.image_path": image,
         "system.weights": "null",
+        "system.renderer.return_comp_normal": "true",
         "system.prompt_processor.prompt": "a panda is dancing",
         "system.guidance.pretrained_model_name_or_path": f"{priors}/sd",
         "system.guidance_3d.pretrained_model_name_or_path": f"{priors}/zero123",
