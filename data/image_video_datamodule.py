@@ -190,10 +190,10 @@ class ImageVideoDataModule(pl.LightningDataModule):
         super().__init__()
         self.cfg = parse_data_config(cfg)
         single = self.cfg.single_view
-        if self.cfg.dynamic and single.sample_rand_frames == "t0":
+        if self.cfg.dynamic and single.sample_rand_frames == "t0" and single.zero_rate == 0:
             threestudio.warn(
-                "data.single_view.sample_rand_frames=t0: no clip starts exactly at time 0, so that "
-                "video batches have no reference image and no random camera."
+                "data.single_view.sample_rand_frames=t0 with zero_rate=0: no clip starts exactly "
+                "at time 0, so that video batches have no reference image and no random camera."
             )
         # now: later the system reseeds torch at every step
         self.seed = torch.initial_seed()
