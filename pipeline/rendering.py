@@ -82,6 +82,15 @@ class TrainedScene:
         return self.system.static
 
     @torch.no_grad()
+    def look(
+        self, cameras: Cameras, tau: Float[Tensor, " B"], height: int, width: int
+    ) -> Float[Tensor, "B H W 3"]:
+        """Colours from cameras at their times, on the scene's device."""
+        view = cameras.batch(height, width, tau)
+        device = self.system.device
+        view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
+        return self.system(view)["comp_rgb"]
+
     def pictures(self, path: Trajectory, size: int | None, bar: tqdm) -> Iterator[Picture]:
         """The frames of a trajectory at the reference camera's elevation and distance.
 
@@ -96,10 +105,7 @@ class TrainedScene:
                 image.default_camera_distance,
                 image.default_fovy_deg,
             )
-            view = cameras.batch(height, width, tau)
-            device = self.system.device
-            view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
-            for picture in self.system(view)["comp_rgb"]:
+            for picture in self.look(cameras, tau, height, width):
                 bar.update()
                 yield outputs.to_picture(picture)
 

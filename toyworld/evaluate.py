@@ -37,7 +37,6 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
@@ -54,7 +53,8 @@ from .captions import VERBS
 from .characters import SPECIES, make_character
 from .motions import MOTIONS, animate
 from .ray_tracing import Ellipsoids, render
-from .subject import to_uint8, write_subject
+from .subject import write_subject
+from .train import psnr, write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "load" / "toy-priors" / "motion-classifier"
@@ -142,23 +142,14 @@ class Run:
         return TrainedScene(folder / "configs" / "parsed.yaml", folder / "ckpts" / "last.ckpt")
 
 
-@torch.no_grad()
 def pictures(
     scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
 ) -> Float[Tensor, "F S S 3"]:
     """Ours, a picture a camera, each at its time."""
-    view = cameras.batch(SIZE, SIZE, times)
-    device = scene.system.device
-    view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
-    return scene.system(view)["comp_rgb"].clamp(0, 1).cpu()
+    return scene.look(cameras, times, SIZE, SIZE).clamp(0, 1).cpu()
 
 
 # ---------------------------------------------------------------------------------- measures
-
-
-def psnr(pictures: Float[Tensor, "N S S 3"], truth: Float[Tensor, "N S S 3"]) -> float:
-    """Mean over pictures, in dB."""
-    return float(-10 * (pictures - truth).square().flatten(1).mean(1).log10().mean())
 
 
 def motion_energy(clip: Float[Tensor, "F S S 3"]) -> float:
@@ -225,9 +216,7 @@ def evaluate(
         ]
         moving, rows = moves(subject, clips)
         figures, sheet = figures | moving, torch.cat([sheet, rows])
-    Image.fromarray(to_uint8(sheet.transpose(1, 2).flatten(0, 1).flatten(1, 2))).save(
-        out / "sheet.png"
-    )
+    write_sheet(out / "sheet.png", sheet.permute(0, 1, 4, 2, 3))
     if ablation:
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
         blind = Run(subject, out / "without_3d_prior", until, off).scene(until)
