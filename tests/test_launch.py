@@ -18,6 +18,7 @@ import threestudio.launch
 import torch
 import yaml
 from omegaconf import OmegaConf
+from threestudio.extensions import load_extension
 from threestudio.launch import parser, run, select_gpus, trainer_options
 from threestudio.utils.callbacks import CustomProgressBar
 from threestudio.utils.checkpoints import VERSION
@@ -158,6 +159,7 @@ def toy(tmp_path_factory):
     folder.mkdir()
     (folder / "__init__.py").write_text("from . import line\n")
     (folder / "line.py").write_text(TOY)
+    load_extension("toy_extension", folder)
     return folder
 
 
@@ -450,6 +452,17 @@ def test_two_processes_train_on_both_their_batches(checkout, launch):
     (trial,) = trials()  # one folder, with a timestamp, for both
     assert re.fullmatch(r"two@\d{8}-\d{6}", trial.name)
     torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8, ranks=(0, 1)))
+
+
+def test_no_process_group_outlives_a_launch(launch):
+    alone = {"store": torch.distributed.HashStore(), "rank": 0, "world_size": 1}
+    torch.distributed.init_process_group("gloo", **alone)
+    try:
+        assert launch("--train") == 0
+        assert not torch.distributed.is_initialized()  # Gloo's threads would abort the exit
+    finally:
+        if torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()
 
 
 def test_help_names_the_flags(capsys):
