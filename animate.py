@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
 
 ROOT = Path(__file__).resolve().parent
 

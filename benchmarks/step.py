@@ -1,12 +1,13 @@
 """Milliseconds, memory and the split of one training step, with full-size random models.
 
 python benchmarks/step.py --stage 2 [--scene blob|sharp] [--video ms|zs] [--compile graph|inductor]
-    [--baseline] [--memory-fraction-gb 12] [--tiny] [key=value ...]
+    [--baseline] [--memory-fraction-gb 12] [--toy] [--tiny] [key=value ...]
 
 The stage's own config runs under Lightning as launch.py runs it, at 16-mixed, on the data module's
 batches; learning rates are 0 so that the scene stays what it is ("blob": what training starts from;
 "sharp": as sharp as a trained one). Times are those between the starts of two steps. The split is
-measured in steps of its own. `--tiny` takes tiny models and pictures, for a look on a CPU.
+measured in steps of its own. `--toy` takes the quickstart's config and shipped priors instead, from
+the blob: what a laptop does. `--tiny` takes tiny models and pictures, to try this script on a CPU.
 GB are 10^9 bytes. `key=value` overrides the config.
 """
 
@@ -227,29 +228,45 @@ class Watch(pl.Callback):
 def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
     """The stage's config file, and the command line that makes it this benchmark's."""
     name = "animate124-stage1" if args.stage == 1 else f"animate124-stage{args.stage}-{args.video}"
-    model = "pretrained_model_name_or_path"
-    token = folder / "learned_embeds.bin"
-    torch.save({"<token>": torch.randn(32 if args.tiny else 768)}, token)
     overrides = [
         f"data.image.image_path={ROOT}/load/toy-panda/_rgba.png",
         "system.prompt_processor.prompt=a panda is dancing",
-        f"system.guidance.{model}={folder}/{'sd' if args.stage == 1 else 'text-to-video'}",
-        f"system.guidance_3d.{model}={folder}/zero123",
         "system.weights=null",
         f"system.geometry.density_blob_scale={ {'blob': 10, 'sharp': 100}[args.scene] }",
         f"system.speed.compile={args.compile}",
         f"exp_root_dir={folder}/outputs",
     ]
+    if args.toy:
+        name = f"toy/stage{args.stage}"
+        (folder / "load").symlink_to(ROOT / "load")  # where the config looks for its priors
+    else:
+        overrides += random_priors(args, folder)
+    if args.tiny:
+        overrides += TINY + TINY_SIZES[args.stage]
+    return ROOT / "configs" / f"{name}.yaml", [*overrides, *args.overrides]
+
+
+def random_priors(args: argparse.Namespace, folder: Path) -> list[str]:
+    """Puts models of random weights into the folder; the overrides that name them."""
+    if args.tiny:
+        make_random_priors(folder)
+    else:
+        install(folder, "cuda" if torch.cuda.is_available() else "cpu")
+    model = "pretrained_model_name_or_path"
+    overrides = [
+        f"system.guidance.{model}={folder}/{'sd' if args.stage == 1 else 'text-to-video'}",
+        f"system.guidance_3d.{model}={folder}/zero123",
+    ]
     if args.stage == 3:
+        token = folder / "learned_embeds.bin"
+        torch.save({"<token>": torch.randn(32 if args.tiny else 768)}, token)
         overrides += [
             f"system.guidance_cn.{model}={folder}/sd",
             f"system.guidance_cn.controlnet_name_or_path={folder}/controlnet-tile",
             "system.prompt_processor_cn.prompt=a <token> is dancing",
             f"system.prompt_processor_cn.learned_embeds_path={token}",
         ]
-    if args.tiny:
-        overrides += TINY + TINY_SIZES[args.stage]
-    return ROOT / "configs" / f"{name}.yaml", [*overrides, *args.overrides]
+    return overrides
 
 
 def weights_gb(system: pl.LightningModule) -> float:
@@ -276,11 +293,11 @@ def beside(value: float, original: float | None, form: Callable[[float], str]) -
 
 def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -> None:
     nothing = ((None, None), None, (None, None), None)
-    known = args.baseline and not args.tiny and args.video == "ms"
+    known = args.baseline and not args.tiny and not args.toy and args.video == "ms"
     times, peak, samples, hit = ORIGINAL[args.stage, args.scene] if known else nothing
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
-        f"\nstage {args.stage}, {args.scene}, video {args.video}, compile {args.compile}, {device},"
+        f"\n{'toy ' * args.toy}stage {args.stage}, {args.scene}, video {args.video}, compile {args.compile}, {device},"
         f" torch {torch.__version__} {' '.join(args.overrides)}"
     )
     for i, kind in enumerate(KINDS):
@@ -333,7 +350,9 @@ def main() -> None:
     parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
     parser.add_argument("--steps", type=int, default=30, help="steps that are measured")
     parser.add_argument("--split-steps", type=int, default=6, help="steps that are split")
-    parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--toy", action="store_true", help="the quickstart's step")
+    models.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
 
@@ -346,10 +365,6 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         os.chdir(folder)  # the cache of text embeddings lies in the working directory
-        if args.tiny:
-            make_random_priors(folder)
-        else:
-            install(folder, "cuda" if torch.cuda.is_available() else "cpu")
         path, overrides = build_config(args, folder)
         cfg = load_config(str(path), cli_args=overrides)
         for group in cfg.system.optimizer.params.values():

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
 
 ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
 SHEET = "contact_sheet.png"

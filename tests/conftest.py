@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
 
 sys.path.append(str(Path(__file__).parents[1] / "host"))
 

@@ -183,7 +183,7 @@ def bring_package() -> None:
     """This checkout as `animate124` with the bundled host, whether or not it is installed."""
     if "animate124" in sys.modules:
         return
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # as in launch.py
+    os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in launch.py
     host = str(HERE.parent / "host")
     sys.path[:] = [host, *(entry for entry in sys.path if entry != host)]
     from threestudio.extensions import load_extension
