@@ -297,8 +297,8 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
     times, peak, samples, hit = ORIGINAL[args.stage, args.scene] if known else nothing
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
     print(
-        f"\n{'toy ' * args.toy}stage {args.stage}, {args.scene}, video {args.video}, compile {args.compile}, {device},"
-        f" torch {torch.__version__} {' '.join(args.overrides)}"
+        f"\n{'toy ' * args.toy}stage {args.stage}, {args.scene}, video {args.video}, "
+        f"compile {args.compile}, {device}, torch {torch.__version__} {' '.join(args.overrides)}"
     )
     for i, kind in enumerate(KINDS):
         ms = watch.times(kind)
