@@ -1,14 +1,15 @@
 """Milliseconds, memory and the split of one training step, with full-size random models.
 
 python benchmarks/step.py --stage 2 [--scene blob|sharp] [--video ms|zs] [--compile graph|inductor]
-    [--baseline] [--memory-fraction-gb 12] [--toy] [--tiny] [key=value ...]
+    [--baseline] [--memory-fraction-gb 12] [--devices 2] [--toy] [--tiny] [key=value ...]
 
 The stage's own config runs under Lightning as launch.py runs it, at 16-mixed, on the data module's
 batches; learning rates are 0 so that the scene stays what it is ("blob": what training starts from;
 "sharp": as sharp as a trained one). Times are those between the starts of two steps. The split is
 measured in steps of its own. `--toy` takes the quickstart's config and shipped priors instead, from
 the blob: what a laptop does. `--tiny` takes tiny models and pictures, to try this script on a CPU.
-GB are 10^9 bytes. `key=value` overrides the config.
+With `--devices` above 1 a step is DDP's: a batch a device, gradients averaged; what is printed is
+the first device's. GB are 10^9 bytes. `key=value` overrides the config.
 """
 
 import argparse
@@ -31,7 +32,9 @@ from animate124.renderer import nerf_volume_renderer
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
 from pytorch_lightning.loggers import TensorBoardLogger
+from threestudio.launch import leave_process_group
 from threestudio.utils.config import load_config
+from threestudio.utils.misc import get_rank
 
 ROOT = Path(animate124.__file__).parent
 # An H200's figures of the original (facts of the public code, the same models and settings):
@@ -306,6 +309,8 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
             median = beside(statistics.median(ms), times[i], "{:.1f}".format)
             name = name_of(kind, args.stage)
             print(f"{name}: {median} ms, {min(ms):.1f} to {max(ms):.1f} of {len(ms)} steps")
+    mean = statistics.mean(ms for kind in KINDS for ms in watch.times(kind))
+    print(f"devices: {args.devices}, batches a second: {1e3 * args.devices / mean:.2f}")
     print(
         f"peak {beside(watch.peak['allocated'], peak, '{:.2f}'.format)} GB allocated, "
         f"{watch.peak['reserved']:.2f} GB reserved; weights {weights_gb(system):.2f} GB"
@@ -346,6 +351,7 @@ def main() -> None:
     parser.add_argument(
         "--baseline", action="store_true", help="the original's figures beside ours"
     )
+    parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
     parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
     parser.add_argument("--steps", type=int, default=30, help="steps that are measured")
@@ -369,7 +375,7 @@ def main() -> None:
         cfg = load_config(str(path), cli_args=overrides)
         for group in cfg.system.optimizer.params.values():
             group.lr = 0.0
-        pl.seed_everything(cfg.seed)
+        pl.seed_everything(cfg.seed + get_rank())
         data = threestudio.find(cfg.data_type)(cfg.data)
         system = threestudio.find(cfg.system_type)(cfg.system)
         watch = Watch(args.warm_up, args.steps, args.split_steps)
@@ -379,8 +385,8 @@ def main() -> None:
             log_every_n_steps=cfg.trainer.log_every_n_steps,
             logger=TensorBoardLogger(folder),
             callbacks=[watch],
-            devices=1,
-            accelerator="auto",
+            devices=args.devices,
+            strategy="auto" if args.devices == 1 else "ddp_find_unused_parameters_true",
             limit_val_batches=0,
             num_sanity_val_steps=0,
             enable_checkpointing=False,
@@ -388,7 +394,9 @@ def main() -> None:
             enable_model_summary=False,
         )
         trainer.fit(system, datamodule=data)
-        report(args, watch, system)
+        leave_process_group()
+        if trainer.is_global_zero:
+            report(args, watch, system)
 
 
 if __name__ == "__main__":

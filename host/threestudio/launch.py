@@ -193,7 +193,7 @@ def _stop_children(trainer: pl.Trainer) -> None:
             process.terminate()
 
 
-def _leave_process_group() -> None:
+def leave_process_group() -> None:
     """Ends DDP's threads: Gloo's, if they outlive the interpreter, sometimes abort the process.
 
     Only after a run that went well: elsewhere it could wait for processes that failed.
@@ -247,7 +247,7 @@ def _main(args, extras, extension, folder) -> str:
         if get_rank() == 0 and new and empty and not stop.began:
             shutil.rmtree(trial)  # nothing is in it but the logs of a launch that failed at once
         raise
-    _leave_process_group()
+    leave_process_group()
     if n_gpus and torch.cuda.is_available():
         info(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
     info(f"Done: {cfg.trial_dir}")
