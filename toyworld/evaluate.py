@@ -62,9 +62,12 @@ SIZE = 64  # pixels of the pictures that are compared
 TIMES = torch.arange(motion_classifier.FRAMES) / motion_classifier.FRAMES
 RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
 STAGES = ("stage1", "stage2", "stage3")
+FULL_SIZES = ("image.width", "image.height", "single_view.width", "single_view.height")
 BUDGETS: dict[str, list[str]] = {  # overrides of the quickstart
     "laptop": [],
-    "full": [
+    "full": [  # pictures twice as fine, a grid of up to 137 cells, more steps
+        *(f"{stage}.data.{key}=64" for stage in STAGES for key in FULL_SIZES),
+        *(f"{stage}.system.geometry.pos_encoding_config.n_levels=8" for stage in STAGES),
         "stage1.trainer.max_steps=1500",
         "stage2.trainer.max_steps=800",
         "stage3.trainer.max_steps=300",
