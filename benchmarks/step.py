@@ -32,7 +32,7 @@ from animate124.renderer import nerf_volume_renderer
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
 from pytorch_lightning.loggers import TensorBoardLogger
-from threestudio.launch import leave_process_group
+from threestudio.launch import leave_process_group, trainer_options
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import get_rank
 
@@ -62,7 +62,6 @@ TINY = [
     "system.geometry.pos_encoding_config.log2_hashmap_size=10",
     "system.geometry.pos_encoding_config.n_levels=4",
     "system.guidance_3d.size=64",
-    "trainer.precision=32",
 ]
 TINY_SIZES = {
     1: ["system.guidance.size=64"],
@@ -379,20 +378,21 @@ def main() -> None:
         data = threestudio.find(cfg.data_type)(cfg.data)
         system = threestudio.find(cfg.system_type)(cfg.system)
         watch = Watch(args.warm_up, args.steps, args.split_steps)
-        trainer = pl.Trainer(
-            max_steps=watch.last + 1,
-            precision=cfg.trainer.precision,
-            log_every_n_steps=cfg.trainer.log_every_n_steps,
-            logger=TensorBoardLogger(folder),
-            callbacks=[watch],
-            devices=args.devices,
-            strategy="auto" if args.devices == 1 else "ddp_find_unused_parameters_true",
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-        )
+        options = {
+            "max_steps": watch.last + 1,
+            "precision": cfg.trainer.precision,
+            "log_every_n_steps": cfg.trainer.log_every_n_steps,
+            "logger": TensorBoardLogger(folder),
+            "callbacks": [watch],
+            "devices": args.devices,
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        n_gpus = args.devices if torch.cuda.is_available() else 0
+        trainer = pl.Trainer(**trainer_options(options, n_gpus))
         trainer.fit(system, datamodule=data)
         leave_process_group()
         if trainer.is_global_zero:
