@@ -58,6 +58,7 @@ from .train import psnr, write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "load" / "toy-priors" / "motion-classifier"
+FIGURES = "figures.json"  # in the folder of a run that is done
 SIZE = 64  # pixels of the pictures that are compared
 TIMES = torch.arange(motion_classifier.FRAMES) / motion_classifier.FRAMES
 RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
@@ -231,10 +232,12 @@ def evaluate(
 
 
 def run_suite(jobs: int, words: Sequence[str], out: Path) -> list[dict]:
-    """Every subject of SUITE in a process of its own, `jobs` at a time."""
+    """Every subject of SUITE in a process of its own, `jobs` at a time; those done before stay."""
 
     def one(case: tuple[str, str, int]) -> dict:
         species, motion, seed = case
+        if (found := out / species / FIGURES).exists():  # by a suite that was cut off
+            return json.loads(found.read_text())
         command = [sys.executable, "-m", "animate124.toyworld.evaluate", "--species", species]
         command += ["--motion", motion, "--seed", str(seed), "--out", str(out / species), *words]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -292,7 +295,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
     parser.add_argument("--budget", choices=BUDGETS, default="laptop")
     parser.add_argument("--no-ablation", action="store_true", help="no run without the 3D prior")
-    parser.add_argument("--out", type=Path, help="keeps trials and pictures here")
+    parser.add_argument(
+        "--out", type=Path, help="keeps pictures and trials here; a suite cut off goes on from it"
+    )
     parser.add_argument("--suite", action="store_true", help="8 subjects; benchmarks/toyworld.md")
     parser.add_argument("--jobs", type=int, default=1, help="of the suite, side by side")
     parser.add_argument("overrides", nargs="*", help="stage2.trainer.max_steps=100 ...")
@@ -309,7 +314,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = [*BUDGETS[args.budget], *args.overrides]
         found = evaluate(subject, out, STAGES[args.stage - 1], overrides, not args.no_ablation)
         accuracy = json.loads((CLASSIFIER / "config.json").read_text())["accuracy"]
-        print(json.dumps({**found, "classifier_accuracy": accuracy}), flush=True)
+        line = json.dumps({**found, "classifier_accuracy": accuracy})
+        (out / FIGURES).write_text(line)
+        print(line, flush=True)
     finally:
         if args.out is None:
             shutil.rmtree(out)
