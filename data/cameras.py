@@ -209,6 +209,10 @@ class Cameras:
             up = up + self.up_shift
         return look_at(eye, target, up)
 
+    def to(self, device: torch.device | str) -> "Cameras":
+        values = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Cameras(*(v if v is None else v.to(device) for v in values))
+
     def perturbed(
         self,
         position: float = 0.0,

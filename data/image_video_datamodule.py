@@ -4,6 +4,9 @@ A training batch is a dict. An image batch has "random_camera" and "reference"; 
 "clip" and "num_frames", and the other two as well where its clips start from time zero. Each of the
 three is a dict of threestudio's camera keys for its own cameras (see `Cameras.batch`); "reference"
 has "rgb" and "mask" besides. Batch k of a rank depends on nothing but the seed, k and the rank.
+
+A training batch is made on the device where it is used: cameras are drawn on the CPU, and become
+rays there. (A clip's rays take a CPU tens of milliseconds, and as long again to travel.)
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -100,10 +103,15 @@ class TrainingBatches(IterableDataset):
     """An endless stream of batch numbers, and `collate`, which makes a number's batch."""
 
     def __init__(
-        self, cfg: DataConfig, seed: int, rank: int, first_batch: Callable[[], int] | None = None
+        self,
+        cfg: DataConfig,
+        seed: int,
+        rank: int,
+        first_batch: Callable[[], int] | None = None,
+        device: torch.device | str = "cpu",
     ):
         super().__init__()
-        self.cfg, self.seed, self.rank = cfg, seed, rank
+        self.cfg, self.seed, self.rank, self.device = cfg, seed, rank, device
         self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
         image = cfg.image
         camera = Cameras.of(
@@ -113,8 +121,8 @@ class TrainingBatches(IterableDataset):
             image.default_fovy_deg,
         )
         rgb, mask = reference(image.image_path, image.height, image.width)
-        self.reference = camera.batch(image.height, image.width)
-        self.reference |= {"rgb": rgb[None], "mask": mask[None]}
+        self.reference = camera.to(device).batch(image.height, image.width)
+        self.reference |= {"rgb": rgb[None].to(device), "mask": mask[None].to(device)}
 
     def __iter__(self) -> Iterator[int]:
         worker = get_worker_info()
@@ -139,7 +147,9 @@ class TrainingBatches(IterableDataset):
                 cameras = cameras.drift(single.num_frames, generator=generator)
             else:
                 cameras = cameras.frames(single.num_frames)
-            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, times.times)
+            taus = times.times.to(self.device)
+            clip = cameras.to(self.device).batch(single.height_vid, single.width_vid, taus)
+            batch["clip"] = clip
             batch["num_frames"] = single.num_frames
         if starts_from_zero:
             if multi_view < (self.cfg.prob_multi_view or 0):
@@ -147,7 +157,7 @@ class TrainingBatches(IterableDataset):
             else:
                 section = self.cfg.single_view
                 cameras = random_cameras(section, generator)
-            batch["random_camera"] = cameras.batch(section.height, section.width)
+            batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
             batch["reference"] = dict(self.reference)
         return batch
 
@@ -200,8 +210,12 @@ class ImageVideoDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit"):
-            rank = get_rank() if self.trainer is None else self.trainer.global_rank
-            self.train_dataset = TrainingBatches(self.cfg, self.seed, rank, self.first_batch)
+            rank, device = get_rank(), torch.device("cpu")
+            if self.trainer is not None:
+                rank, device = self.trainer.global_rank, self.trainer.strategy.root_device
+            self.train_dataset = TrainingBatches(
+                self.cfg, self.seed, rank, self.first_batch, device
+            )
         if stage in (None, "fit", "validate"):
             self.val_dataset = EvaluationViews(self.cfg, "val")
         if stage in (None, "test", "predict"):

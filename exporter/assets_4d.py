@@ -176,7 +176,7 @@ class Assets4DExporter(Exporter):
         """The geometry's time argument; one that was written for static scenes gets none."""
         if getattr(self.geometry, "static", True):
             return {}
-        return {"times": torch.full_like(points[:, :1], tau)}
+        return {"times": points.new_full((1, 1), tau)}
 
     def _density(self, lattice: Lattice, tau: float) -> Float[Tensor, "X Y Z"]:
         """The density on a lattice at one frame time."""

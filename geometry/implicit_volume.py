@@ -132,13 +132,14 @@ class ImplicitVolume(BaseImplicitGeometry):
         self,
         points: Float[Tensor, "*N 3"],
         output_normal: bool = False,
-        times: Float[Tensor, "*N 1"] | None = None,
+        times: Float[Tensor, "*#N 1"] | None = None,
     ) -> dict[str, Float[Tensor, "..."]]:
         """density [*N 1], features [*N C], and normal = shading_normal [*N 3] if asked for.
 
-        times: tau of each point; None is tau = 0. Normals point to where density falls.
+        times: tau of each point, or one for all; None is tau = 0. Many points are faster with one.
+        Normals point to where density falls.
         """
-        evaluate, look_ups = self._without_normal, 1
+        evaluate = self._without_normal
         if output_normal:
             if self.cfg.normal_type is None:
                 raise ValueError(
@@ -146,19 +147,18 @@ class ImplicitVolume(BaseImplicitGeometry):
                     f"Set it to one of {', '.join(NORMAL_TYPES)}."
                 )
             evaluate = getattr(self, f"_with_{self.cfg.normal_type}_normal")
-            look_ups = 7 if self.cfg.normal_type == "finite_difference" else 1
-        output = self._evaluate(evaluate, points, times, look_ups)
+        output = self._evaluate(evaluate, points, times)
         if output_normal:
             output["shading_normal"] = output["normal"]
         return output
 
     def forward_density(
-        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
+        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
     ) -> Float[Tensor, "*N 1"]:
         return self._evaluate(self._only_density, points, times)["density"]
 
     def forward_field(
-        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*N 1"] | None = None
+        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
     ) -> tuple[Float[Tensor, "*N 1"], None]:
         """(density, None): the lattice that an isosurface is taken on stays undeformed."""
         return self.forward_density(points, times), None
@@ -172,36 +172,22 @@ class ImplicitVolume(BaseImplicitGeometry):
     def export(
         self,
         points: Float[Tensor, "*N 3"],
-        times: Float[Tensor, "*N 1"] | None = None,
+        times: Float[Tensor, "*#N 1"] | None = None,
         **kwargs: Any,
     ) -> dict[str, Float[Tensor, "*N C"]]:
         if not self.has_features:
             return {}
         return self._evaluate(self._only_features, points, times)
 
-    def _evaluate(self, function, points, times, look_ups=1):
-        """The function's dict for points of any shape, made of calls with [M 3] and times [M 1],
-        [1 1] or None. `look_ups`: encodings that it needs a point."""
+    def _evaluate(self, function, points, times):
+        """The function's dict for points of any shape, made of one for [M 3], times [M 1], [1 1] or
+        None."""
         shape = points.shape[:-1]
         points = points.reshape(-1, 3).to(self.bbox.dtype)
         times = None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
         with torch.autocast(points.device.type, enabled=False):
-            frames = self._frames(points, times, look_ups)
-            outputs = [function(*frame) for frame in frames]
-        joined = {name: torch.cat([output[name] for output in outputs]) for name in outputs[0]}
-        return {name: value.view(*shape, value.shape[-1]) for name, value in joined.items()}
-
-    def _frames(self, points, times, look_ups):
-        """Points and times frame by frame, where there are enough of each to make that faster."""
-        worth_it = functools.partial(self.encoding.encoding.worth_a_frame, points)
-        if times is None or self.static or not worth_it(look_ups * len(points)):
-            return [(points, times)]
-        _, counts = times.detach().unique_consecutive(return_counts=True)
-        if not worth_it(look_ups * len(points) // len(counts)):
-            return [(points, times)]
-        counts = counts.tolist()
-        frames = zip(points.split(counts), times.split(counts), strict=True)
-        return [(own, tau[:1]) for own, tau in frames]
+            output = function(points, times)
+        return {name: value.view(*shape, value.shape[-1]) for name, value in output.items()}
 
     def _in_unit_cube(self, points):
         return contract_to_unisphere(points, self.bbox, self.unbounded)

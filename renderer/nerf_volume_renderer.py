@@ -5,8 +5,9 @@ box. They are thinned out in two passes without gradient, first by the occupancy
 their density (`march`, `visible`); what is left goes through geometry and material once and is
 composited over the background. Everything here runs in float32, under autocast too.
 
-In training the geometry runs in chunks of samples. The last one keeps its graph, the others are
-evaluated again in the backward pass, so that memory follows the chunk and not frames x pixels.
+The geometry runs in parts, image by image where images have many samples, since a field is faster
+at one time. In training the last parts keep their graph, as many as `train_chunk_size` allows, and
+the others are evaluated again in the backward pass: memory follows that and not frames x pixels.
 """
 
 import inspect
@@ -42,6 +43,7 @@ MIN_TRANSMITTANCE = 1e-4  # share of the light that reaches a sample; one with l
 # more: pixels and gradients change by less than 1e-3 (tests/test_renderer.py)
 MIN_SHADED_TRANSMITTANCE = 5e-4
 PRUNING_CHUNK = 2**20  # samples that training looks at together where no graph is kept
+MANY_SAMPLES = 2**15  # of an image, from which on it is worth calls of its own
 PERTURBATION = 0.01  # standard deviation of normal_perturb's points, world units
 
 
@@ -51,7 +53,7 @@ class Rays:
 
     origins: Float[Tensor, "R 3"]
     directions: Float[Tensor, "R 3"]  # unit length
-    times: Float[Tensor, "R 1"] | None  # tau; None if the scene stands still
+    times: Float[Tensor, "B 1"] | None  # tau of each image; None if the scene stands still
     lights: Float[Tensor, "R 3"] | None  # where the image's light is
     n_images: int = 1  # that have as many rays each
 
@@ -75,6 +77,22 @@ class Samples:
     def of_rays(self, values: Tensor | None) -> Tensor | None:
         """A value of each ray -> that of each sample's ray."""
         return None if values is None else values.index_select(0, self.ray_indices)
+
+    def parts(self, most: int) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
+        """Cuts the samples into runs of at most `most` (0: any number): how many, and their times.
+
+        A run of one image has that image's time, [1 1]. Images of few samples go together, with a
+        time for each sample, since every call of a geometry has its cost.
+        """
+        times = self.rays.times
+        if times is None or len(times) == 1:
+            return [(size, times) for size in even_sizes(len(self), most)]
+        if len(self) < len(times) * MANY_SAMPLES:
+            sizes = even_sizes(len(self), most)
+            image = self.ray_indices // (len(self.rays) // len(times))
+            return list(zip(sizes, times.index_select(0, image).split(sizes), strict=True))
+        counts = zip(self.of_images(), times.split(1), strict=True)
+        return [(size, tau) for count, tau in counts for size in even_sizes(count, most)]
 
     def of_images(self) -> list[int]:
         """How many samples each image has; the host waits for the device."""
@@ -115,43 +133,25 @@ def takes_times(function: Callable) -> bool:
     return "times" in inspect.signature(function).parameters
 
 
-def chunk_sizes(counts: Sequence[int], most: int) -> list[int]:
-    """Cuts rows that belong together, `counts` of them, into chunks of at most `most` rows.
+def even_sizes(count: int, most: int) -> list[int]:
+    """Cuts `count` into as few numbers of at most `most` (0: any) as will do, nearly equal."""
+    parts = -(-count // most) if most > 0 else min(count, 1)
+    return [count // parts + (i < count % parts) for i in range(parts)]
 
-    A chunk is as many whole groups as fit, or a part of a larger one: a geometry is faster on
-    points of one frame. What is left over makes the first chunk, not the last.
+
+def joined_parts(calls: Sequence[Callable[[], Any]], sizes: Sequence[int], most: int) -> Any:
+    """What the calls return, tensors or dicts of them, `sizes` rows each, one after the other.
+
+    The last ones, of at most `most` rows together (0: any), keep their graph; the others are called
+    once more in the backward pass, one by one. They draw no random numbers.
     """
-    sizes = []
-    for count in reversed(counts):
-        if sizes and sizes[-1] + count <= most:
-            sizes[-1] += count
-        else:
-            parts = -(-count // most)
-            sizes += [count // parts + (i < count % parts) for i in range(parts)]
-    return sizes[::-1]
-
-
-def recomputed_in_chunks(
-    function: Callable, sizes: Sequence[int], *args: Tensor, **kwargs: Any
-) -> Any:
-    """function on rows, so many at once: a tensor, or a dict of them, of as many rows.
-
-    Gradients are those of one call. The last chunk keeps its graph; the others run once more in the
-    backward pass, one after the other. `function` draws no random numbers.
-    """
-    if len(sizes) <= 1:
-        return function(*args, **kwargs)
-    rows = {name: value for name, value in kwargs.items() if torch.is_tensor(value)}
-    others = {name: value for name, value in kwargs.items() if name not in rows}
-    split = (value.split(sizes) for value in (*args, *rows.values()))
-    *again, last = zip(*split, strict=True)
-
-    def call(*own: Tensor) -> Any:
-        named = zip(rows, own[len(args) :], strict=True)
-        return function(*own[: len(args)], **dict(named), **others)
-
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    parts = [*(checkpoint(call, *own, **options) for own in again), call(*last)]
+    behind = sum(sizes) if most > 0 else 0
+    parts = []
+    for call, size in zip(calls, sizes, strict=True):
+        again = behind > most
+        behind -= size
+        options = {"use_reentrant": False, "preserve_rng_state": False}
+        parts.append(checkpoint(call, **options) if again else call())
     if torch.is_tensor(parts[0]):
         return torch.cat(parts)
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
@@ -227,7 +227,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             rays = Rays(
                 origins=rays_o.reshape(-1, 3),
                 directions=rays_d.reshape(-1, 3),
-                times=per_ray(times, height * width),
+                times=times,
                 lights=per_ray(light_positions, height * width),
                 n_images=batch,
             )
@@ -285,8 +285,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def visible_samples(self, samples: Samples) -> Samples:
         """Those that are opaque enough and not hidden behind others on their ray."""
-        times = samples.of_rays(samples.rays.times)
-        density = self.query(self.geometry.forward_density, samples.points, times)
+        density = self.evaluate(self.geometry.forward_density, samples, samples.points)
         alpha, transmittance = alpha_and_transmittance(
             density[:, 0], samples.t_starts, samples.t_ends, samples.ray_indices, len(samples.rays)
         )
@@ -297,31 +296,19 @@ class NeRFVolumeRenderer(VolumeRenderer):
         samples.shaded = transmittance.index_select(0, kept) >= MIN_SHADED_TRANSMITTANCE
         return samples
 
-    def query(
-        self,
-        function: Callable,
-        points: Float[Tensor, "N 3"],
-        times: Float[Tensor, "N 1"] | None,
-        **kwargs: Any,
-    ) -> Any:
-        """The geometry, or a method of it, at points and times, where no graph has to be kept."""
-        if times is not None:
-            kwargs["times"] = times
-        chunk = PRUNING_CHUNK if self.training else self.cfg.eval_chunk_size
-        return chunk_batch(function, chunk, points, **kwargs)
-
     def evaluate(
         self, function: Callable, samples: Samples, points: Float[Tensor, "N 3"], **kwargs: Any
     ) -> Any:
         """The geometry, or a method of it, at points of the samples' frame times."""
-        times, most = samples.of_rays(samples.rays.times), self.cfg.train_chunk_size
-        if not (self.training and torch.is_grad_enabled()):
-            return self.query(function, points, times, **kwargs)
-        if times is not None:
-            kwargs["times"] = times
-        many = 0 < most < len(samples)
-        sizes = chunk_sizes(samples.of_images(), most) if many else [len(samples)]
-        return recomputed_in_chunks(function, sizes, points, **kwargs)
+        with_graph = self.training and torch.is_grad_enabled()
+        without_graph = PRUNING_CHUNK if self.training else self.cfg.eval_chunk_size
+        most = self.cfg.train_chunk_size if with_graph else without_graph
+        sizes, times = zip(*samples.parts(most), strict=True)
+        calls = [
+            partial(function, own, **kwargs, **({} if tau is None else {"times": tau}))
+            for own, tau in zip(points.split(sizes), times, strict=True)
+        ]
+        return joined_parts(calls, sizes, most if with_graph else 0)
 
     def shade(
         self, samples: Samples, camera: dict[str, Any]
@@ -422,5 +409,6 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def alpha_at_random_times(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Opacity of one step, to first order in the step; each point at a time of its own."""
-        times = torch.rand_like(points[:, :1]) if self.dynamic else None
-        return self.query(self.geometry.forward_density, points, times)[:, 0] * self.step_size
+        times = {"times": torch.rand_like(points[:, :1])} if self.dynamic else {}
+        density = chunk_batch(self.geometry.forward_density, PRUNING_CHUNK, points, **times)
+        return density[:, 0] * self.step_size

@@ -229,6 +229,14 @@ def module(config, **changes):
     return data
 
 
+def test_a_batch_is_made_on_its_device(config):
+    cfg = parse_data_config(config(prob_single_view_video=1, single_view__zero_rate=1))
+    batch = TrainingBatches(cfg, 0, 0, device="meta").collate(0)
+    views = [batch[name] for name in ("clip", "random_camera", "reference")]
+    tensors = [value for view in views for value in view.values() if torch.is_tensor(value)]
+    assert len(tensors) > 30 and {value.device.type for value in tensors} == {"meta"}
+
+
 def test_resuming_goes_on_with_the_batch_that_comes_next(config):
     whole, resumed = module(config), module(config)
     resumed.trainer = SimpleNamespace(global_step=3, accumulate_grad_batches=2)
