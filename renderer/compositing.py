@@ -106,9 +106,6 @@ class _SumOfRays(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad):
         (ray_indices,) = ctx.saved_tensors
-        if grad.is_cuda:  # its index_select takes a block of threads a row, if rows are of 16 bytes
-            rows = ray_indices[:, None].expand(-1, grad.shape[1])
-            return grad.gather(0, rows), None, None
         return grad.index_select(0, ray_indices), None, None
 
 
