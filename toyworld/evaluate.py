@@ -69,8 +69,9 @@ BUDGETS: dict[str, list[str]] = {  # overrides of the quickstart
     "full": [  # pictures twice as fine, a grid of up to 137 cells, more steps
         *(f"{stage}.data.{key}=64" for stage in STAGES for key in FULL_SIZES),
         *(f"{stage}.system.geometry.pos_encoding_config.n_levels=8" for stage in STAGES),
-        "stage1.trainer.max_steps=1500",
-        "stage2.trainer.max_steps=800",
+        *(f"{stage}.system.speed.compile=graph" for stage in STAGES),
+        "stage1.trainer.max_steps=1000",
+        "stage2.trainer.max_steps=500",
         "stage3.trainer.max_steps=300",
     ],
 }
