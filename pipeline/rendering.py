@@ -84,12 +84,12 @@ class TrainedScene:
     @torch.no_grad()
     def look(
         self, cameras: Cameras, tau: Float[Tensor, " B"], height: int, width: int
-    ) -> Float[Tensor, "B H W 3"]:
-        """Colours from cameras at their times, on the scene's device."""
+    ) -> dict[str, Float[Tensor, "B H W _"]]:
+        """The renderer's pictures from cameras at their times, on the scene's device."""
         view = cameras.batch(height, width, tau)
         device = self.system.device
         view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
-        return self.system(view)["comp_rgb"]
+        return self.system(view)
 
     def pictures(self, path: Trajectory, size: int | None, bar: tqdm) -> Iterator[Picture]:
         """The frames of a trajectory at the reference camera's elevation and distance.
@@ -105,7 +105,7 @@ class TrainedScene:
                 image.default_camera_distance,
                 image.default_fovy_deg,
             )
-            for picture in self.look(cameras, tau, height, width):
+            for picture in self.look(cameras, tau, height, width)["comp_rgb"]:
                 bar.update()
                 yield outputs.to_picture(picture)
 
