@@ -11,6 +11,8 @@ from pathlib import Path
 # before torch is loaded: threads that wait spin for microseconds, not for milliseconds. Without any
 # spinning small models are half as slow again, with much several times once other programs run.
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+# and a step's changing numbers of samples don't leave holes in GPU memory
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 ROOT = Path(__file__).resolve().parent
 

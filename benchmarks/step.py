@@ -17,11 +17,16 @@ import collections
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+
+# before torch is loaded, as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import animate124
 import diffusers
@@ -369,6 +374,7 @@ def main() -> None:
     diffusers.utils.logging.set_verbosity_error()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
+        sys.argv[0] = os.path.abspath(sys.argv[0])  # DDP starts it again
         os.chdir(folder)  # the cache of text embeddings lies in the working directory
         path, overrides = build_config(args, folder)
         cfg = load_config(str(path), cli_args=overrides)

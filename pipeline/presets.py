@@ -52,8 +52,8 @@ FULL: dict[str, Any] = {
         "preprocess": Cost(30),
         "token": Cost(40, 0.12),
         "stage1": Cost(90, 0.08),
-        "stage2": Cost(150, 0.3),
-        "stage3": Cost(150, 0.53),
+        "stage2": Cost(150, 0.21),
+        "stage3": Cost(150, 0.4),
         "result": Cost(90),
     },
 }
@@ -107,12 +107,11 @@ PRESETS = {
 
 DYNAMIC = ("stage2", "stage3")
 # --vram N: for less than so many GB, these stages get this option; of two lines about the same key
-# the lower one wins. Without any, stage 2 allocates 9.4 GB and stage 3 17.6 (benchmarks/README.md);
-# the lines with the least loss come first. What each saves has not been measured one by one.
+# the lower one wins. The lines down to 16 were measured with 12, 16 and 24 GB and no more to be had
+# (benchmarks/README.md), those for less than 12 were not.
 VRAM: tuple[tuple[float, tuple[str, ...], str, Any], ...] = (
-    (24, DYNAMIC, "system.guidance.vae_chunk", 4),
-    (20, ("stage3",), "system.guidance_cn.fixed_frames", 1),
-    (16, DYNAMIC, "system.renderer.train_chunk_size", 2**18),
+    (20, DYNAMIC, "system.guidance.vae_chunk", 4),
+    (20, ("stage3",), "system.renderer.train_chunk_size", 2**18),
     (16, ("stage3",), "system.guidance_cn.fixed_size", 512),
     (12, DYNAMIC, "system.renderer.num_samples_per_ray", 128),
     (10, DYNAMIC, "system.guidance.low_ram_vae", 4),
