@@ -19,7 +19,15 @@ from typing import Any
 from . import result
 from .manifest import file_hash, model_hash, settings_hash
 from .overrides import check_flags, check_stage, flags, stage_config, written
-from .presets import FAST, STAGES, Cost, Preset, memory_options, preset_named
+from .presets import (
+    FAST,
+    STAGES,
+    Cost,
+    Preset,
+    memory_options,
+    preset_named,
+    token_memory_options,
+)
 from .scene import Scene
 from .wording import TOKEN, Subject, refined
 
@@ -80,7 +88,7 @@ class Plan:
     steps: list[Step]
     subject: Subject | None  # None: known once there is a caption
     prompts: dict[str, str]  # stage -> its prompt; also "refine", the personalised one
-    memory: dict[str, dict[str, Any]]  # stage -> what --vram sets
+    memory: dict[str, dict[str, Any]]  # stage or token -> what --vram sets
 
     def __getitem__(self, name: str) -> Step:
         return next(step for step in self.steps if step.name == name)
@@ -112,7 +120,8 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
     preset = preset_named(scene.preset)
     subject = scene.who()
     prompts = make_prompts(scene, preset, subject or LATER)
-    configs, memory = {}, {}
+    memory = {"token": token_memory_options(scene.vram, preset.token["train_batch_size"])}
+    configs = {}
     for stage, path in zip(STAGES, preset.configs, strict=True):
         configs[stage], memory[stage] = stage_overrides(scene, preset, stage, path, prompts)
     resolved = {
@@ -125,7 +134,7 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
                 check_stage(stage, resolved[stage])
     steps = [
         preprocess_step(scene, preset),
-        token_step(scene, preset, resolved["stage3"], subject or LATER),
+        token_step(scene, preset, resolved["stage3"], subject or LATER, memory["token"]),
         *(
             stage_step(scene, preset, stage, path, configs[stage], resolved[stage])
             for stage, path in zip(STAGES, preset.configs, strict=True)
@@ -230,8 +239,10 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
     )
 
 
-def token_step(scene: Scene, preset: Preset, stage3: Mapping, subject: Subject) -> Step:
-    options = dict(preset.token)
+def token_step(
+    scene: Scene, preset: Preset, stage3: Mapping, subject: Subject, memory: Mapping[str, int]
+) -> Step:
+    options = {**preset.token, **memory}
     if scene.fast:
         options["max_train_steps"] = max(1, options["max_train_steps"] // FAST)
     model = stage3["system"]["guidance_cn"]["pretrained_model_name_or_path"]

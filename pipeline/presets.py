@@ -119,6 +119,10 @@ VRAM: tuple[tuple[float, tuple[str, ...], str, Any], ...] = (
 )
 
 
+# ... and for less than 16 the token's batch is taken so many images at a time
+TOKEN_VRAM, TOKEN_IMAGES = 16, 4
+
+
 def preset_named(name: str) -> Preset:
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
@@ -135,3 +139,11 @@ def memory_options(vram: float | None, stage: str) -> dict[str, Any]:
     if vram is None:
         return {}
     return {key: value for below, stages, key, value in VRAM if vram < below and stage in stages}
+
+
+def token_memory_options(vram: float | None, batch: int) -> dict[str, int]:
+    """What --vram sets for the token's training, whose steps take `batch` images."""
+    if vram is None or vram >= TOKEN_VRAM or batch <= TOKEN_IMAGES:
+        return {}
+    parts = -(-batch // TOKEN_IMAGES)
+    return {"train_batch_size": -(-batch // parts), "gradient_accumulation_steps": parts}

@@ -87,12 +87,24 @@ def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
     free = make_plan(scene(tmp_path, preset=preset))
     assert bool(plan.memory) == any(gb < below for below, *_ in VRAM)
     for stage, options in plan.memory.items():
+        if stage == "token":
+            continue
         cfg, _ = config_of(plan[stage], tmp_path)
         usual, _ = config_of(free[stage], tmp_path)
         check_stage(stage, OmegaConf.to_container(cfg))
         for key, value in options.items():
             assert OmegaConf.select(cfg, key) == value
             assert value != OmegaConf.select(usual, key) or preset == "toy"
+
+
+def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
+    small = make_plan(scene(tmp_path, preset="modelscope", vram=12), check=True)["token"].command
+    usual = make_plan(scene(tmp_path, preset="modelscope", vram=16))["token"].command
+    parts = int(small[small.index("--gradient_accumulation_steps") + 1])
+    batch = int(small[small.index("--train_batch_size") + 1])
+    assert parts > 1 and parts * batch == int(usual[usual.index("--train_batch_size") + 1])
+    toy = make_plan(scene(tmp_path, preset="toy", vram=12))
+    assert "token" not in toy.memory  # its batch is small
 
 
 def test_fewer_gb_never_mean_fewer_options():
