@@ -145,6 +145,8 @@ def joined_parts(calls: Sequence[Callable[[], Any]], sizes: Sequence[int], most:
     The last ones, of at most `most` rows together (0: any), keep their graph; the others are called
     once more in the backward pass, one by one. They draw no random numbers.
     """
+    if len(calls) == 1:
+        return calls[0]()
     behind = sum(sizes) if most > 0 else 0
     parts = []
     for call, size in zip(calls, sizes, strict=True):
