@@ -4,7 +4,7 @@ Pixels: row 0 at the top, centres at +0.5. A camera's angles are those that its 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -209,9 +209,13 @@ class Cameras:
             up = up + self.up_shift
         return look_at(eye, target, up)
 
-    def to(self, device: torch.device | str) -> "Cameras":
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
+        """The cameras whose every tensor is the function's of these'."""
         values = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Cameras(*(v if v is None else v.to(device) for v in values))
+        return Cameras(*(v if v is None else function(v) for v in values))
+
+    def to(self, device: torch.device | str) -> "Cameras":
+        return self.map(lambda v: v.to(device))
 
     def perturbed(
         self,
@@ -241,8 +245,7 @@ class Cameras:
 
     def frames(self, num_frames: int) -> "Cameras":
         """Every camera `num_frames` times, copies adjacent: [B] -> [B*F]."""
-        values = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Cameras(*(v if v is None else v.repeat_interleave(num_frames, 0) for v in values))
+        return self.map(lambda v: v.repeat_interleave(num_frames, 0))
 
     def drift(self, num_frames: int, *, generator: torch.Generator | None = None) -> "Cameras":
         """Clips of moving cameras, [B] -> [B*F], a clip's frames adjacent, the first one unmoved.

@@ -6,7 +6,7 @@ three is a dict of threestudio's camera keys for its own cameras (see `Cameras.b
 has "rgb" and "mask" besides. Batch k of a rank depends on nothing but the seed, k and the rank.
 
 A training batch is made on the device where it is used: cameras are drawn on the CPU, and become
-rays there. (A clip's rays take a CPU tens of milliseconds, and as long again to travel.)
+rays there: a clip's rays take a CPU that other programs use tens of milliseconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -147,9 +147,8 @@ class TrainingBatches(IterableDataset):
                 cameras = cameras.drift(single.num_frames, generator=generator)
             else:
                 cameras = cameras.frames(single.num_frames)
-            taus = times.times.to(self.device)
-            clip = cameras.to(self.device).batch(single.height_vid, single.width_vid, taus)
-            batch["clip"] = clip
+            cameras, taus = cameras.to(self.device), times.times.to(self.device)
+            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, taus)
             batch["num_frames"] = single.num_frames
         if starts_from_zero:
             if multi_view < (self.cfg.prob_multi_view or 0):

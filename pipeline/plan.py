@@ -120,8 +120,9 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
     preset = preset_named(scene.preset)
     subject = scene.who()
     prompts = make_prompts(scene, preset, subject or LATER)
-    memory = {"token": token_memory_options(scene.vram, preset.token["train_batch_size"])}
-    configs = {}
+    configs, memory = {}, {}
+    if "train_batch_size" not in scene.overrides.get("token", {}):  # else it is the person's choice
+        memory["token"] = token_memory_options(scene.vram, preset.token["train_batch_size"])
     for stage, path in zip(STAGES, preset.configs, strict=True):
         configs[stage], memory[stage] = stage_overrides(scene, preset, stage, path, prompts)
     resolved = {
@@ -134,7 +135,7 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
                 check_stage(stage, resolved[stage])
     steps = [
         preprocess_step(scene, preset),
-        token_step(scene, preset, resolved["stage3"], subject or LATER, memory["token"]),
+        token_step(scene, preset, resolved["stage3"], subject or LATER, memory.get("token", {})),
         *(
             stage_step(scene, preset, stage, path, configs[stage], resolved[stage])
             for stage, path in zip(STAGES, preset.configs, strict=True)

@@ -147,12 +147,12 @@ def joined_parts(calls: Sequence[Callable[[], Any]], sizes: Sequence[int], most:
     """
     if len(calls) == 1:
         return calls[0]()
-    behind = sum(sizes) if most > 0 else 0
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    left = sum(sizes)  # rows of this call and those after it
     parts = []
     for call, size in zip(calls, sizes, strict=True):
-        again = behind > most
-        behind -= size
-        options = {"use_reentrant": False, "preserve_rng_state": False}
+        again = 0 < most < left
+        left -= size
         parts.append(checkpoint(call, **options) if again else call())
     if torch.is_tensor(parts[0]):
         return torch.cat(parts)

@@ -191,7 +191,8 @@ class Animate124(BaseLift3DSystem):
         """This batch's random numbers, before anything draws: a resumed run repeats them."""
         parts = self.trainer.accumulate_grad_batches
         number = self.global_step * parts + batch_idx % parts
-        self.writes_down = (self.global_step + 1) % self.trainer.log_every_n_steps == 0
+        every = self.trainer.log_every_n_steps  # 0: never
+        self.writes_down = every > 0 and (self.global_step + 1) % every == 0
         seed_everything(step_seed(self.base_seed, number, get_rank()))
         super().on_train_batch_start(batch, batch_idx, unused)
 
@@ -251,7 +252,7 @@ class Animate124(BaseLift3DSystem):
         return sum(parts)
 
     def note(self, name: str, value: Tensor | float, **options: Any) -> None:
-        """`log`, in the steps that the trainer writes down: it takes half a millisecond."""
+        """`log`, in the steps that the trainer writes down: it takes its time."""
         if self.writes_down:
             # a number becomes a CPU tensor: Lightning would wait for the GPU
             self.log(name, torch.as_tensor(value).float(), **options)

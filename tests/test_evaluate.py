@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+from pathlib import Path
 
 import pytest
 import torch
@@ -84,6 +86,24 @@ def test_a_table_replaces_that_of_its_own_budget_only(tmp_path):
     text = path.read_text()
     assert text.startswith("# Title\n") and "old" not in text and "## More\n\ntext\n" in text
     assert text.count("**mean**") == 2 and "| **mean** | 25.00" in text and "1 of 2" in text
+
+
+def test_a_suite_goes_on_from_what_the_same_words_have_done(tmp_path, monkeypatch):
+    commands = []
+
+    def run(command, **_):
+        commands.append(command)
+        folder = Path(command[command.index("--out") + 1])
+        folder.mkdir(exist_ok=True)
+        line = json.dumps({"species": folder.name, "call": len(commands)})
+        return subprocess.CompletedProcess(command, 0, f"a line before\n{line}\n")
+
+    monkeypatch.setattr(evaluate.subprocess, "run", run)
+    first = evaluate.run_suite(1, ["--budget", "full"], tmp_path)
+    assert [row["call"] for row in first] == list(range(1, 9))
+    assert evaluate.run_suite(2, ["--budget", "full"], tmp_path) == first and len(commands) == 8
+    evaluate.run_suite(1, ["--budget", "laptop"], tmp_path)
+    assert len(commands) == 16  # figures of another budget don't count
 
 
 def test_an_unknown_motion_is_named_with_those_that_exist(capsys):

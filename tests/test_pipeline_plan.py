@@ -105,6 +105,10 @@ def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
     assert parts > 1 and parts * batch == int(usual[usual.index("--train_batch_size") + 1])
     toy = make_plan(scene(tmp_path, preset="toy", vram=12))
     assert "token" not in toy.memory  # its batch is small
+    chosen = scene(
+        tmp_path, preset="modelscope", vram=12, overrides=by_step(["token.train_batch_size=2"])
+    )
+    assert "--gradient_accumulation_steps" not in make_plan(chosen)["token"].command
 
 
 def test_fewer_gb_never_mean_fewer_options():

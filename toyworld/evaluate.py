@@ -60,7 +60,7 @@ from .train import psnr, write_sheet
 
 ROOT = Path(__file__).resolve().parents[1]
 CLASSIFIER = ROOT / "load" / "toy-priors" / "motion-classifier"
-FIGURES = "figures.json"  # in the folder of a run that is done
+FIGURES = "figures.json"  # in the folder of a subject that the suite is done with
 SIZE = 64  # pixels of the pictures that are compared
 TIMES = torch.arange(motion_classifier.FRAMES) / motion_classifier.FRAMES
 RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
@@ -149,11 +149,19 @@ class Run:
         return TrainedScene(folder / "configs" / "parsed.yaml", folder / "ckpts" / "last.ckpt")
 
 
+def colours_and_outlines(
+    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
+) -> tuple[Float[Tensor, "F S S 3"], Float[Tensor, "F S S 1"]]:
+    """Ours, a picture a camera, each at its time, and its opacity."""
+    render = scene.look(cameras, times, SIZE, SIZE)
+    colours, outlines = (render[name].clamp(0, 1).cpu() for name in ("comp_rgb", "opacity"))
+    return colours, outlines
+
+
 def pictures(
-    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"], layer: str = "comp_rgb"
-) -> Float[Tensor, "F S S C"]:
-    """Ours, a picture a camera, each at its time."""
-    return scene.look(cameras, times, SIZE, SIZE)[layer].clamp(0, 1).cpu()
+    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
+) -> Float[Tensor, "F S S 3"]:
+    return colours_and_outlines(scene, cameras, times)[0]
 
 
 # ---------------------------------------------------------------------------------- measures
@@ -194,10 +202,8 @@ def stills(subject: Subject, scene: TrainedScene) -> tuple[dict[str, float], Ten
 
 def moves(subject: Subject, scenes: list[TrainedScene]) -> tuple[dict, Tensor]:
     """How well the scenes of stages 2 and 3 (or 2 alone) move; rows: the true clip and ours."""
-    clips, outlines = (
-        [pictures(scene, front(len(TIMES)), TIMES, layer) for scene in scenes]
-        for layer in ("comp_rgb", "opacity")
-    )
+    seen = [colours_and_outlines(scene, front(len(TIMES)), TIMES) for scene in scenes]
+    clips, outlines = zip(*seen, strict=True)
     classifier = motion_classifier.load(CLASSIFIER)
     truth, poses = subject.pictures(front(len(TIMES)), TIMES), subject.poses()
     scores = classifier(small(clips[-1]))[0].softmax(dim=0)
@@ -238,12 +244,17 @@ def run_suite(jobs: int, words: Sequence[str], out: Path) -> list[dict]:
 
     def one(case: tuple[str, str, int]) -> dict:
         species, motion, seed = case
-        if (found := out / species / FIGURES).exists():  # by a suite that was cut off
-            return json.loads(found.read_text())
+        found = out / species / FIGURES
+        if found.exists():  # by a suite that was cut off
+            done = json.loads(found.read_text())
+            if done["words"] == list(words):
+                return done["figures"]
         command = [sys.executable, "-m", "animate124.toyworld.evaluate", "--species", species]
         command += ["--motion", motion, "--seed", str(seed), "--out", str(out / species), *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        return json.loads(done.stdout.splitlines()[-1])
+        run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        figures = json.loads(run.stdout.splitlines()[-1])
+        found.write_text(json.dumps({"words": list(words), "figures": figures}))
+        return figures
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         return list(tqdm(pool.map(one, SUITE), total=len(SUITE), desc="suite"))
@@ -316,9 +327,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         overrides = [*BUDGETS[args.budget], *args.overrides]
         found = evaluate(subject, out, STAGES[args.stage - 1], overrides, not args.no_ablation)
         accuracy = json.loads((CLASSIFIER / "config.json").read_text())["accuracy"]
-        line = json.dumps({**found, "classifier_accuracy": accuracy})
-        (out / FIGURES).write_text(line)
-        print(line, flush=True)
+        print(json.dumps({**found, "classifier_accuracy": accuracy}), flush=True)
     finally:
         if args.out is None:
             shutil.rmtree(out)
