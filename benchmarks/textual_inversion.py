@@ -2,6 +2,7 @@
 variant, beside the straightforward loop.
 
     python benchmarks/textual_inversion.py [--steps 60] [--variants fp16 fp16-channels_last]
+        [--parts 4 --memory-fraction-gb 12]        # our loop as `animate.py --vram 12` has it
     python benchmarks/textual_inversion.py --tiny      # a dry run for any CPU
 
 The straightforward loop is that of the usual example script: images are encoded in every step, the
@@ -82,7 +83,8 @@ def prepare(
     text = (
         f"--pretrained_model_name_or_path {model} --train_data_dir {PANDA} --use_augmentations "
         f"--placeholder_token _panda_ --initializer_token panda --resolution {args.resolution} "
-        f"--train_batch_size {args.batch} --seed 0 --report_to none --mixed_precision {precision} "
+        f"--train_batch_size {args.batch // args.parts} --gradient_accumulation_steps {args.parts} "
+        f"--seed 0 --report_to none --mixed_precision {precision} "
         f"--output_dir {model.parent / 'out'} --max_train_steps 100000 "
         f"--repeats {repeats}"
     )
@@ -200,6 +202,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60, help="that are timed")
     parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--parts", type=int, default=1, help="our loop takes the batch in so many")
+    parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
     parser.add_argument("--resolution", type=int, default=512)
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
@@ -207,12 +211,17 @@ def main() -> None:
     args = parser.parse_args()
     if args.tiny:
         args.resolution, args.batch, args.steps = 64, 2, 2
+    if args.batch % args.parts:
+        parser.error(f"--batch {args.batch} can't be taken in {args.parts} equal --parts")
+    if args.memory_fraction_gb:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(args.memory_fraction_gb * 1e9 / total)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
     print(
-        f"{name}, torch {torch.__version__}; batch {args.batch}, {args.resolution} px, "
-        f"{args.steps} steps timed; total: of {STEPS_OF_A_RUN} steps, projected"
+        f"{name}, torch {torch.__version__}; batch {args.batch}, parts: {args.parts}, "
+        f"{args.resolution} px, {args.steps} steps timed; total min: {STEPS_OF_A_RUN} steps"
     )
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"

@@ -41,10 +41,11 @@ class Program:
             self.kernels[name] = self.call(driver.cuModuleGetFunction, self.module, name.encode())
         values, types = zip(*map(as_c, arguments), strict=True)
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
-        with torch.cuda.device(self.device):
+        index = self.device.index  # torch takes microseconds to read it out of a device
+        with torch.cuda.device(index):
             # a thread of autograd's may have no context yet
             self.call(driver.cuCtxSetCurrent, self.context)
-            stream = torch.cuda.current_stream().cuda_stream
+            stream = torch.cuda.current_stream(index).cuda_stream
             self.call(
                 driver.cuLaunchKernel,
                 *(self.kernels[name], *grid, *block, 0, stream, (values, types), 0),

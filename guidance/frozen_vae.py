@@ -1,11 +1,8 @@
 """A VAE encoder whose weights are frozen: the same latents and the same gradient from a third of
 the memory.
 
-Autograd keeps each convolution's input for the gradient of its weight, which nobody asks for here,
-and both the norm and the activation before it. `slim` gives an encoder's layers forwards that keep
-one tensor a convolution, that before the norm, and make the rest anew in the backward pass, where
-it costs a pass over memory and no convolution. On a GPU, at half precision, images have their
-channels innermost, and the norm and the activation are one kernel (norm_silu.cu).
+`slim` gives an encoder the layers of frozen_layers.py; on a GPU, at half precision, its images have
+their channels innermost.
 
 Attention goes through matrix products, one image after another where they are large: PyTorch's
 fused kernels are slow for its single head of 512 (at 2 x 16384 tokens on an H200: 7.5 ms forward
@@ -15,70 +12,15 @@ and 82 backward, matrix products 3.0 and 5.2).
 from functools import partial
 
 import torch
-import torch.nn.functional as F
 from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from . import norm_silu_cuda
+from . import channels_cuda
+from .frozen_layers import convolve, is_plain, norm, resnet
 
 ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
-
-
-class FrozenConvolution(torch.autograd.Function):
-    """F.conv2d with a gradient for its input alone; keeps nothing but the weight."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, options):
-        ctx.save_for_backward(weight)
-        ctx.shape, ctx.options = x.shape, options
-        return F.conv2d(x, weight, bias, *options)
-
-    @staticmethod
-    def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
-        if set(stride) == set(dilation) == {1} and groups == 1 and not isinstance(padding, str):
-            # a convolution too, by the forward kernels: with cuDNN's own kernels for this gradient
-            # a backward pass took three times a forward one (H200, PyTorch 2.11, channels_last)
-            turned = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=format_of(weight))
-            sides = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
-            return F.conv2d(grad, turned, padding=sides), None, None, None
-        return torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options), None, None, None
-
-
-def format_of(weight: Tensor) -> torch.memory_format:
-    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
-
-
-class FrozenNormSilu(torch.autograd.Function):
-    """silu(group_norm(x)) with a gradient for x alone; keeps x and the groups' moments."""
-
-    @staticmethod
-    def forward(ctx, x, weight, bias, groups, eps):
-        x = x.contiguous()
-        normed, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes(x), groups, eps)
-        ctx.save_for_backward(x, weight, bias, mean, rstd)
-        ctx.groups, ctx.eps = groups, eps
-        return F.silu(normed, inplace=True)
-
-    @staticmethod
-    def backward(ctx, grad):
-        x, weight, bias, mean, rstd = ctx.saved_tensors
-        normed = torch.native_group_norm(x, weight, bias, *sizes(x), ctx.groups, ctx.eps)[0]
-        grad = torch.ops.aten.silu_backward(grad, normed)
-        del normed
-        grad = torch.ops.aten.native_group_norm_backward(
-            grad, x, mean, rstd, weight, *sizes(x), ctx.groups, [True, False, False]
-        )[0]
-        return grad, None, None, None, None
-
-
-def sizes(x: Float[Tensor, "N C H W"]) -> tuple[int, int, int]:
-    """N, C and H * W, as the norm's kernels want them."""
-    return x.shape[0], x.shape[1], x.shape[2:].numel()
 
 
 class MatrixAttention(torch.autograd.Function):
@@ -154,41 +96,20 @@ class MatrixAttentionProcessor:
         return (out + x if attn.residual_connection else out) / attn.rescale_output_factor
 
 
-def convolve(layer: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
-    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return FrozenConvolution.apply(x, layer.weight, layer.bias, options)
-
-
-def norm_silu(layer: nn.GroupNorm, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    arguments = (x, layer.weight, layer.bias, layer.num_groups, layer.eps)
-    if norm_silu_cuda.fits(x, layer.num_groups):
-        return norm_silu_cuda.CudaNormSilu.apply(*arguments, True)
-    return FrozenNormSilu.apply(*arguments)
-
-
-def norm(layer: nn.GroupNorm, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N C H W"]:
-    if not norm_silu_cuda.fits(x, layer.num_groups):
-        return layer(x)
-    arguments = (x, layer.weight, layer.bias, layer.num_groups, layer.eps)
-    return norm_silu_cuda.CudaNormSilu.apply(*arguments, False)
-
-
 def slim(vae: AutoencoderKL) -> AutoencoderKL:
     """Gives a frozen VAE's encoder the forwards of this file, in place, and drops its decoder."""
     vae.decoder = vae.post_quant_conv = None
     encoder = vae.encoder
     weight = encoder.conv_norm_out.weight
-    if norm_silu_cuda.fits(weight[None, :, None, None], encoder.conv_norm_out.num_groups):
+    if channels_cuda.fits(weight, len(weight), encoder.conv_norm_out.num_groups):
         encoder.to(memory_format=torch.channels_last)
     for layer in vae.modules():
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             layer.forward = partial(convolve, layer)
-        if isinstance(layer, ResnetBlock2D) and isinstance(layer.nonlinearity, nn.SiLU):
-            layer.norm1.forward = partial(norm_silu, layer.norm1)
-            layer.norm2.forward = partial(norm_silu, layer.norm2)
-            layer.nonlinearity = nn.Identity()
+        if isinstance(layer, ResnetBlock2D) and is_plain(layer):
+            layer.forward = partial(resnet, layer)
     if isinstance(encoder.conv_act, nn.SiLU):
-        encoder.conv_norm_out.forward = partial(norm_silu, encoder.conv_norm_out)
+        encoder.conv_norm_out.forward = partial(norm, encoder.conv_norm_out, silu=True)
         encoder.conv_act = nn.Identity()
     for attn in encoder.mid_block.attentions:
         if attn is not None and attn.heads == 1 and attn.group_norm is not None:

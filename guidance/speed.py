@@ -1,13 +1,13 @@
 """Frozen networks, faster: `system.speed.compile`.
 
-graph     the network's kernels are recorded once as a CUDA graph and replayed, so that launching
-          them costs the CPU nothing. A second a model; the same kernels, hence the same numbers.
+graph     the network gets frozen_unet.py's forwards, and its kernels are recorded once as a CUDA
+          graph and replayed, so that launching them costs the CPU nothing. A second a model.
 inductor  torch.compile writes fused kernels, which are recorded in turn. Minutes a model at first
-          use; numbers differ by float16's rounding.
+          use. UNets over images get channels_last weights, which convolutions on GPUs prefer
+          (torch doesn't give them to a network with 3D convolutions).
 
-Both are for networks that nobody differentiates, whose shapes stay the same from step to step; a
-new shape is recorded anew. UNets over images also get channels_last weights, which convolutions on
-GPUs prefer (those over clips have 3D convolutions, which don't take them).
+With either, numbers differ by float16's rounding. Both are for networks that nobody differentiates,
+whose shapes stay the same from step to step; a new shape is recorded anew.
 """
 
 import time
@@ -16,6 +16,8 @@ from collections.abc import Callable
 import threestudio
 import torch
 from torch import Tensor, nn
+
+from .frozen_unet import channels_innermost
 
 COMPILE = (False, "graph", "inductor")  # what `system.speed.compile` can be
 WARM_UP = 3  # calls before a recording, in which libraries choose their kernels
@@ -32,12 +34,14 @@ def check_compile(how: bool | str) -> bool | str:
     return how
 
 
-def prepare_network(network: nn.Module, how: bool | str) -> None:
+def prepare_network(network: nn.Module, how: str) -> None:
     """Memory format and compilation, in place; the recording is `Recorded`'s."""
-    if how and not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
+    if how == "graph":
+        channels_innermost(network)
+        return
+    if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
         network.to(memory_format=torch.channels_last)
-    if how == "inductor":
-        network.forward = torch.compile(network.forward, dynamic=False)
+    network.forward = torch.compile(network.forward, dynamic=False)
 
 
 class Recorded:

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from animate124.guidance import norm_silu_cuda
+from animate124.guidance import channels_cuda
 from animate124.guidance.frozen_vae import MatrixAttention, slim
 from animate124.guidance.latents import encode_images
 from animate124.toyworld.random_priors import VAE, draw_weights
@@ -96,18 +96,20 @@ def test_half_precision_attention_keeps_small_and_large_gradients(size):
 
 
 @pytest.mark.parametrize("silu", [True, False])
-@pytest.mark.parametrize(("channels", "groups", "side"), [(128, 32, 65), (512, 32, 9), (16, 4, 33)])
+@pytest.mark.parametrize(
+    ("channels", "groups", "side"), [(128, 32, 65), (512, 32, 9), (16, 4, 33), (320, 32, 20)]
+)
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
 def test_the_cuda_norm_is_the_norm(channels, groups, side, silu, device):
     x = (3 * torch.randn(2, channels, side, side) + 5).half().to(device)
     weight, bias = torch.randn(2, channels).half().to(device)
     grad = torch.randn_like(x)
-    assert norm_silu_cuda.fits(x, groups)
+    assert channels_cuda.fits(x, channels, groups)
     results = []
     for dtype in (torch.float16, torch.float64):
         own = x.to(dtype).requires_grad_()
         if dtype == torch.float16:
-            out = norm_silu_cuda.CudaNormSilu.apply(own, weight, bias, groups, 1e-6, silu)
+            out = channels_cuda.CudaNormSilu.apply(own, weight, bias, groups, 1e-6, silu, None)
         else:
             out = F.group_norm(own, groups, weight.to(dtype), bias.to(dtype), 1e-6)
             out = F.silu(out) if silu else out

@@ -1,21 +1,34 @@
-// silu(group norm of x) of float16 images [n rows CHANNELS], channels innermost, and the gradient in
-// x; frozen_vae.py defines both. CHANNELS and GROUPS come before this file.
+// What happens to the channels of float16 images' pixels between convolutions and attention; images
+// are [n rows CHANNELS], channels innermost. CHANNELS, GROUPS and THREADS come before this file.
+//
+// silu(group norm of x + offset) and its gradient in x; frozen_layers.py defines both. An offset is
+// one number a channel of an image, [n CHANNELS], or null for none; from one image's to the next are
+// `stride` numbers.
 //
 // A thread takes 8 neighbouring channels, 16 bytes, of every few rows. Sums over rows go in two
 // steps: over a block's rows (`partial_*`), then over the blocks (`finish_*`). Numbers are float32.
 
-constexpr int THREADS = 256, WIDE = 8, COLUMNS = CHANNELS / WIDE;
+constexpr int WIDE = 8, COLUMNS = CHANNELS / WIDE;
 constexpr int ROWS = THREADS / COLUMNS;  // that a block takes at a time
 constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
+constexpr int WARPS = 8;                  // of a block that finishes a group
+
+typedef unsigned short Half;  // its bits
 
 struct __align__(16) Eight {
-  unsigned short bits[WIDE];
+  Half bits[WIDE];
 };
+
+__device__ __forceinline__ float number(Half bits) {
+  float value;
+  asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
+  return value;
+}
 
 __device__ __forceinline__ void read(float* to, const Eight* from) {
   Eight eight = *from;
 #pragma unroll
-  for (int i = 0; i < WIDE; i++) asm("cvt.f32.f16 %0, %1;" : "=f"(to[i]) : "h"(eight.bits[i]));
+  for (int i = 0; i < WIDE; i++) to[i] = number(eight.bits[i]);
 }
 
 __device__ __forceinline__ void write(Eight* to, const float* from) {
@@ -81,54 +94,64 @@ extern "C" __global__ void partial_moments(const Eight* x, int rows, float* out)
   reduce(sum, squares, out);
 }
 
-// One warp a group and image: mean and 1 / deviation, moments [n GROUPS 2].
-extern "C" __global__ void finish_moments(const unsigned short* x, int rows, const float* partial,
-                                          int blocks, float eps, float* moments) {
+// One block a group and image, whose warps share its channels: mean and 1 / deviation of x + offset,
+// moments [n GROUPS 2].
+extern "C" __global__ void finish_moments(const Half* x, int rows, const float* partial, int blocks,
+                                          float eps, const Half* offset, int stride,
+                                          float* moments) {
+  __shared__ float means[GROUP], variances[GROUP];  // of the channels
   int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
   size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
-  float means[GROUP], total = 0;
-  for (int i = 0; i < GROUP; i++) {
+  for (int i = threadIdx.y; i < GROUP; i += WARPS) {
     int channel = group * GROUP + i;
-    float sum = 0, pivot;
-    for (int b = lane; b < blocks; b += 32)
-      sum += partial[((size_t)image * blocks + b) * CHANNELS + channel];
-    unsigned short bits = x[(size_t)image * rows * CHANNELS + channel];
-    asm("cvt.f32.f16 %0, %1;" : "=f"(pivot) : "h"(bits));
-    sum = warp_sum(sum) / rows;
-    means[i] = pivot + sum;
-    float squares = 0;
-    for (int b = lane; b < blocks; b += 32)
-      squares += partial[plane + ((size_t)image * blocks + b) * CHANNELS + channel];
-    total += warp_sum(squares) / rows - sum * sum;  // the channel's variance
+    float sum = 0, squares = 0;
+    for (int b = lane; b < blocks; b += 32) {
+      size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
+      sum += partial[at], squares += partial[plane + at];
+    }
+    sum = warp_sum(sum) / rows, squares = warp_sum(squares) / rows;
+    if (lane == 0) {
+      means[i] = number(x[(size_t)image * rows * CHANNELS + channel]) + sum;
+      if (offset) means[i] += number(offset[(size_t)image * stride + channel]);
+      variances[i] = squares - sum * sum;
+    }
   }
-  float mean = 0, variance = total / GROUP;
-  for (int i = 0; i < GROUP; i++) mean += means[i] / GROUP;
-  for (int i = 0; i < GROUP; i++) variance += (means[i] - mean) * (means[i] - mean) / GROUP;
+  __syncthreads();
+  if (threadIdx.y) return;
+  float mean = 0, variance = 0;
+  for (int i = lane; i < GROUP; i += 32) mean += means[i];
+  mean = warp_sum(mean) / GROUP;
+  for (int i = lane; i < GROUP; i += 32)
+    variance += variances[i] + (means[i] - mean) * (means[i] - mean);
+  variance = warp_sum(variance) / GROUP;
   if (lane == 0) {
     float* to = moments + 2 * ((size_t)image * GROUPS + group);
     to[0] = mean, to[1] = rsqrtf(fmaxf(variance, 0.f) + eps);
   }
 }
 
-// The norm is x * scale + shift, per channel.
+// The norm is x * scale + shift, per channel; x's own mean is without the offset.
 __device__ __forceinline__ void coefficients(const float* moments, const Eight* weight,
-                                             const Eight* bias, int column, float* mean,
-                                             float* scale, float* shift) {
+                                             const Eight* bias, const Half* offset, int stride,
+                                             int column, float* mean, float* scale, float* shift) {
   read(scale, weight + column);
   read(shift, bias + column);
 #pragma unroll
   for (int i = 0; i < WIDE; i++) {
-    int group = (column * WIDE + i) / GROUP;
-    const float* of = moments + 2 * ((size_t)blockIdx.y * GROUPS + group);
-    mean[i] = of[0], scale[i] *= of[1], shift[i] -= of[0] * scale[i];
+    int channel = column * WIDE + i;
+    const float* of = moments + 2 * ((size_t)blockIdx.y * GROUPS + channel / GROUP);
+    mean[i] = of[0];
+    if (offset) mean[i] -= number(offset[(size_t)blockIdx.y * stride + channel]);
+    scale[i] *= of[1], shift[i] -= mean[i] * scale[i];
   }
 }
 
 extern "C" __global__ void apply(const Eight* x, int rows, const float* moments,
-                                 const Eight* weight, const Eight* bias, int silu, Eight* out) {
+                                 const Eight* weight, const Eight* bias, const Half* offset,
+                                 int stride, int silu, Eight* out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE];
-  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
@@ -154,11 +177,12 @@ __device__ __forceinline__ void through_silu(float* grad, const float* x, const 
 // out: sums over the block's rows of the gradient and of gradient * (x - mean).
 extern "C" __global__ void partial_gradient(const Eight* x, const Eight* grad, int rows,
                                             const float* moments, const Eight* weight,
-                                            const Eight* bias, int silu, float* out) {
+                                            const Eight* bias, const Half* offset, int stride,
+                                            int silu, float* out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   float sum[WIDE] = {}, products[WIDE] = {};
-  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(of_norm, grad + share.at(row));
@@ -170,26 +194,31 @@ extern "C" __global__ void partial_gradient(const Eight* x, const Eight* grad, i
   reduce(sum, products, out);
 }
 
-// One warp a group and image. With r = 1 / deviation, w the weight, g the gradient of the norm's
+// One block a group and image. With r = 1 / deviation, w the weight, g the gradient of the norm's
 // output and averages over the group: slopes [n GROUPS 2] are -r^3 avg(w g (x - mean)) and
 // -r avg(w g).
 extern "C" __global__ void finish_gradient(int rows, const float* partial, int blocks,
-                                           const float* moments, const unsigned short* weight,
+                                           const float* moments, const Half* weight,
                                            float* slopes) {
+  __shared__ float sums[WARPS], of_products[WARPS];
   int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
   size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
   float sum = 0, products = 0;
-  for (int i = 0; i < GROUP; i++) {
+  for (int i = threadIdx.y; i < GROUP; i += WARPS) {
     int channel = group * GROUP + i;
-    float w;
-    asm("cvt.f32.f16 %0, %1;" : "=f"(w) : "h"(weight[channel]));
+    float w = number(weight[channel]);
     for (int b = lane; b < blocks; b += 32) {
       size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
       sum += w * partial[at], products += w * partial[plane + at];
     }
   }
+  sum = warp_sum(sum), products = warp_sum(products);
+  if (lane == 0) sums[threadIdx.y] = sum, of_products[threadIdx.y] = products;
+  __syncthreads();
+  if (threadIdx.y) return;
   float count = (float)rows * GROUP;
-  sum = warp_sum(sum) / count, products = warp_sum(products) / count;
+  sum = warp_sum(lane < WARPS ? sums[lane] : 0.f) / count;
+  products = warp_sum(lane < WARPS ? of_products[lane] : 0.f) / count;
   if (lane == 0) {
     size_t at = 2 * ((size_t)image * GROUPS + group);
     float r = moments[at + 1];
@@ -199,11 +228,11 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
 
 extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int rows,
                                           const float* moments, const Eight* weight,
-                                          const Eight* bias, const float* slopes, int silu,
-                                          Eight* out) {
+                                          const Eight* bias, const Half* offset, int stride,
+                                          const float* slopes, int silu, Eight* out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
-  coefficients(moments, weight, bias, share.column, mean, scale, shift);
+  coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
   float slope[WIDE], level[WIDE];
 #pragma unroll
   for (int i = 0; i < WIDE; i++) {
@@ -219,5 +248,35 @@ extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int
     for (int i = 0; i < WIDE; i++)
       of_norm[i] = of_norm[i] * scale[i] + (value[i] - mean[i]) * slope[i] + level[i];
     write(out + share.at(row), of_norm);
+  }
+}
+
+// x + y + bias
+extern "C" __global__ void plus(const Eight* x, const Eight* y, int rows, const Eight* bias,
+                                Eight* out) {
+  Share share(rows);
+  float constant[WIDE], value[WIDE], other[WIDE];
+  read(constant, bias + share.column);
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+    read(other, y + share.at(row));
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) value[i] += other[i] + constant[i];
+    write(out + share.at(row), value);
+  }
+}
+
+// values * gelu(gates) of rows [values gates], each CHANNELS wide; out [rows CHANNELS]
+extern "C" __global__ void geglu(const Eight* x, int rows, Eight* out) {
+  Share share(rows);
+  float value[WIDE], gate[WIDE];
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    const Eight* values = x + (size_t)row * 2 * COLUMNS + share.column;
+    read(value, values);
+    read(gate, values + COLUMNS);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++)
+      value[i] *= 0.5f * gate[i] * (1 + erff(gate[i] * 0.70710678f));
+    write(out + share.at(row), value);
   }
 }

@@ -1,0 +1,153 @@
+"""The frozen UNets of a step, recorded as CUDA graphs: diffusers' own, with channels_last weights
+where it takes them, through torch.compile (--inductor), and ours; full size, random weights.
+
+    python benchmarks/unets.py [--repeats 20] [--inductor] [--tiny]
+
+Milliseconds of one call with classifier-free guidance, the graph's recording in seconds, the memory
+that stays taken, and the noise's relative error against float32. `--tiny` tries it on a CPU, where
+nothing is recorded.
+"""
+
+import argparse
+import copy
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+
+import diffusers
+import torch
+from animate124.guidance.speed import Recorded, prepare_network
+from animate124.toyworld import random_priors
+from full_size_models import COMPONENTS, make
+from torch import Tensor, nn
+
+Inputs = dict[str, Tensor]
+# name: models, latents, tokens of the text
+CASES = {
+    "SD 1.5, 512 px": (["sd/unet"], (2, 4, 64, 64), (2, 77, 768)),
+    "Zero123, 256 px": (["zero123/unet"], (2, 8, 32, 32), (2, 1, 768)),
+    "video, 16 frames of 256 px": (["text-to-video/unet"], (2, 4, 16, 32, 32), (2, 77, 1024)),
+    "tile, 2 frames of 1024 px": (["sd/unet", "controlnet-tile/"], (4, 4, 128, 128), (4, 77, 768)),
+}
+TINY = {  # configs of the same models
+    "sd/unet": random_priors.UNET_2D,
+    "zero123/unet": {**random_priors.UNET_2D, "in_channels": 8},
+    "text-to-video/unet": random_priors.UNET_3D,
+    "controlnet-tile/": random_priors.CONTROLNET,
+}
+WAYS = ("as it is", "channels_last", "ours")
+
+
+def channels_last(network: nn.Module) -> None:
+    if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
+        network.to(memory_format=torch.channels_last)
+
+
+PREPARE: dict[str, Callable[[nn.Module], object]] = {
+    "as it is": lambda network: None,
+    "channels_last": channels_last,
+    "inductor": partial(prepare_network, how="inductor"),
+    "ours": partial(prepare_network, how="graph"),
+}
+
+
+def predict(networks: list[nn.Module], inputs: Inputs) -> Tensor:
+    """The noise, as the guidances ask for it."""
+    unet, *control = networks
+    latents, t, tokens = inputs["latents"], inputs["t"], inputs["tokens"]
+    extra = {}
+    if control:
+        down, middle = control[0](
+            latents, t, tokens, controlnet_cond=inputs["control"], return_dict=False
+        )
+        extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
+    return unet(latents, t, tokens, **extra).sample
+
+
+def timed(call: Callable[[], object], repeats: int) -> list[float]:
+    """Milliseconds of each call."""
+    times = []
+    for _ in range(repeats):
+        synchronize()
+        start = time.perf_counter()
+        call()
+        synchronize()
+        times.append(1e3 * (time.perf_counter() - start))
+    return times
+
+
+def synchronize() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
+    return {name: x.to(dtype) if x.is_floating_point() else x for name, x in inputs.items()}
+
+
+@torch.no_grad()
+def measure(name: str, ways: tuple[str, ...], args: argparse.Namespace) -> None:
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    parts, latents, tokens = CASES[name]
+    if args.tiny:
+        latents, tokens = (*latents[:-2], 8, 8), (*tokens[:2], random_priors.WIDTH)
+    for part in parts:
+        if args.tiny:
+            COMPONENTS[tuple(part.split("/"))] = (COMPONENTS[tuple(part.split("/"))][0], TINY[part])
+    torch.manual_seed(0)
+    exact = [make(*part.split("/"), torch.float32, device) for part in parts]
+    side = 8 * latents[-1]
+    inputs = {
+        "latents": torch.randn(latents, device=device),
+        "t": torch.full(latents[:1], 500, device=device),
+        "tokens": torch.randn(tokens, device=device),
+        "control": torch.rand(latents[0], 3, side, side, device=device),
+    }
+    expected = predict(exact, inputs)
+    half = torch.float16 if device == "cuda" else torch.bfloat16
+    inputs = cast(inputs, half)
+    for way in ways:
+        networks = [copy.deepcopy(network).to(half) for network in exact]
+        for network in networks:
+            PREPARE[way](network)
+        call = partial(predict, networks)
+        start = time.perf_counter()
+        if device == "cuda":
+            before = torch.cuda.memory_reserved()
+            call = Recorded(call, way, torch.cuda.graph_pool_handle())
+        result = call(inputs)
+        synchronize()
+        ready = time.perf_counter() - start
+        taken = (torch.cuda.memory_reserved() - before) / 1e9 if device == "cuda" else float("nan")
+        times = timed(partial(call, inputs), args.repeats)
+        error = (result.float() - expected).norm() / expected.norm()
+        print(
+            f"| {name} | {way} | {statistics.median(times):.1f} ({min(times):.1f} to "
+            f"{max(times):.1f}) | {ready:.1f} | {taken:.2f} | {error:.1e} |",
+            flush=True,
+        )
+        del call, networks, result
+        if device == "cuda":
+            torch._dynamo.reset()
+            torch.cuda.empty_cache()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--inductor", action="store_true", help="torch.compile too: minutes")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try this on a CPU")
+    args = parser.parse_args()
+    diffusers.utils.logging.set_verbosity_error()
+    gpu = torch.cuda.is_available()
+    ways = WAYS if gpu else WAYS[:2]
+    ways = (*ways[:2], "inductor", *ways[2:]) if args.inductor else ways
+    print(f"{torch.cuda.get_device_name() if gpu else 'CPU'}, torch {torch.__version__}")
+    print("| UNet | way | ms | ready, s | GB | error |\n|---|---|---|---|---|---|")
+    for name in CASES:
+        measure(name, ways, args)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,135 @@
+"""What happens to float16 images between convolutions and attention, on CUDA devices, channels
+innermost, as both want them there (torch's own norm turns such images around, which costs more
+than the convolutions do): group norm and SiLU, the sum with a residual, GEGLU.
+
+The norm takes one pass over memory for its moments and one for its result. A number a channel that
+is added before it or to a sum needs no pass of its own.
+"""
+
+import functools
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..geometry import cuda_program
+from ..geometry.cuda_program import Program
+
+SOURCE = Path(__file__).with_name("channels.cu")
+THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
+ROWS = 4  # that a thread takes at least, where there are so many
+BLOCKS = 1056  # as many as an H200 runs at once
+FINISH = (32, 8)  # threads of a block that finishes a group: 8 warps
+
+
+def fits(x: Tensor, channels: int, groups: int = 1) -> bool:
+    """Whether the kernels can take x, which has so many channels."""
+    return (
+        x.is_cuda
+        and x.dtype == torch.float16
+        and channels % WIDE == channels % groups == 0
+        and channels // WIDE <= 1024
+        and cuda_program.is_usable(x.device)
+    )
+
+
+class CudaNormSilu(torch.autograd.Function):
+    """silu(group_norm(x + offset)), or without silu, with a gradient for x alone; keeps x.
+
+    offset: [N C], [1 C] or None.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, groups, eps, silu, offset):
+        x = x.contiguous(memory_format=torch.channels_last)
+        sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
+        partial = sizes.partial_sums(x)
+        moments = x.new_empty(sizes.n, groups, 2, dtype=torch.float32)
+        out = torch.empty_like(x)
+        kernels.launch("partial_moments", *sizes.launch, x, sizes.rows, partial)
+        added = of_each_image(offset)
+        finish = (x, sizes.rows, partial, sizes.blocks, eps, *added, moments)
+        kernels.launch("finish_moments", (groups, sizes.n), FINISH, *finish)
+        result = (x, sizes.rows, moments, weight, bias, *added, int(silu), out)
+        kernels.launch("apply", *sizes.launch, *result)
+        ctx.save_for_backward(x, weight, bias, moments, offset)
+        ctx.silu = int(silu)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, moments, offset = ctx.saved_tensors
+        grad = grad.contiguous(memory_format=torch.channels_last)
+        groups = moments.shape[1]
+        sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
+        partial = sizes.partial_sums(x)
+        slopes, out = torch.empty_like(moments), torch.empty_like(x)
+        norm = (moments, weight, bias, *of_each_image(offset))
+        sums = (x, grad, sizes.rows, *norm, ctx.silu, partial)
+        kernels.launch("partial_gradient", *sizes.launch, *sums)
+        finish = (sizes.rows, partial, sizes.blocks, moments, weight, slopes)
+        kernels.launch("finish_gradient", (groups, sizes.n), FINISH, *finish)
+        result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, out)
+        kernels.launch("apply_gradient", *sizes.launch, *result)
+        return out, *[None] * 6
+
+
+class CudaPlus(torch.autograd.Function):
+    """x + y + bias [1 C], with gradients for x and y alone."""
+
+    @staticmethod
+    def forward(ctx, x, y, bias):
+        x, y = (image.contiguous(memory_format=torch.channels_last) for image in (x, y))
+        sizes, out = Sizes(x), torch.empty_like(x)
+        kernels = program(x.shape[1], 1, x.device)
+        kernels.launch("plus", *sizes.launch, x, y, sizes.rows, bias, out)
+        return out
+
+    @staticmethod
+    def backward(ctx, grad):
+        return grad, grad, None
+
+
+def geglu(x: Float[Tensor, "N T C2"]) -> Float[Tensor, "N T C"]:
+    """Values times gelu of the gates, which follow them; nothing is differentiated."""
+    x = x.contiguous()
+    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    sizes = Sizes(out.permute(2, 0, 1)[None])  # one image
+    kernels = program(out.shape[-1], 1, x.device)
+    kernels.launch("geglu", *sizes.launch, x, sizes.rows, out)
+    return out
+
+
+def of_each_image(offset: Float[Tensor, "#N C"] | None) -> tuple[Tensor | None, int]:
+    """An offset as the kernels take it: numbers, and how many there are to the next image's."""
+    if offset is None:
+        return None, 0
+    return offset.contiguous(), 0 if len(offset) == 1 else offset.shape[1]
+
+
+class Sizes:
+    """How images are shared among blocks of threads."""
+
+    def __init__(self, x: Float[Tensor, "N C H W"]):
+        self.n, channels, *sides = x.shape
+        self.rows = sides[0] * sides[1]
+        at_once = block_rows(channels)
+        self.blocks = max(1, min(-(-self.rows // (ROWS * at_once)), BLOCKS // self.n))
+        self.launch = (self.blocks, self.n), (at_once * (channels // WIDE),)
+
+    def partial_sums(self, x: Tensor) -> Float[Tensor, "2 N blocks C"]:
+        return x.new_empty(2, self.n, self.blocks, x.shape[1], dtype=torch.float32)
+
+
+def block_rows(channels: int) -> int:
+    """Rows that a block takes at a time."""
+    return max(1, THREADS // (channels // WIDE))
+
+
+@functools.cache
+def program(channels: int, groups: int, device: torch.device) -> Program:
+    threads = block_rows(channels) * (channels // WIDE)
+    sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": threads}
+    lines = [f"#define {name} {value}" for name, value in sizes.items()]
+    return Program("\n".join([*lines, SOURCE.read_text()]), device)

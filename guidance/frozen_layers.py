@@ -1,0 +1,152 @@
+"""Layers and blocks of networks whose weights are frozen: no gradients but those of their inputs.
+
+Autograd keeps each convolution's input for the gradient of its weight, which nobody asks for here,
+and both the norm and the activation before it. These keep one tensor a convolution, that before the
+norm, and make the rest anew in the backward pass, where it costs a pass over memory and no
+convolution. What is added to every pixel alike, a convolution's bias and the time embedding, goes
+into the norm or the sum that follows.
+
+On a GPU, at half precision, norms and sums are kernels (channels.cu) for images that have their
+channels innermost.
+"""
+
+import functools
+import operator
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from . import channels_cuda
+
+
+class FrozenConvolution(torch.autograd.Function):
+    """F.conv2d with a gradient for its input alone; keeps nothing but the weight."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, options):
+        ctx.save_for_backward(weight)
+        ctx.shape, ctx.options = x.shape, options
+        return F.conv2d(x, weight, bias, *options)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (weight,) = ctx.saved_tensors
+        stride, padding, dilation, groups = ctx.options
+        if set(stride) == set(dilation) == {1} and groups == 1 and not isinstance(padding, str):
+            # a convolution too, by the forward kernels: with cuDNN's own kernels for this gradient
+            # a backward pass took three times a forward one (H200, PyTorch 2.11, channels_last)
+            turned = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=format_of(weight))
+            sides = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
+            return F.conv2d(grad, turned, padding=sides), None, None, None
+        return torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options), None, None, None
+
+
+def format_of(weight: Tensor) -> torch.memory_format:
+    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
+    return torch.channels_last if last else torch.contiguous_format
+
+
+class FrozenNormSilu(torch.autograd.Function):
+    """silu(group_norm(x)) with a gradient for x alone; keeps x and the groups' moments."""
+
+    @staticmethod
+    def forward(ctx, x, weight, bias, groups, eps):
+        x = x.contiguous()
+        normed, mean, rstd = torch.native_group_norm(x, weight, bias, *sizes(x), groups, eps)
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.groups, ctx.eps = groups, eps
+        return F.silu(normed, inplace=True)
+
+    @staticmethod
+    def backward(ctx, grad):
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        normed = torch.native_group_norm(x, weight, bias, *sizes(x), ctx.groups, ctx.eps)[0]
+        grad = torch.ops.aten.silu_backward(grad, normed)
+        del normed
+        grad = torch.ops.aten.native_group_norm_backward(
+            grad, x, mean, rstd, weight, *sizes(x), ctx.groups, [True, False, False]
+        )[0]
+        return grad, None, None, None, None
+
+
+def sizes(x: Float[Tensor, "N C H W"]) -> tuple[int, int, int]:
+    """N, C and H * W, as the norm's kernels want them."""
+    return x.shape[0], x.shape[1], x.shape[2:].numel()
+
+
+def convolve(layer: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return FrozenConvolution.apply(x, layer.weight, layer.bias, options)
+
+
+def convolve_first(
+    layer: nn.Conv2d, x: Float[Tensor, "N C H W"]
+) -> tuple[Float[Tensor, "N D h w"], Float[Tensor, "1 D"] | None]:
+    """The convolution, and a bias that is still to be added; a CPU adds it as it convolves."""
+    if not x.is_cuda or layer.bias is None:
+        return convolve(layer, x), None
+    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
+    return FrozenConvolution.apply(x, layer.weight, None, options), layer.bias[None]
+
+
+def total(*parts: Tensor | None) -> Tensor | None:
+    """The sum of those that are there."""
+    there = [part for part in parts if part is not None]
+    return functools.reduce(operator.add, there) if there else None
+
+
+def norm(
+    layer: nn.GroupNorm,
+    x: Float[Tensor, "N C H W"],
+    silu: bool = False,
+    offset: Float[Tensor, "#N C"] | None = None,
+) -> Float[Tensor, "N C H W"]:
+    """The norm of x + offset, and its activation."""
+    parameters = layer.weight, layer.bias, layer.num_groups, layer.eps
+    if channels_cuda.fits(x, x.shape[1], layer.num_groups):
+        return channels_cuda.CudaNormSilu.apply(x, *parameters, silu, offset)
+    x = x if offset is None else x + offset[:, :, None, None]
+    if silu:
+        return FrozenNormSilu.apply(x, *parameters)
+    return F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
+
+
+def plus(
+    x: Float[Tensor, "N C H W"], y: Float[Tensor, "N C H W"], bias: Float[Tensor, "1 C"] | None
+) -> Float[Tensor, "N C H W"]:
+    """x + y + bias."""
+    if bias is None:
+        return x + y
+    if channels_cuda.fits(x, x.shape[1]):
+        return channels_cuda.CudaPlus.apply(x, y, bias)
+    return x + y + bias[:, :, None, None]
+
+
+def is_plain(block: nn.Module) -> bool:
+    """Whether `resnet` does what diffusers' ResnetBlock2D would."""
+    return (
+        isinstance(block.nonlinearity, nn.SiLU)
+        and block.time_embedding_norm == "default"
+        and block.output_scale_factor == 1
+        and block.upsample is None
+        and block.downsample is None
+    )
+
+
+def resnet(
+    block: nn.Module,
+    x: Float[Tensor, "N C H W"],
+    temb: Float[Tensor, "N E"] | None = None,
+    **_scale: float,
+) -> Float[Tensor, "N D H W"]:
+    """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well)."""
+    h, bias = convolve_first(block.conv1, norm(block.norm1, x, silu=True))
+    time = None if block.time_emb_proj is None else block.time_emb_proj(F.silu(temb))
+    h = norm(block.norm2, h, silu=True, offset=total(bias, time))
+    h, bias = convolve_first(block.conv2, h)
+    if block.conv_shortcut is not None:
+        x, others = convolve_first(block.conv_shortcut, x)
+        bias = total(bias, others)
+    return plus(x, h, bias)

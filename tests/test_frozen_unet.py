@@ -1,0 +1,121 @@
+"""UNets with their channels innermost: diffusers' own forwards are the reference."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from animate124.guidance import channels_cuda
+from animate124.guidance.frozen_unet import channels_innermost
+from animate124.toyworld import random_priors
+from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+
+needs_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+GPU = pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+NETWORKS = {
+    "2d": (UNet2DConditionModel, random_priors.UNET_2D, (4, 8, 6)),
+    "3d": (UNet3DConditionModel, random_priors.UNET_3D, (4, 5, 8, 6)),
+    "controlnet": (ControlNetModel, random_priors.CONTROLNET, (4, 8, 6)),
+}
+
+
+def network_and_inputs(name, **changes):
+    kind, config, latents = NETWORKS[name]
+    network = kind(**{**config, **changes})
+    network.load_state_dict(random_priors.draw_weights(network, seed=3))
+    torch.manual_seed(1)
+    inputs = {
+        "sample": torch.randn(2, *latents, dtype=torch.float64),
+        "timestep": torch.tensor([3, 700]),
+        "encoder_hidden_states": torch.randn(2, 7, random_priors.WIDTH, dtype=torch.float64),
+    }
+    if name == "controlnet":
+        inputs["controlnet_cond"] = torch.rand(2, 3, 64, 48, dtype=torch.float64)
+    return network.double().requires_grad_(False).eval(), inputs
+
+
+def outputs(network, inputs):
+    result = network(**inputs, return_dict=False)
+    return [*result[0], result[1]] if len(result) == 2 else [*result]
+
+
+@pytest.mark.parametrize(
+    ("name", "changes"),
+    [
+        ("2d", {}),
+        ("2d", {"use_linear_projection": True}),
+        ("2d", {"act_fn": "gelu"}),  # those resnets are left alone
+        ("2d", {"resnet_time_scale_shift": "scale_shift"}),  # these too
+        ("3d", {}),
+        ("controlnet", {}),
+    ],
+)
+def test_a_unet_with_its_channels_innermost_predicts_the_same(name, changes):
+    network, inputs = network_and_inputs(name, **changes)
+    expected = outputs(network, inputs)
+    results = outputs(channels_innermost(copy.deepcopy(network)), inputs)
+    for result, one in zip(results, expected, strict=True):
+        torch.testing.assert_close(result, one)
+        assert one.abs().max() > 0.1
+
+
+def test_every_block_gets_a_forward_of_ours():
+    for name in NETWORKS:
+        network = channels_innermost(network_and_inputs(name)[0])
+        blocks = ("ResnetBlock2D", "Transformer", "TemporalConvLayer", "GEGLU")
+        for path, layer in network.named_modules():
+            ours = "forward" in vars(layer)
+            named = type(layer).__name__.startswith(blocks)
+            assert ours == (named or path == "conv_norm_out"), path
+
+
+@GPU
+@pytest.mark.parametrize("name", NETWORKS)
+def test_at_half_precision_it_is_as_exact_as_diffusers(name, device):
+    sizes = {"block_out_channels": [64, 320], "norm_num_groups": 32}
+    network, inputs = network_and_inputs(name, **sizes)
+    network = network.to(device)
+    inputs = {key: value.to(device) for key, value in inputs.items()}
+    expected = outputs(network, inputs)
+    half = {k: v.half() if v.is_floating_point() else v for k, v in inputs.items()}
+    whole = copy.deepcopy(network).half()
+    results = [outputs(one, half) for one in (whole, channels_innermost(copy.deepcopy(whole)))]
+    for theirs, ours, one in zip(*results, expected, strict=True):
+        assert (ours - one).norm() < 1.5 * (theirs - one).norm() + 1e-3 * one.norm()
+
+
+@GPU
+@pytest.mark.parametrize("channels", [320, 960, 2560])
+@pytest.mark.parametrize("images", [1, 3])  # that the offset has
+def test_the_cuda_norm_adds_the_offset(channels, images, device):
+    x = (3 * torch.randn(3, channels, 7, 5) + 5).half().to(device)
+    x = x.contiguous(memory_format=torch.channels_last)
+    weight, bias, *_ = torch.randn(2, channels).half().to(device)
+    offset = torch.randn(images, channels).half().to(device)
+    grad, results = torch.randn_like(x), []
+    for dtype in (torch.float16, torch.float64):
+        own, *parameters = (z.to(dtype) for z in (x, weight, bias))
+        own.requires_grad_()
+        if dtype == torch.float16:
+            out = channels_cuda.CudaNormSilu.apply(own, *parameters, 32, 1e-5, True, offset)
+        else:
+            shifted = own + offset.to(dtype)[:, :, None, None]
+            out = F.silu(F.group_norm(shifted, 32, *parameters, 1e-5))
+        results.append((out.detach(), *torch.autograd.grad(out, own, grad.to(dtype))))
+    for half, exact in zip(*results, strict=True):
+        assert (half - exact).norm() < 2e-3 * exact.norm()
+
+
+@GPU
+def test_the_cuda_sum_and_geglu_are_theirs(device):
+    x, y = torch.randn(2, 3, 320, 7, 5, device=device).half()
+    bias = torch.randn(1, 320, device=device).half()
+    total = channels_cuda.CudaPlus.apply(x, y, bias)
+    assert total.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(total, (x.float() + y.float() + bias[..., None, None]).half())
+    tokens = 3 * torch.randn(3, 77, 2 * 1280, device=device).half()
+    values, gates = tokens.float().chunk(2, dim=-1)
+    torch.testing.assert_close(channels_cuda.geglu(tokens), (values * F.gelu(gates)).half())
