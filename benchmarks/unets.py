@@ -3,8 +3,8 @@ where it takes them, through torch.compile (--inductor), and ours; full size, ra
 
     python benchmarks/unets.py [--repeats 20] [--inductor] [--tiny]
 
-Milliseconds of one call with classifier-free guidance, the graph's recording in seconds, the memory
-that stays taken, and the noise's relative error against float32. `--tiny` tries it on a CPU, where
+Milliseconds of one call with classifier-free guidance, seconds until the first result (compiling,
+recording), and the noise's relative error against float32. `--tiny` tries it on a CPU, where
 nothing is recorded.
 """
 
@@ -23,20 +23,27 @@ from full_size_models import COMPONENTS, make
 from torch import Tensor, nn
 
 Inputs = dict[str, Tensor]
-# name: models, latents, tokens of the text
+# name: models as COMPONENTS has them, latents, tokens of the text
 CASES = {
-    "SD 1.5, 512 px": (["sd/unet"], (2, 4, 64, 64), (2, 77, 768)),
-    "Zero123, 256 px": (["zero123/unet"], (2, 8, 32, 32), (2, 1, 768)),
-    "video, 16 frames of 256 px": (["text-to-video/unet"], (2, 4, 16, 32, 32), (2, 77, 1024)),
-    "tile, 2 frames of 1024 px": (["sd/unet", "controlnet-tile/"], (4, 4, 128, 128), (4, 77, 768)),
+    "SD 1.5, 512 px": ([("sd", "unet")], (2, 4, 64, 64), (2, 77, 768)),
+    "Zero123, 256 px": ([("zero123", "unet")], (2, 8, 32, 32), (2, 1, 768)),
+    "video, 16 frames of 256 px": (
+        [("text-to-video", "unet")],
+        (2, 4, 16, 32, 32),
+        (2, 77, 1024),
+    ),
+    "tile, 2 frames of 1024 px": (
+        [("sd", "unet"), ("controlnet-tile", "")],
+        (4, 4, 128, 128),
+        (4, 77, 768),
+    ),
 }
-TINY = {  # configs of the same models
-    "sd/unet": random_priors.UNET_2D,
-    "zero123/unet": {**random_priors.UNET_2D, "in_channels": 8},
-    "text-to-video/unet": random_priors.UNET_3D,
-    "controlnet-tile/": random_priors.CONTROLNET,
+TINY = {
+    ("sd", "unet"): random_priors.UNET_2D,
+    ("zero123", "unet"): {**random_priors.UNET_2D, "in_channels": 8},
+    ("text-to-video", "unet"): random_priors.UNET_3D,
+    ("controlnet-tile", ""): random_priors.CONTROLNET,
 }
-WAYS = ("as it is", "channels_last", "ours")
 
 
 def channels_last(network: nn.Module) -> None:
@@ -87,16 +94,15 @@ def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
 
 
 @torch.no_grad()
-def measure(name: str, ways: tuple[str, ...], args: argparse.Namespace) -> None:
+def measure(name: str, ways: list[str], args: argparse.Namespace) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     parts, latents, tokens = CASES[name]
     if args.tiny:
         latents, tokens = (*latents[:-2], 8, 8), (*tokens[:2], random_priors.WIDTH)
-    for part in parts:
-        if args.tiny:
-            COMPONENTS[tuple(part.split("/"))] = (COMPONENTS[tuple(part.split("/"))][0], TINY[part])
+        for part in parts:
+            COMPONENTS[part] = COMPONENTS[part][0], TINY[part]
     torch.manual_seed(0)
-    exact = [make(*part.split("/"), torch.float32, device) for part in parts]
+    exact = [make(*part, torch.float32, device) for part in parts]
     side = 8 * latents[-1]
     inputs = {
         "latents": torch.randn(latents, device=device),
@@ -114,17 +120,15 @@ def measure(name: str, ways: tuple[str, ...], args: argparse.Namespace) -> None:
         call = partial(predict, networks)
         start = time.perf_counter()
         if device == "cuda":
-            before = torch.cuda.memory_reserved()
             call = Recorded(call, way, torch.cuda.graph_pool_handle())
         result = call(inputs)
         synchronize()
         ready = time.perf_counter() - start
-        taken = (torch.cuda.memory_reserved() - before) / 1e9 if device == "cuda" else float("nan")
         times = timed(partial(call, inputs), args.repeats)
         error = (result.float() - expected).norm() / expected.norm()
         print(
             f"| {name} | {way} | {statistics.median(times):.1f} ({min(times):.1f} to "
-            f"{max(times):.1f}) | {ready:.1f} | {taken:.2f} | {error:.1e} |",
+            f"{max(times):.1f}) | {ready:.1f} | {error:.1e} |",
             flush=True,
         )
         del call, networks, result
@@ -140,13 +144,11 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try this on a CPU")
     args = parser.parse_args()
     diffusers.utils.logging.set_verbosity_error()
-    gpu = torch.cuda.is_available()
-    ways = WAYS if gpu else WAYS[:2]
-    ways = (*ways[:2], "inductor", *ways[2:]) if args.inductor else ways
-    print(f"{torch.cuda.get_device_name() if gpu else 'CPU'}, torch {torch.__version__}")
-    print("| UNet | way | ms | ready, s | GB | error |\n|---|---|---|---|---|---|")
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    print(f"{device}, torch {torch.__version__}")
+    print("| UNet | way | ms | ready, s | error |\n|---|---|---|---|---|")
     for name in CASES:
-        measure(name, ways, args)
+        measure(name, [way for way in PREPARE if way != "inductor" or args.inductor], args)
 
 
 if __name__ == "__main__":

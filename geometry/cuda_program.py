@@ -6,6 +6,8 @@ of which PyTorch's CUDA packages for Linux bring along since 2.11.
 
 import ctypes
 import functools
+import struct
+import threading
 import warnings
 from pathlib import Path
 
@@ -28,7 +30,8 @@ class Program:
         with torch.cuda.device(device):
             self.call(driver.cuCtxSetCurrent, self.context)
             self.module = self.call(driver.cuModuleLoadData, binary)
-        self.kernels = {}
+        self.kernels: dict[str, tuple] = {}
+        self.lock = threading.Lock()  # a kernel's arguments lie in one place
 
     def launch(self, name: str, grid: tuple, block: tuple, *arguments) -> None:
         """Run a kernel on the current stream. Arguments: tensors or None (as pointers), int, float.
@@ -38,18 +41,17 @@ class Program:
         from cuda.bindings import driver
 
         if name not in self.kernels:
-            self.kernels[name] = self.call(driver.cuModuleGetFunction, self.module, name.encode())
-        values, types = zip(*map(as_c, arguments), strict=True)
+            kernel = self.call(driver.cuModuleGetFunction, self.module, name.encode())
+            self.kernels[name] = kernel, Arguments(arguments)
+        kernel, memory = self.kernels[name]
         grid, block = (*grid, 1, 1)[:3], (*block, 1, 1)[:3]
-        index = self.device.index  # torch takes microseconds to read it out of a device
-        with torch.cuda.device(index):
+        index = self.device.index  # torch takes a microsecond to read it out of a device
+        with self.lock, torch.cuda.device(index):
             # a thread of autograd's may have no context yet
             self.call(driver.cuCtxSetCurrent, self.context)
             stream = torch.cuda.current_stream(index).cuda_stream
-            self.call(
-                driver.cuLaunchKernel,
-                *(self.kernels[name], *grid, *block, 0, stream, (values, types), 0),
-            )
+            address = memory.write(arguments)
+            self.call(driver.cuLaunchKernel, kernel, *grid, *block, 0, stream, address, 0)
 
     @staticmethod
     def call(function, *arguments):
@@ -60,11 +62,30 @@ class Program:
         return results[0] if results else None
 
 
-def as_c(argument) -> tuple:
-    """A kernel's argument as a value and its type in C."""
-    if argument is None or isinstance(argument, Tensor):
-        return (0 if argument is None else argument.data_ptr()), ctypes.c_void_p
-    return argument, (ctypes.c_int if isinstance(argument, int) else ctypes.c_float)
+class Arguments:
+    """The memory in which a kernel's arguments are handed over: 8 bytes each, and their addresses.
+
+    The bindings can build it from Python's values, but take longer than the launch itself.
+    """
+
+    def __init__(self, arguments: tuple):
+        self.layout = struct.Struct("=" + "".join(map(self.code, arguments)))
+        self.memory = ctypes.create_string_buffer(max(self.layout.size, 1))
+        first = ctypes.addressof(self.memory)
+        addresses = range(first, first + self.layout.size, 8)
+        self.pointers = (ctypes.c_void_p * len(arguments))(*addresses)
+
+    @staticmethod
+    def code(argument) -> str:
+        if argument is None or isinstance(argument, Tensor):
+            return "Q"
+        return "i4x" if isinstance(argument, int) else "f4x"
+
+    def write(self, arguments: tuple) -> int:
+        """Puts values there; the address of their addresses."""
+        values = (x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments)
+        self.layout.pack_into(self.memory, 0, *values)
+        return ctypes.addressof(self.pointers)
 
 
 def compile_source(source: str, architecture: str) -> bytes:

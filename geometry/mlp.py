@@ -52,8 +52,9 @@ class MLP(nn.Module):
         self.fast = fast and n_hidden_layers == 1 and activation is F.relu
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        if self.fast and x.is_cuda and mlp_cuda.fits(x, *self.parameters()):
-            x = mlp_cuda.two_layers_cuda(x, *self.parameters())
+        weights = self.layers[0].weight, self.layers[-1].weight
+        if self.fast and x.is_cuda and mlp_cuda.fits(x, *weights):
+            x = mlp_cuda.two_layers_cuda(x, *weights)
         elif x.device.type == "cpu" and len(x) > CPU_ROWS:
             x = torch.cat([self.layers(rows) for rows in x.split(CPU_ROWS)])
         else:

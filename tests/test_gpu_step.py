@@ -120,7 +120,7 @@ def test_a_fast_step_is_the_plain_step(stage, compile, random_priors, tmp_path, 
     )
     for key, value in exact[0].items():
         error, allowed = (abs(losses[key] - value) for losses in (fast[0], plain[0]))
-        assert error <= 3 * allowed + 1e-3 * abs(value), (key, fast[0], plain[0], exact[0])
+        assert error <= 3 * allowed + 5e-3 * abs(value), (key, fast[0], plain[0], exact[0])
     assert fast[1].keys() == plain[1].keys() == exact[1].keys()
     for name, value in exact[1].items():
         error, allowed = (distance(gradients[name], value) for gradients in (fast[1], plain[1]))
