@@ -22,25 +22,39 @@ from . import channels_cuda
 
 
 class FrozenConvolution(torch.autograd.Function):
-    """F.conv2d with a gradient for its input alone; keeps nothing but the weight."""
+    """F.conv2d with a gradient for its input alone; keeps nothing but the weight.
+
+    turned: the weight as the gradient wants it (`turn`), or None.
+    """
 
     @staticmethod
-    def forward(ctx, x, weight, bias, options):
-        ctx.save_for_backward(weight)
+    def forward(ctx, x, weight, turned, bias, options):
+        ctx.save_for_backward(weight, turned)
         ctx.shape, ctx.options = x.shape, options
         return F.conv2d(x, weight, bias, *options)
 
     @staticmethod
     def backward(ctx, grad):
-        (weight,) = ctx.saved_tensors
-        stride, padding, dilation, groups = ctx.options
-        if set(stride) == set(dilation) == {1} and groups == 1 and not isinstance(padding, str):
-            # a convolution too, by the forward kernels: with cuDNN's own kernels for this gradient
-            # a backward pass took three times a forward one (H200, PyTorch 2.11, channels_last)
-            turned = weight.transpose(0, 1).flip(2, 3).contiguous(memory_format=format_of(weight))
-            sides = [k - 1 - p for k, p in zip(weight.shape[2:], padding, strict=True)]
-            return F.conv2d(grad, turned, padding=sides), None, None, None
-        return torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options), None, None, None
+        weight, turned = ctx.saved_tensors
+        if turned is None:
+            grad = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options)
+        else:
+            sides = [k - 1 - p for k, p in zip(weight.shape[2:], ctx.options[1], strict=True)]
+            grad = F.conv2d(grad, turned, padding=sides)
+        return grad, None, None, None, None
+
+
+def turn(layer: nn.Conv2d) -> Float[Tensor, "C D k l"] | None:
+    """The weight with which a convolution's gradient is a convolution too; None where it isn't.
+
+    With cuDNN's own kernels for this gradient a backward pass took three times a forward one (H200,
+    PyTorch 2.11, channels_last).
+    """
+    plain = set(layer.stride) == set(layer.dilation) == {1} and layer.groups == 1
+    if not plain or isinstance(layer.padding, str):
+        return None
+    turned = layer.weight.detach().transpose(0, 1).flip(2, 3)
+    return turned.contiguous(memory_format=format_of(layer.weight))
 
 
 def format_of(weight: Tensor) -> torch.memory_format:
@@ -76,9 +90,13 @@ def sizes(x: Float[Tensor, "N C H W"]) -> tuple[int, int, int]:
     return x.shape[0], x.shape[1], x.shape[2:].numel()
 
 
-def convolve(layer: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+def convolve(
+    layer: nn.Conv2d, x: Float[Tensor, "N C H W"], biased: bool = True
+) -> Float[Tensor, "N D h w"]:
+    """The convolution; its gradient is quick where the layer has `turn` as its `turned`."""
     options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return FrozenConvolution.apply(x, layer.weight, layer.bias, options)
+    bias = layer.bias if biased else None
+    return FrozenConvolution.apply(x, layer.weight, getattr(layer, "turned", None), bias, options)
 
 
 def convolve_first(
@@ -87,8 +105,7 @@ def convolve_first(
     """The convolution, and a bias that is still to be added; a CPU adds it as it convolves."""
     if not x.is_cuda or layer.bias is None:
         return convolve(layer, x), None
-    options = (layer.stride, layer.padding, layer.dilation, layer.groups)
-    return FrozenConvolution.apply(x, layer.weight, None, options), layer.bias[None]
+    return convolve(layer, x, biased=False), layer.bias[None]
 
 
 def total(*parts: Tensor | None) -> Tensor | None:

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import convolve, is_plain, norm, resnet
+from .frozen_layers import convolve, is_plain, norm, resnet, turn
 
 ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
 
@@ -105,6 +105,7 @@ def slim(vae: AutoencoderKL) -> AutoencoderKL:
         encoder.to(memory_format=torch.channels_last)
     for layer in vae.modules():
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+            layer.register_buffer("turned", turn(layer), persistent=False)
             layer.forward = partial(convolve, layer)
         if isinstance(layer, ResnetBlock2D) and is_plain(layer):
             layer.forward = partial(resnet, layer)

@@ -273,6 +273,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
                 self.estimator.binaries[0],
                 self.estimator.aabbs[0],
                 self.step_size,
+                box=self.estimator.occupied_box(),
                 near=self.cfg.near_plane,
                 far=self.cfg.far_plane,
                 jitter=torch.rand_like(origins[:, 0]) if randomized else None,
@@ -320,9 +321,10 @@ class NeRFVolumeRenderer(VolumeRenderer):
         All have a density of their own; those that aren't `shaded` take the rest from the last one
         before them that is.
         """
-        if samples.shaded is None or int(samples.shaded.sum()) in (0, len(samples)):
+        lit = None if samples.shaded is None else samples.shaded.nonzero()[:, 0]
+        if lit is None or len(lit) in (0, len(samples)):
             return self.shade_all(samples, camera)
-        lit, dark = samples.shaded.nonzero()[:, 0], (~samples.shaded).nonzero()[:, 0]
+        dark = (~samples.shaded).nonzero()[:, 0]
         geo_out, rgb = self.shade_all(samples.select(lit), camera)
         unlit = samples.select(dark)
         density = self.evaluate(self.geometry.forward_density, unlit, unlit.points)

@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from .ray_marching import occupied_box
+
 UPDATE_EVERY = 16  # training steps
 WARM_UP = 256  # training steps in which an update visits every cell
 DECAY = 0.95  # of a visited cell's value, per update
@@ -57,11 +59,22 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("aabbs", aabb.detach().clone().reshape(1, 6))
         self.register_buffer("occs", torch.zeros(resolution**3))
         self.register_buffer("binaries", torch.zeros([1, *shape], dtype=torch.bool))
+        self.box: tuple = ()  # `occupied_box` and the state of the cells it belongs to
 
     def fill(self) -> None:
         """Mark every cell as occupied."""
         self.occs.fill_(1.0)
         self.binaries.fill_(True)
+
+    @torch.no_grad()
+    def occupied_box(self) -> tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]]:
+        """Corners of the box around the occupied cells; looked for when they have changed."""
+        cells = self.binaries
+        if cells.is_inference():  # nobody counts what is written into these
+            return occupied_box(cells[0], self.aabbs[0])
+        if not self.box or self.box[0] is not cells or self.box[1] != cells._version:
+            self.box = cells, cells._version, occupied_box(cells[0], self.aabbs[0])
+        return self.box[2]
 
     def alpha_threshold(self) -> Float[Tensor, ""]:
         """Alpha of a step under which nothing is there: THRESHOLD, or the mean if that is less."""

@@ -85,6 +85,7 @@ def march(
     aabb: Float[Tensor, " 6"],
     step: float,
     *,
+    box: tuple[Float[Tensor, " 3"], Float[Tensor, " 3"]] | None = None,
     near: float = 0.0,
     far: float = float("inf"),
     jitter: Float[Tensor, " R"] | None = None,
@@ -92,14 +93,15 @@ def march(
 ) -> tuple[Int[Tensor, " N"], Float[Tensor, " N"], Float[Tensor, " N"]]:
     """Packed samples (ray_indices, t_starts, t_ends) of rays with unit directions in a grid.
 
-    `group`: lattice points looked at together; None chooses by device.
+    `box`: the grid's `occupied_box`; None looks for it. `group`: lattice points looked at together;
+    None chooses by device.
     """
     if group is None:
         group = GROUP_CPU if rays_o.device.type == "cpu" else GROUP_GPU
     start = torch.full_like(rays_o[:, 0], near)
     if jitter is not None:
         start = start + jitter * step
-    low, high = occupied_box(binaries, aabb)
+    low, high = occupied_box(binaries, aabb) if box is None else box
     t_enter, t_leave = ray_box_distances(rays_o, rays_d, low, high)
     t_leave = torch.where((low < high).all(), t_leave.clamp(max=far), near)
     first, counts = lattice_range(start, t_enter.clamp(min=near), t_leave, step)

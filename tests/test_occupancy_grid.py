@@ -11,6 +11,7 @@ from animate124.renderer.occupancy_grid import (
     cell_points,
     decayed_maximum,
 )
+from animate124.renderer.ray_marching import occupied_box
 
 AABB = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 
@@ -141,3 +142,23 @@ def test_the_same_generator_gives_the_same_grid():
         for step in (0, WARM_UP, WARM_UP + 16):
             grid.update(step, ball(torch.zeros(3)), generator=generator)
     assert torch.equal(grids[0].occs, grids[1].occs) and grids[0].binaries.any()
+
+
+def test_the_occupied_box_follows_the_cells():
+    grid, other = OccupancyGrid(AABB), OccupancyGrid(AABB)
+    low, high = grid.occupied_box()
+    assert (low > high).all()  # nothing there
+    grid.binaries[0, 3, 4, 5] = True
+    expected = occupied_box(grid.binaries[0], AABB)
+    torch.testing.assert_close(grid.occupied_box(), expected)
+    assert grid.occupied_box() is grid.occupied_box()
+    other.occupied_box()
+    other.load_state_dict(grid.state_dict())
+    torch.testing.assert_close(other.occupied_box(), expected)
+    other.fill()
+    torch.testing.assert_close(other.occupied_box(), (AABB[:3], AABB[3:]))
+    with torch.inference_mode():
+        other = OccupancyGrid(AABB)
+        other.occupied_box()
+        other.fill()
+        torch.testing.assert_close(other.occupied_box(), (AABB[:3], AABB[3:]))
