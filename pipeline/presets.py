@@ -51,9 +51,9 @@ FULL: dict[str, Any] = {
     "costs": {  # one H200
         "preprocess": Cost(30),
         "token": Cost(40, 0.12),
-        "stage1": Cost(90, 0.08),
-        "stage2": Cost(150, 0.21),
-        "stage3": Cost(150, 0.4),
+        "stage1": Cost(90, 0.06),
+        "stage2": Cost(150, 0.18),
+        "stage3": Cost(150, 0.33),
         "result": Cost(90),
     },
 }
@@ -119,7 +119,7 @@ VRAM: tuple[tuple[float, tuple[str, ...], str, Any], ...] = (
 )
 
 
-# ... and for less than 16 the token's batch is taken so many images at a time
+# ... and for less than 16 the token's batch is taken so many images at a time (5.5 GB, not 14.7)
 TOKEN_VRAM, TOKEN_IMAGES = 16, 4
 
 

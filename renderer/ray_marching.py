@@ -7,7 +7,8 @@ shifts a ray's whole lattice (0 when it is left out), as nerfacc's stratified sa
 Samples are packed: one flat list, sorted by ray and then by distance. Rays are first clipped to
 the box around the occupied cells, and are then handled in groups, so that the memory in use
 follows the size of a group and not the number of rays. The host waits for the device for the
-sizes of the groups, and once a group for the number of its samples.
+sizes of the groups, and once a group for the number of its samples. On CUDA devices a kernel
+(ray_marching.cu) does the same without groups.
 """
 
 from itertools import pairwise
@@ -15,6 +16,9 @@ from itertools import pairwise
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+
+from . import ray_marching_cuda
+from .ray_marching_cuda import march_cuda
 
 # lattice points looked at together, at some 100 bytes each: what fits a CPU's cache, and what
 # keeps a GPU busy
@@ -94,14 +98,17 @@ def march(
     """Packed samples (ray_indices, t_starts, t_ends) of rays with unit directions in a grid.
 
     `box`: the grid's `occupied_box`; None looks for it. `group`: lattice points looked at together;
-    None chooses by device.
+    None chooses by device, and on CUDA devices one kernel that needs no groups.
     """
+    box = occupied_box(binaries, aabb) if box is None else box
     if group is None:
+        if ray_marching_cuda.fits(rays_o):
+            return march_cuda(rays_o, rays_d, binaries, aabb, step, box, near, far, jitter)
         group = GROUP_CPU if rays_o.device.type == "cpu" else GROUP_GPU
     start = torch.full_like(rays_o[:, 0], near)
     if jitter is not None:
         start = start + jitter * step
-    low, high = occupied_box(binaries, aabb) if box is None else box
+    low, high = box
     t_enter, t_leave = ray_box_distances(rays_o, rays_d, low, high)
     t_leave = torch.where((low < high).all(), t_leave.clamp(max=far), near)
     first, counts = lattice_range(start, t_enter.clamp(min=near), t_leave, step)

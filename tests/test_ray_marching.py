@@ -8,6 +8,10 @@ import torch
 import torch.nn.functional as F
 from animate124.renderer.ray_marching import group_edges, march, occupied_box, ray_box_distances
 
+needs_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
 AABB = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 
 
@@ -159,3 +163,27 @@ def test_box_distances_are_those_of_the_hit_points():
     for t in (enter, leave):
         points = (origins + t[:, None] * directions)[hit]
         torch.testing.assert_close(points.abs().amax(-1), torch.ones(int(hit.sum())))
+
+
+@pytest.mark.parametrize("jittered", [False, True])
+@pytest.mark.parametrize("shape", [(32, 32, 32), (5, 3, 7)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+def test_the_kernel_finds_the_samples_of_the_definition(shape, jittered, device):
+    origins, directions, jitter, aabb, binaries = (
+        x.to(device) for x in (*random_rays(5000), torch.rand(5000), AABB, torch.rand(shape) < 0.3)
+    )
+    rays = (origins, directions, binaries, aabb, 0.0135)
+    options = {"near": 0.4, "far": 2.9, "jitter": jitter if jittered else None}
+    kernel, definition = march(*rays, **options), march(*rays, **options, group=2**22)
+    found, wanted = (
+        set(zip(samples[0].tolist(), samples[1].tolist(), strict=True))
+        for samples in (kernel, definition)
+    )
+    assert len(wanted) > 50_000
+    # a point on the border between cells may be rounded to either
+    assert len(found ^ wanted) <= 1e-4 * len(wanted)
+    assert (kernel[0][1:] >= kernel[0][:-1]).all()
+    assert torch.equal(kernel[2], kernel[1] + 0.0135)
+    nothing = march(*rays[:2], torch.zeros_like(binaries), *rays[3:], **options)
+    assert all(len(x) == 0 for x in nothing)
+    assert all(len(x) == 0 for x in march(origins[:0], directions[:0], *rays[2:]))
