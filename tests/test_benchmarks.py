@@ -48,3 +48,18 @@ def test_a_tiny_step_is_timed_and_split(tmp_path):
             assert float(split[f"{part} {what}"]) > 0
     parts = sum(float(ms) for label, ms in split.items() if label not in ("step", "of it march"))
     assert parts > 0.9 * float(split["step"])
+
+
+def test_the_unets_are_timed_and_right(tmp_path):
+    command = [sys.executable, BENCHMARKS / "unets.py", "--tiny", "--repeats", "1"]
+    result = subprocess.run(
+        [*map(str, command)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[3:]]
+    assert [row[1] for row in rows] == ["as it is", "channels_last", "ours"] * 4
+    assert all(float(row[-1]) < 0.05 for row in rows)  # of bfloat16
