@@ -1,9 +1,38 @@
-"""What a CUDA kernel is handed; that kernels run is for the tests of each."""
+"""CUDA sources compile, and what a kernel is handed; that kernels run is for the tests of each."""
 
 import ctypes
+import inspect
 
+import pytest
 import torch
-from animate124.geometry.cuda_program import Arguments
+from animate124.geometry import hash_grid_cuda, mlp_cuda
+from animate124.geometry.cuda_program import Arguments, compile_source
+from animate124.geometry.hash_grid_torch import GridSpec
+from animate124.guidance import channels_cuda
+from animate124.renderer import ray_marching_cuda
+
+SPACE, TIME = GridSpec(3), GridSpec(4)
+PROGRAMS = {  # module, its program's arguments
+    "hash grid of points": (hash_grid_cuda, "program", (TIME, False)),
+    "hash grid of stencils": (hash_grid_cuda, "program", (SPACE, True)),
+    "frame table": (hash_grid_cuda, "frame_program", (SPACE, TIME)),
+    "networks": (mlp_cuda, "program", (32, 64, 3)),
+    "channels": (channels_cuda, "program", (320, 32)),
+    "channels of one group": (channels_cuda, "program", (2560, 1)),
+    "ray march": (ray_marching_cuda, "program", ()),
+}
+
+
+@pytest.mark.parametrize("architecture", ["sm_75", "sm_90"])
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_sources_compile_without_a_gpu(name, architecture, monkeypatch):
+    pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings")
+    module, function, arguments = PROGRAMS[name]
+    made = []
+    monkeypatch.setattr(module, "Program", lambda source, device: made.append(source))
+    get = inspect.unwrap(getattr(module, function))  # without what checks its types, and the cache
+    get(*arguments, torch.device("cuda", 0))
+    assert compile_source(made[0], architecture).startswith(b"\x7fELF")
 
 
 def test_arguments_lie_where_their_addresses_say():
