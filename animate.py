@@ -37,7 +37,7 @@ def parser() -> argparse.ArgumentParser:
         "--preset", default="modelscope", help="toy, modelscope or zeroscope (modelscope)"
     )
     p.add_argument(
-        "--vram", type=float, metavar="GB", help="sets options that need less GPU memory"
+        "--vram", type=float, metavar="GB", help="sets options that fit this much GPU memory"
     )
     p.add_argument("--gpu", metavar="N,N", help="as launch.py's; with --batch: one scene each (0)")
     p.add_argument("--out", type=Path, default=Path("outputs"), help="results go to OUT/<name>")

@@ -20,7 +20,7 @@ from . import models, sds
 from .frozen_vae import slim
 from .latents import channels_first, encode_images
 from .models import weights_dtype
-from .speed import Recorded, check_compile, prepare_network
+from .speed import Recorded, RecordedEncoder, check_compile, prepare_network
 
 Condition = dict[str, Tensor]  # each [2B ...], conditional rows first
 
@@ -85,11 +85,15 @@ class ScoreDistillation(BaseObject):
 
         pool: CUDA memory to share with other priors that live as long as this one.
         """
-        if check_compile(how) and self.device.type == "cuda":
+        if check_compile(how) and self.device.type == "cuda" and self.recorded is None:
             for network in self.networks:
                 prepare_network(network, how)
             pool = pool or torch.cuda.graph_pool_handle()
-            self.recorded = Recorded(self.predict_from, type(self).__name__, pool)
+            name = type(self).__name__
+            self.recorded = Recorded(self.predict_from, name, pool)
+            if self.cfg.vae_chunk == 0:  # checkpoints can't be recorded
+                encoder = self.vae.encoder
+                encoder.forward = RecordedEncoder(encoder.forward, f"{name}'s VAE")
 
     def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 4 h w"]:
         """Latents of images, a sample each, with their graph."""

@@ -52,7 +52,7 @@ def encode_images(
     encoded again in the backward pass, one after the other; 0 keeps all.
     """
     with torch.autocast(images.device.type, enabled=False):
-        images = (2 * images - 1).to(vae.dtype)
+        images = (2 * images - 1).to(next(vae.parameters()).dtype)  # vae.dtype looks at all of them
 
         def moments(part: Tensor) -> Tensor:
             return vae.encode(part).latent_dist.parameters

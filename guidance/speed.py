@@ -7,7 +7,9 @@ inductor  torch.compile writes fused kernels, which are recorded in turn. Minute
           (torch doesn't give them to a network with 3D convolutions).
 
 With either, numbers differ by float16's rounding. Both are for networks that nobody differentiates,
-whose shapes stay the same from step to step; a new shape is recorded anew.
+whose shapes stay the same from step to step; a new shape is recorded anew. VAE encoders, which are
+differentiated, are recorded with their backward pass where their images are few: those launch more
+than the GPU has to do.
 """
 
 import time
@@ -15,12 +17,14 @@ from collections.abc import Callable
 
 import threestudio
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from .frozen_unet import channels_innermost
 
 COMPILE = (False, "graph", "inductor")  # what `system.speed.compile` can be
 WARM_UP = 3  # calls before a recording, in which libraries choose their kernels
+FEW_PIXELS = 2**19  # of all images of a call: two of 512 x 512
 
 Inputs = dict[str, Tensor]
 
@@ -69,16 +73,107 @@ class Recorded:
     def record(self, inputs: Inputs) -> tuple[Inputs, torch.cuda.CUDAGraph, Tensor]:
         start = time.perf_counter()
         placed = {name: value.clone() for name, value in inputs.items()}
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):
-            for _ in range(WARM_UP):
-                self.function(placed)
-        torch.cuda.current_stream().wait_stream(stream)
-        graph = torch.cuda.CUDAGraph()
-        # other threads may use the GPU while this one records
-        with torch.cuda.graph(graph, self.pool, capture_error_mode="thread_local"):
-            result = self.function(placed)
-        seconds = time.perf_counter() - start
-        threestudio.info(f"{self.name} was recorded in {seconds:.1f} s.")
+        warm_up(lambda: self.function(placed))
+        graph, result = capture(lambda: self.function(placed), self.pool)
+        say_recorded(self.name, start)
         return placed, graph, result
+
+
+class RecordedEncoder:
+    """A function of few images and its gradient for them, recorded for each of their shapes; calls
+    with many images, or without a gradient, go to the function itself.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], name: str):
+        self.function, self.name = function, name
+        self.recordings: dict[tuple, Differentiable] = {}
+
+    def __call__(self, images: Float[Tensor, "N C H W"]) -> Tensor:
+        differentiated = torch.is_grad_enabled() and images.requires_grad
+        if not differentiated or images[:, 0].numel() > FEW_PIXELS:
+            return self.function(images)
+        key = images.shape, images.dtype
+        if key not in self.recordings:
+            start = time.perf_counter()
+            self.recordings[key] = Differentiable(self.function, images)
+            say_recorded(self.name, start)
+        return Replay.apply(images, self.recordings[key])
+
+
+class Differentiable:
+    """A function of a tensor and its gradient, as two CUDA graphs. What the second needs of the
+    first stays in memory of their own, where a second forward would overwrite it: a call whose
+    intermediates are gone is replayed before its gradient.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor], x: Tensor):
+        self.x = x.detach().clone().requires_grad_()
+
+        def gradient(result: Tensor, grad: Tensor) -> Tensor:
+            return torch.autograd.grad(result, self.x, grad)[0]
+
+        def both() -> None:
+            result = function(self.x)
+            gradient(result, torch.zeros_like(result))
+
+        warm_up(both)
+        pool = torch.cuda.graph_pool_handle()
+        self.first, result = capture(lambda: function(self.x), pool)
+        self.grad = torch.zeros_like(result)
+        self.second, self.x_grad = capture(lambda: gradient(result, self.grad), pool)
+        self.result = result.detach()
+        self.calls = 0
+        self.held: int | None = None  # the call whose intermediates are there
+
+    def forward(self, x: Tensor, call: int) -> Tensor:
+        self.x.detach().copy_(x)
+        self.first.replay()
+        self.held = call
+        return self.result.clone()
+
+    def backward(self, x: Tensor, grad: Tensor, call: int) -> Tensor:
+        if self.held != call:
+            self.forward(x, call)
+        self.grad.copy_(grad)
+        self.second.replay()
+        self.held = None  # they made room for the gradients
+        return self.x_grad.clone()
+
+
+class Replay(torch.autograd.Function):
+    """A call of a `Differentiable`."""
+
+    @staticmethod
+    def forward(ctx, x, recording):
+        recording.calls += 1
+        ctx.recording, ctx.call = recording, recording.calls
+        ctx.save_for_backward(x)
+        return recording.forward(x, ctx.call)
+
+    @staticmethod
+    def backward(ctx, grad):
+        (x,) = ctx.saved_tensors
+        return ctx.recording.backward(x, grad, ctx.call), None
+
+
+def warm_up(call: Callable[[], Tensor | None]) -> None:
+    """Calls on a stream beside the current one, as CUDA graphs want it."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(WARM_UP):
+            call()
+    torch.cuda.current_stream().wait_stream(stream)
+
+
+def capture(call: Callable[[], Tensor], pool: tuple) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+    """A CUDA graph of the call, and where it puts its result."""
+    graph = torch.cuda.CUDAGraph()
+    # other threads may use the GPU while this one records
+    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
+        result = call()
+    return graph, result
+
+
+def say_recorded(name: str, start: float) -> None:
+    threestudio.info(f"{name} was recorded in {time.perf_counter() - start:.1f} s.")

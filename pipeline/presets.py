@@ -4,6 +4,7 @@ Numbers that someone may want to change stand here and nowhere else in this fold
 """
 
 import difflib
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -51,7 +52,7 @@ FULL: dict[str, Any] = {
     "costs": {  # one H200
         "preprocess": Cost(30),
         "token": Cost(40, 0.12),
-        "stage1": Cost(90, 0.06),
+        "stage1": Cost(90, 0.05),
         "stage2": Cost(150, 0.18),
         "stage3": Cost(150, 0.33),
         "result": Cost(90),
@@ -106,16 +107,17 @@ PRESETS = {
 
 
 DYNAMIC = ("stage2", "stage3")
-# --vram N: for less than so many GB, these stages get this option; of two lines about the same key
-# the lower one wins. The lines down to 16 were measured with 12, 16 and 24 GB and no more to be had
-# (benchmarks/README.md), those for less than 12 were not.
-VRAM: tuple[tuple[float, tuple[str, ...], str, Any], ...] = (
-    (20, DYNAMIC, "system.guidance.vae_chunk", 4),
-    (20, ("stage3",), "system.renderer.train_chunk_size", 2**18),
-    (16, ("stage3",), "system.guidance_cn.fixed_size", 512),
-    (12, DYNAMIC, "system.renderer.num_samples_per_ray", 128),
-    (10, DYNAMIC, "system.guidance.low_ram_vae", 4),
-    (10, DYNAMIC, "data.single_view.num_frames", 8),
+# --vram N: with at least so many GB, and less than so many, these stages get this option; of two
+# lines about the same key the lower one wins. Measured with 12, 16, 24 and 40 GB and no more to be
+# had (benchmarks/README.md); those for less than 12 were not.
+VRAM: tuple[tuple[float, float, tuple[str, ...], str, Any], ...] = (
+    (32, math.inf, DYNAMIC, "system.renderer.train_chunk_size", 2**23),
+    (0, 20, DYNAMIC, "system.guidance.vae_chunk", 4),
+    (0, 20, ("stage3",), "system.renderer.train_chunk_size", 2**18),
+    (0, 16, ("stage3",), "system.guidance_cn.fixed_size", 512),
+    (0, 12, DYNAMIC, "system.renderer.num_samples_per_ray", 128),
+    (0, 10, DYNAMIC, "system.guidance.low_ram_vae", 4),
+    (0, 10, DYNAMIC, "data.single_view.num_frames", 8),
 )
 
 
@@ -138,7 +140,11 @@ def memory_options(vram: float | None, stage: str) -> dict[str, Any]:
     """
     if vram is None:
         return {}
-    return {key: value for below, stages, key, value in VRAM if vram < below and stage in stages}
+    return {
+        key: value
+        for least, below, stages, key, value in VRAM
+        if least <= vram < below and stage in stages
+    }
 
 
 def token_memory_options(vram: float | None, batch: int) -> dict[str, int]:

@@ -9,13 +9,14 @@ import threestudio.launch
 from animate124.pipeline import result
 from animate124.pipeline.overrides import by_step, check_stage, flags, stage_config, written
 from animate124.pipeline.plan import ROOT, make_plan, script_parser
-from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM
+from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM, memory_options
 from animate124.pipeline.scene import Scene, slug
 from omegaconf import OmegaConf
 from threestudio.utils.config import load_config, parse_overrides
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
 PROMPT = "a panda is dancing"
+CHUNK = "system.renderer.train_chunk_size"
 
 
 def scene(tmp_path, **options):
@@ -81,11 +82,11 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("gb", [8, 44, 100])
+@pytest.mark.parametrize("gb", [8, 24, 100])
 def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
     plan = make_plan(scene(tmp_path, preset=preset, vram=gb))
     free = make_plan(scene(tmp_path, preset=preset))
-    assert bool(plan.memory) == any(gb < below for below, *_ in VRAM)
+    assert bool(plan.memory) == any(least <= gb < below for least, below, *_ in VRAM)
     for stage, options in plan.memory.items():
         if stage == "token":
             continue
@@ -111,8 +112,15 @@ def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
     assert "--gradient_accumulation_steps" not in make_plan(chosen)["token"].command
 
 
-def test_fewer_gb_never_mean_fewer_options():
-    assert [row[0] for row in VRAM] == sorted((row[0] for row in VRAM), reverse=True)
+def test_a_lower_line_is_for_less_memory():
+    limits = [below for _, below, *_ in VRAM]
+    assert limits == sorted(limits, reverse=True)
+
+
+def test_with_plenty_of_memory_rendering_keeps_its_graph():
+    chunks = [memory_options(gb, "stage2").get(CHUNK) for gb in (24, 40, 80)]
+    assert chunks[0] is None and chunks[1] == chunks[2] > 10**6
+    assert memory_options(12, "stage3")[CHUNK] < 10**6
 
 
 def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
