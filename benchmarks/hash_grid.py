@@ -9,8 +9,7 @@ points, its own and its six neighbours for the normal: 237,000 samples are 1.66 
 """
 
 import argparse
-import statistics
-import time
+from statistics import median
 
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import torch
@@ -20,7 +19,9 @@ from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.space_time_encoding import SpaceTimeEncoding
 from animate124.geometry.stencil import neighbours
+from measuring import milliseconds
 
+WARM_UP = 2  # calls
 EPS = 0.01  # the neighbours' distance in the world, whose box is 2 wide
 ORIGINAL = {"H3, 7 points": 11.8, "H4, 7 points": 17.6}  # backward, ms, float32
 
@@ -36,31 +37,18 @@ def samples_on_rays(n: int, per_ray: int = 256) -> torch.Tensor:
     return inside.repeat(-(-n // len(inside)), 1)[:n]
 
 
-def milliseconds(run, device: str, repeats: int) -> float:
-    """Median over calls, after two that warm up (and compile)."""
-    times = []
-    for _ in range(repeats + 2):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times[2:])
-
-
 def measure(name: str, forward, parameters: list, args: argparse.Namespace) -> None:
     """Print one row. `forward` gives a list of tensors."""
     parameters = [p for p in parameters if p.requires_grad]
-    ms = milliseconds(forward, args.device, args.repeats)
+    ms = median(milliseconds(forward, args.repeats, WARM_UP))
     outputs = forward()
     grads = [torch.randn_like(out) for out in outputs]
 
     def backward():
         torch.autograd.grad(outputs, parameters, grads, retain_graph=True)
 
-    row = f"{name:44}{ms:>10.2f}{milliseconds(backward, args.device, args.repeats):>10.2f}"
+    backward_ms = median(milliseconds(backward, args.repeats, WARM_UP))
+    row = f"{name:44}{ms:>10.2f}{backward_ms:>10.2f}"
     if args.baseline:
         original = [ms for start, ms in ORIGINAL.items() if name.startswith(start)]
         row += f"{original[0]:>22.1f}" if original else ""

@@ -10,7 +10,6 @@ our 4D hash grid. Stage 1 renders `--frames 2`, stage 2 `--frames 16`.
 
 import argparse
 import statistics
-import time
 
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import threestudio
@@ -20,6 +19,7 @@ from animate124.data.cameras import Cameras
 from animate124.renderer import nerf_volume_renderer
 from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer, Rays, per_ray
 from animate124.renderer.ray_marching import march
+from measuring import milliseconds
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from torch import nn
 
@@ -54,20 +54,6 @@ def make_geometry(args: argparse.Namespace) -> BaseImplicitGeometry:
             "pos_encoding_config": {"n_levels": args.levels, "log2_hashmap_size": args.log2},
         }
     )
-
-
-def milliseconds(run, device: str, repeats: int) -> float:
-    """Median over calls, after one that warms up."""
-    times = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        start = time.perf_counter()
-        run()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times[1:])
 
 
 def print_what_shading_changes(renderer: NeRFVolumeRenderer, batch: dict) -> None:
@@ -163,7 +149,8 @@ def main() -> None:
         "forward and backward": forward_and_backward,
     }
     for name, run in parts.items():
-        print(f"{name:>24} {milliseconds(run, args.device, args.repeats):9.1f} ms")
+        ms = statistics.median(milliseconds(run, args.repeats, warm_up=1))
+        print(f"{name:>24} {ms:9.1f} ms")
     if args.device == "cuda":
         peak = torch.cuda.max_memory_allocated()
         print(f"peak memory {peak / 2**30:.2f} GiB, {peak / len(kept):.0f} bytes a kept sample")

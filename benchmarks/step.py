@@ -36,6 +36,7 @@ import torch
 from animate124.renderer import nerf_volume_renderer
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
+from measuring import cap_memory
 from pytorch_lightning.loggers import TensorBoardLogger
 from threestudio.launch import leave_process_group, trainer_options
 from threestudio.utils.config import load_config
@@ -366,9 +367,7 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
 
-    if args.memory_fraction_gb:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(args.memory_fraction_gb * 1e9 / total)
+    cap_memory(args.memory_fraction_gb)
     warnings.filterwarnings("ignore", module="pytorch_lightning")
     logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
     diffusers.utils.logging.set_verbosity_error()

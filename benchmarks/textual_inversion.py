@@ -17,7 +17,6 @@ import argparse
 import shutil
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
 from full_size_models import VAE
+from measuring import cap_memory, now
 from torch.utils.data import DataLoader, RandomSampler
 from training import TextualInversion
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -161,11 +161,6 @@ def measure(name: str, make: Callable[[], Callable[[], None]], steps: int, batch
     """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory."""
     gpu = torch.cuda.is_available()
 
-    def now() -> float:
-        if gpu:
-            torch.cuda.synchronize()
-        return time.perf_counter()
-
     start = now()
     step = make()
     ready = now()
@@ -213,9 +208,7 @@ def main() -> None:
         args.resolution, args.batch, args.steps = 64, 2, 2
     if args.batch % args.parts:
         parser.error(f"--batch {args.batch} can't be taken in {args.parts} equal --parts")
-    if args.memory_fraction_gb:
-        total = torch.cuda.get_device_properties(0).total_memory
-        torch.cuda.set_per_process_memory_fraction(args.memory_fraction_gb * 1e9 / total)
+    cap_memory(args.memory_fraction_gb)
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     name = torch.cuda.get_device_name() if device == "cuda" else "CPU"
@@ -225,9 +218,9 @@ def main() -> None:
     )
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
-        start = time.perf_counter()
+        start = now()
         write_model(model, args.tiny, device)
-        print(f"the model is written in {time.perf_counter() - start:.1f} s")
+        print(f"the model is written in {now() - start:.1f} s")
         half = "fp16" if device == "cuda" else "bf16"
         print(
             f"| {'loop':32} | set-up | 1st s  | ms/step | image/s |   GiB | total min |\n"

@@ -11,15 +11,15 @@ nothing is recorded.
 import argparse
 import copy
 import statistics
-import time
 from collections.abc import Callable
 from functools import partial
 
 import diffusers
 import torch
-from animate124.guidance.speed import Recorded, prepare_network
+from animate124.guidance.speed import Recorded, channels_last, prepare_network
 from animate124.toyworld import random_priors
 from full_size_models import COMPONENTS, make
+from measuring import milliseconds, now
 from torch import Tensor, nn
 
 Inputs = dict[str, Tensor]
@@ -46,11 +46,6 @@ TINY = {
 }
 
 
-def channels_last(network: nn.Module) -> None:
-    if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
-        network.to(memory_format=torch.channels_last)
-
-
 PREPARE: dict[str, Callable[[nn.Module], object]] = {
     "as it is": lambda network: None,
     "channels_last": channels_last,
@@ -70,23 +65,6 @@ def predict(networks: list[nn.Module], inputs: Inputs) -> Tensor:
         )
         extra = {"down_block_additional_residuals": down, "mid_block_additional_residual": middle}
     return unet(latents, t, tokens, **extra).sample
-
-
-def timed(call: Callable[[], object], repeats: int) -> list[float]:
-    """Milliseconds of each call."""
-    times = []
-    for _ in range(repeats):
-        synchronize()
-        start = time.perf_counter()
-        call()
-        synchronize()
-        times.append(1e3 * (time.perf_counter() - start))
-    return times
-
-
-def synchronize() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
 
 
 def cast(inputs: Inputs, dtype: torch.dtype) -> Inputs:
@@ -118,13 +96,12 @@ def measure(name: str, ways: list[str], args: argparse.Namespace) -> None:
         for network in networks:
             PREPARE[way](network)
         call = partial(predict, networks)
-        start = time.perf_counter()
+        start = now()
         if device == "cuda":
             call = Recorded(call, way, torch.cuda.graph_pool_handle())
         result = call(inputs)
-        synchronize()
-        ready = time.perf_counter() - start
-        times = timed(partial(call, inputs), args.repeats)
+        ready = now() - start
+        times = milliseconds(partial(call, inputs), args.repeats)
         error = (result.float() - expected).norm() / expected.norm()
         print(
             f"| {name} | {way} | {statistics.median(times):.1f} ({min(times):.1f} to "

@@ -9,6 +9,7 @@ import functools
 import struct
 import threading
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -86,6 +87,12 @@ class Arguments:
         values = (x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in arguments)
         self.layout.pack_into(self.memory, 0, *values)
         return ctypes.addressof(self.pointers)
+
+
+def source_of(path: Path, constants: Mapping[str, int], *lines: str) -> str:
+    """A file's source after the constants that it asks for, and after these lines."""
+    defines = [f"#define {name} {value}" for name, value in constants.items()]
+    return "\n".join([*defines, *lines, path.read_text()])
 
 
 def compile_source(source: str, architecture: str) -> bytes:

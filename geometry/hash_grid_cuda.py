@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .cuda_program import SOURCES, Program
+from .cuda_program import SOURCES, Program, source_of
 from .frame_table import frame_spec
 from .hash_grid_torch import GridSpec, Level
 
@@ -152,13 +152,12 @@ def frame_program(space: GridSpec, time: GridSpec, device: torch.device) -> Prog
 
 
 def source(file: str, defines: dict[str, int], **grids: GridSpec) -> str:
-    """A file's source after the constants that it asks for."""
+    """A file's source after the lattice's and the constants that it asks for."""
     lines = ['#include "lattice.cuh"']
-    lines += [f"#define {name} {value}" for name, value in defines.items()]
     for name, spec in grids.items():
         levels = ",\n".join(map(level_constant, spec.levels))
         lines.append(f"__constant__ Level {name}[] = {{\n{levels}\n}};")
-    return "\n".join([*lines, (SOURCES / file).read_text()])
+    return source_of(SOURCES / file, defines, *lines)
 
 
 def level_constant(level: Level) -> str:

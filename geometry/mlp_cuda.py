@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from . import cuda_program
-from .cuda_program import SOURCES, Program
+from .cuda_program import SOURCES, Program, source_of
 
 ROWS = 64  # that a block takes at a time, as in mlp.cu
 BLOCKS_PER_PROCESSOR = 6  # as many as fit on an H200's at a time
@@ -79,5 +79,4 @@ def run(name: str, x: Tensor, first: Tensor, second: Tensor, *tensors: Tensor) -
 @functools.cache
 def program(inputs: int, hidden: int, outputs: int, device: torch.device) -> Program:
     sizes = {"INPUTS": inputs, "HIDDEN": hidden, "OUTPUTS": outputs}
-    lines = [f"#define {name} {value}" for name, value in sizes.items()]
-    return Program("\n".join([*lines, (SOURCES / "mlp.cu").read_text()]), device)
+    return Program(source_of(SOURCES / "mlp.cu", sizes), device)

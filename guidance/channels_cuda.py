@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..geometry import cuda_program
-from ..geometry.cuda_program import Program
+from ..geometry.cuda_program import Program, source_of
 
 SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
@@ -131,5 +131,4 @@ def block_rows(channels: int) -> int:
 def program(channels: int, groups: int, device: torch.device) -> Program:
     threads = block_rows(channels) * (channels // WIDE)
     sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": threads}
-    lines = [f"#define {name} {value}" for name, value in sizes.items()]
-    return Program("\n".join([*lines, SOURCE.read_text()]), device)
+    return Program(source_of(SOURCE, sizes), device)

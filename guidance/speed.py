@@ -43,9 +43,14 @@ def prepare_network(network: nn.Module, how: str) -> None:
     if how == "graph":
         channels_innermost(network)
         return
+    channels_last(network)
+    network.forward = torch.compile(network.forward, dynamic=False)
+
+
+def channels_last(network: nn.Module) -> None:
+    """Weights of that format, in place, for a network that has no 3D convolutions."""
     if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
         network.to(memory_format=torch.channels_last)
-    network.forward = torch.compile(network.forward, dynamic=False)
 
 
 class Recorded:

@@ -1,4 +1,4 @@
-"""The step benchmark: its models have the sizes of the real ones, and it runs on a CPU."""
+"""The benchmarks: models have the sizes of the real ones, and the scripts run on a CPU."""
 
 import os
 import re
@@ -20,6 +20,18 @@ MILLIONS = {  # of parameters, as counted in the published models
 }
 
 
+def output_of(script, *options, folder):
+    result = subprocess.run(
+        [sys.executable, str(BENCHMARKS / script), *options],
+        cwd=folder,
+        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    return result.stdout
+
+
 def test_full_size_models_have_the_real_ones_sizes(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from full_size_models import COMPONENTS, build
@@ -31,18 +43,10 @@ def test_full_size_models_have_the_real_ones_sizes(monkeypatch):
 
 
 def test_a_tiny_step_is_timed_and_split(tmp_path):
-    command = [sys.executable, BENCHMARKS / "step.py", "--stage", "1", "--tiny", "--baseline"]
-    command += ["--warm-up", "1", "--steps", "2", "--split-steps", "1"]
-    result = subprocess.run(
-        [*map(str, command)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    assert re.search(r"image batch: [\d.]+ ms, .* of 2 steps", result.stdout)
-    split = dict(re.findall(r"^  (\S.*?) +([\d.]+)$", result.stdout, re.MULTILINE))
+    options = ["--stage", "1", "--tiny", "--baseline", "--warm-up", "1", "--steps", "2"]
+    said = output_of("step.py", *options, "--split-steps", "1", folder=tmp_path)
+    assert re.search(r"image batch: [\d.]+ ms, .* of 2 steps", said)
+    split = dict(re.findall(r"^  (\S.*?) +([\d.]+)$", said, re.MULTILINE))
     for part in ("Zero123", "image or video"):
         for what in ("VAE forward", "UNet", "VAE backward"):
             assert float(split[f"{part} {what}"]) > 0
@@ -51,15 +55,7 @@ def test_a_tiny_step_is_timed_and_split(tmp_path):
 
 
 def test_the_unets_are_timed_and_right(tmp_path):
-    command = [sys.executable, BENCHMARKS / "unets.py", "--tiny", "--repeats", "1"]
-    result = subprocess.run(
-        [*map(str, command)],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONWARNINGS": "ignore", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
-    rows = [line.strip("| ").split(" | ") for line in result.stdout.splitlines()[3:]]
+    said = output_of("unets.py", "--tiny", "--repeats", "1", folder=tmp_path)
+    rows = [line.strip("| ").split(" | ") for line in said.splitlines()[3:]]
     assert [row[1] for row in rows] == ["as it is", "channels_last", "ours"] * 4
     assert all(float(row[-1]) < 0.05 for row in rows)  # of bfloat16

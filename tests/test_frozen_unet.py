@@ -10,11 +10,7 @@ from animate124.guidance.frozen_unet import channels_innermost
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
 
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-GPU = pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+GPU = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 NETWORKS = {
     "2d": (UNet2DConditionModel, random_priors.UNET_2D, (4, 8, 6)),
     "3d": (UNet3DConditionModel, random_priors.UNET_3D, (4, 5, 8, 6)),

@@ -11,11 +11,6 @@ from animate124.guidance.latents import encode_images
 from animate124.toyworld.random_priors import VAE, draw_weights
 from diffusers import AutoencoderKL
 
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 def random_vae(dtype=torch.float64, **changes):
     vae = AutoencoderKL(**{**VAE, **changes})
@@ -99,7 +94,7 @@ def test_half_precision_attention_keeps_small_and_large_gradients(size):
 @pytest.mark.parametrize(
     ("channels", "groups", "side"), [(128, 32, 65), (512, 32, 9), (16, 4, 33), (320, 32, 20)]
 )
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_cuda_norm_is_the_norm(channels, groups, side, silu, device):
     x = (3 * torch.randn(2, channels, side, side) + 5).half().to(device)
     weight, bias = torch.randn(2, channels).half().to(device)
@@ -118,7 +113,7 @@ def test_the_cuda_norm_is_the_norm(channels, groups, side, silu, device):
         assert (half - exact).norm() < 2e-3 * exact.norm()
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_half_precision_slim_vae_is_as_exact_as_the_whole_one(device):
     exact = random_vae(torch.float32).to(device)
     whole = copy.deepcopy(exact).half()

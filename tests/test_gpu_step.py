@@ -21,11 +21,6 @@ MODEL = "pretrained_model_name_or_path"
 PLAIN = ["system.renderer.train_chunk_size=0", "system.geometry.pos_encoding_config.backend=torch"]
 FAST = ["system.renderer.train_chunk_size=5000", "system.speed.compile=graph"]
 
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 def overrides(stage, priors, folder):
     sizes = ["width", "height", *(["width_vid", "height_vid"] if stage > 1 else [])]
@@ -101,7 +96,7 @@ def distance(a, b):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize(
-    "compile", [pytest.param(how, marks=needs_gpu) for how in ("graph", "inductor")]
+    "compile", [pytest.param(how, marks=pytest.mark.gpu) for how in ("graph", "inductor")]
 )
 def test_a_fast_step_is_the_plain_step(stage, compile, random_priors, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -40,9 +40,8 @@ FINE = {
     for dims in (3, 4)
 }
 DIMS = pytest.mark.parametrize("dims", (3, 4))
-CUDA = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 FAST_BACKENDS = pytest.mark.parametrize(
-    "backend", ("numba", pytest.param("tinycudann", marks=CUDA))
+    "backend", ("numba", pytest.param("tinycudann", marks=pytest.mark.gpu))
 )
 
 

@@ -12,7 +12,6 @@ from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
 
-GPU = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"))
 SETTINGS = {
     "small": {
         "n_levels": 5,
@@ -32,12 +31,6 @@ SPECS = {
         ("frame", lambda settings: frame_spec(GridSpec(3, **settings))),
     )
 }
-
-
-def gpu(test):
-    for mark in GPU:
-        test = mark(test)
-    return test
 
 
 def points(n: int, dims: int) -> torch.Tensor:
@@ -61,7 +54,7 @@ def assert_near(value: torch.Tensor, expected: torch.Tensor, tolerance: float = 
         assert error.max() <= tolerance * expected.abs().max()
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("n", (0, 1, 31, 1003))
 @pytest.mark.parametrize("step", (None, 0.005, 0.06))
@@ -86,7 +79,7 @@ def test_features_and_gradient_are_the_definitions(name, n, step):
         assert_near(value, expected)
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("tau", (0.0, 0.37, 1.0))
 def test_frame_table_and_its_gradients_are_the_definitions(name, tau):
@@ -104,7 +97,7 @@ def test_frame_table_and_its_gradients_are_the_definitions(name, tau):
         assert_near(value, expected)
 
 
-@gpu
+@pytest.mark.gpu
 def test_a_frozen_table_gets_no_gradient():
     space, time = (GridSpec(dims, **SETTINGS["small"]) for dims in (3, 4))
     h3 = torch.randn(space.n_params, device="cuda")
@@ -113,7 +106,7 @@ def test_a_frozen_table_gets_no_gradient():
     assert h3.grad is None and h4.grad.abs().sum() > 0
 
 
-@gpu
+@pytest.mark.gpu
 def test_points_that_are_no_numbers_read_nothing_outside_the_table():
     spec = SPECS["small 3D"]
     x = torch.rand(64, 3, device="cuda")
@@ -124,7 +117,7 @@ def test_points_that_are_no_numbers_read_nothing_outside_the_table():
     assert features[1::2].isfinite().all() and table.grad.isfinite().all()
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("sizes", ((32, 64, 1), (32, 64, 3), (16, 64, 1), (8, 16, 4)))
 @pytest.mark.parametrize("n", (0, 1, 63, 100_003))
 def test_two_layers_and_their_gradients_are_the_definitions(sizes, n):
@@ -142,7 +135,7 @@ def test_two_layers_and_their_gradients_are_the_definitions(sizes, n):
         assert_near(value, expected, 1e-5)
 
 
-@gpu
+@pytest.mark.gpu
 def test_two_layers_can_be_differentiated_twice():
     x, first, second = (torch.randn(n, 8, device="cuda") for n in (20, 16, 16))
     arguments = [value.requires_grad_() for value in (x, first, second.T[:1].contiguous())]
@@ -162,7 +155,7 @@ def make(backend: str, name: str, **config) -> ImplicitVolume:
     return volume
 
 
-@gpu
+@pytest.mark.gpu
 @pytest.mark.parametrize("name", ("toy", "published"))
 @pytest.mark.parametrize("static", (False, True))
 @pytest.mark.parametrize("frames", (1, 3, None))
@@ -197,7 +190,7 @@ def test_the_fast_field_is_the_torch_one(name, static, frames):
         assert (value - expected).norm() <= 2e-2 * expected.norm()
 
 
-@gpu
+@pytest.mark.gpu
 def test_analytic_normals_go_through_the_definition():
     normals = []
     for backend in ("auto", "torch"):

@@ -82,7 +82,7 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("gb", [8, 24, 100])
+@pytest.mark.parametrize("gb", [8, 24, 44, 100])
 def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
     plan = make_plan(scene(tmp_path, preset=preset, vram=gb))
     free = make_plan(scene(tmp_path, preset=preset))

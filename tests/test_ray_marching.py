@@ -8,10 +8,6 @@ import torch
 import torch.nn.functional as F
 from animate124.renderer.ray_marching import group_edges, march, occupied_box, ray_box_distances
 
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
 AABB = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 
 
@@ -167,7 +163,7 @@ def test_box_distances_are_those_of_the_hit_points():
 
 @pytest.mark.parametrize("jittered", [False, True])
 @pytest.mark.parametrize("shape", [(32, 32, 32), (5, 3, 7)])
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_the_kernel_finds_the_samples_of_the_definition(shape, jittered, device):
     origins, directions, jitter, aabb, binaries = (
         x.to(device) for x in (*random_rays(5000), torch.rand(5000), AABB, torch.rand(shape) < 0.3)

@@ -538,7 +538,6 @@ def test_image_by_image_it_is_the_same_clip(monkeypatch):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_equals_cpu():
     out, gradient = {}, {}
     renderer = still(blob(30.0), requires_normal=True, randomized=False)

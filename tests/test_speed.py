@@ -5,11 +5,6 @@ import torch
 from animate124.guidance.speed import FEW_PIXELS, RecordedEncoder
 from torch import nn
 
-needs_gpu = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
-]
-
 
 def random_encoder():
     torch.manual_seed(0)
@@ -27,7 +22,7 @@ def latents_and_gradient(function, images):
     return latents.detach(), torch.autograd.grad(latents, images, slopes_of(latents))[0]
 
 
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_a_recorded_encoder_has_the_encoders_latents_and_gradient(device):
     encoder = random_encoder().to(device)
     recorded = RecordedEncoder(encoder, "it")
@@ -43,7 +38,7 @@ def test_a_recorded_encoder_has_the_encoders_latents_and_gradient(device):
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2], [2, 1, 0], [1, 0, 2, 1]])
-@pytest.mark.parametrize("device", [pytest.param("cuda", marks=needs_gpu)])
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 def test_calls_that_wait_for_their_gradients_do_not_disturb_each_other(order, device):
     encoder = random_encoder().to(device)
     recorded = RecordedEncoder(encoder, "it")

@@ -319,7 +319,6 @@ def test_a_loss_that_is_not_finite_stops_the_run():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpus_loss_is_looked_at_a_step_later_and_at_the_end():
     good, bad = ({"loss": torch.tensor(x, device="cuda")} for x in (1.0, float("inf")))
     watch = LossWatch()

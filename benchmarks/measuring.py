@@ -1,0 +1,30 @@
+"""How the benchmarks measure: times, once the GPU is done, and a cap on its memory."""
+
+import time
+from collections.abc import Callable
+
+import torch
+
+
+def now() -> float:
+    """Seconds on the clock, when the GPU has done what it was given."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def milliseconds(call: Callable[[], object], repeats: int, warm_up: int = 0) -> list[float]:
+    """Of each call, after some that warm up (and compile)."""
+    times = []
+    for _ in range(warm_up + repeats):
+        start = now()
+        call()
+        times.append(1e3 * (now() - start))
+    return times[warm_up:]
+
+
+def cap_memory(gb: float | None) -> None:
+    """Lets CUDA have no more than this; 1 GB is 10^9 bytes, None is all."""
+    if gb:
+        total = torch.cuda.get_device_properties(0).total_memory
+        torch.cuda.set_per_process_memory_fraction(gb * 1e9 / total)
