@@ -50,11 +50,6 @@ def check_placeholder(tokenizer: CLIPTokenizer, placeholder: str) -> None:
     Raises:
         ValueError: the placeholder can't be told from an existing word.
     """
-    if not placeholder.strip() or len(placeholder.split()) > 1:
-        raise ValueError(
-            f"--placeholder_token {placeholder!r}: one word without spaces is needed, for instance "
-            "_panda_ or <my-panda>."
-        )
     pieces = tokenizer(placeholder, add_special_tokens=False).input_ids
     if len(pieces) == 1 and pieces[0] != tokenizer.unk_token_id:
         raise ValueError(

@@ -21,35 +21,33 @@ import os
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "host"))
+
+from argument_types import finite_number, positive_float, text_with_content, whole_number
+
 HERE = Path(__file__).resolve().parent
 SCHEDULES = (
     "linear cosine cosine_with_restarts polynomial constant constant_with_warmup".split()  # noqa: SIM905
 )
 DEFAULT_STEPS = 3000
 DEFAULT_WARMUP = 500
+MOST = 10**7  # of anything that is counted
+TRACKERS = (
+    "aim clearml comet_ml dvclive mlflow swanlab tensorboard trackio wandb all none".split()  # noqa: SIM905
+)
 
 
-def at_least(least: int):
-    """An argparse type: a whole number, `least` or more."""
-
-    def number(text: str) -> int:
-        if int(text) < least:
-            raise argparse.ArgumentTypeError(f"{text}: {least} is the least")
-        return int(text)
-
-    number.__name__ = "whole number"  # argparse names the type in its message
-    return number
-
-
-def eighths(text: str) -> int:
-    """An argparse type: a side in pixels that the VAE halves three times."""
-    if int(text) < 8 or int(text) % 8:
-        raise argparse.ArgumentTypeError(f"{text}: a multiple of 8 is needed")
-    return int(text)
+def one_word(text: str) -> str:
+    """An argparse type: what a prompt can hold as one word."""
+    if len(text.split()) != 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not one word without spaces, such as _panda_ or <my-panda>"
+        )
+    return text
 
 
 def parser() -> argparse.ArgumentParser:
-    count, steps = at_least(1), at_least(0)
+    count, text = whole_number(1, MOST), text_with_content
     p = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
@@ -61,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument(
         "--pretrained_model_name_or_path",
         required=True,
+        type=text,
         help="folder in diffusers' format, or hub id",
     )
     g.add_argument("--revision", help="branch, tag or commit of a hub id")
@@ -68,20 +67,32 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--tokenizer_name", help="folder or hub id of another tokenizer")
 
     g = p.add_argument_group("what is learnt")
-    g.add_argument("--train_data_dir", required=True, help="one image, or a folder of images")
-    g.add_argument("--placeholder_token", required=True, help="the new word, such as _panda_")
     g.add_argument(
-        "--initializer_token", required=True, help="the word to start from; of several, the mean"
+        "--train_data_dir", required=True, type=text, help="one image, or a folder of images"
+    )
+    g.add_argument(
+        "--placeholder_token", required=True, type=one_word, help="the new word, such as _panda_"
+    )
+    g.add_argument(
+        "--initializer_token",
+        required=True,
+        type=text,
+        help="the word to start from; of several, the mean",
     )
     g.add_argument("--learnable_property", choices=["object", "style"], default="object")
-    g.add_argument("--num_vectors", type=count, default=1, help="tokens that the word consists of")
+    g.add_argument("--num_vectors", type=whole_number(1, 75), default=1, help="tokens of the word")
     g.add_argument(
         "--repeats",
         type=count,
         default=100,
         help="augmented copies of each image; repeats x images make an epoch",
     )
-    g.add_argument("--resolution", type=eighths, default=512, help="pixels a side")
+    g.add_argument(
+        "--resolution",
+        type=whole_number(8, 8192, multiple_of=8),  # the VAE halves it three times
+        default=512,
+        help="pixels a side",
+    )
     g.add_argument(
         "--center_crop", **yes, help="crop to the central square (otherwise padded with white)"
     )
@@ -96,18 +107,24 @@ def parser() -> argparse.ArgumentParser:
     g.add_argument("--gradient_accumulation_steps", type=count, default=1)
     g.add_argument("--max_train_steps", type=count, help=f"default: {DEFAULT_STEPS}")
     g.add_argument("--num_train_epochs", type=count, help="in place of max_train_steps")
-    g.add_argument("--learning_rate", type=float, default=5e-4)
+    g.add_argument("--learning_rate", type=finite_number(above=0, most=10), default=5e-4)
     g.add_argument(
         "--scale_lr", **yes, help="learning_rate x batch size x accumulation steps x processes"
     )
     g.add_argument("--lr_scheduler", choices=SCHEDULES, default="constant")
-    g.add_argument("--lr_warmup_steps", type=steps, help=f"default: {DEFAULT_WARMUP}")
+    g.add_argument(
+        "--lr_warmup_steps", type=whole_number(0, MOST), help=f"default: {DEFAULT_WARMUP}"
+    )
     g.add_argument("--lr_num_cycles", type=count, help="of cosine_with_restarts; default: 1")
-    g.add_argument("--adam_beta1", type=float, default=0.9)
-    g.add_argument("--adam_beta2", type=float, default=0.999)
-    g.add_argument("--adam_weight_decay", type=float, default=1e-2, help="of the new rows")
-    g.add_argument("--adam_epsilon", type=float, default=1e-8)
-    g.add_argument("--seed", type=steps, help="default: a random one, printed")
+    g.add_argument("--adam_beta1", type=finite_number(0, below=1), default=0.9)
+    g.add_argument("--adam_beta2", type=finite_number(0, below=1), default=0.999)
+    g.add_argument(
+        "--adam_weight_decay", type=finite_number(0), default=1e-2, help="of the new rows"
+    )
+    g.add_argument("--adam_epsilon", type=positive_float, default=1e-8)
+    g.add_argument(
+        "--seed", type=whole_number(-1, 2**63 - 1), help="default, and -1: a random one, printed"
+    )
 
     g = p.add_argument_group("speed and memory")
     g.add_argument(
@@ -123,13 +140,21 @@ def parser() -> argparse.ArgumentParser:
         help="xformers' attention where it is installed, else PyTorch's own",
     )
     g.add_argument("--compile", **yes, help="torch.compile the UNet: slow to start, then faster")
-    g.add_argument("--dataloader_num_workers", type=steps, default=0, help="that augment images")
     g.add_argument(
-        "--local_rank", type=int, default=-1, help="set by PyTorch's old launcher, not by hand"
+        "--dataloader_num_workers",
+        type=whole_number(0, 256),
+        default=0,
+        help="that augment images",
+    )
+    g.add_argument(
+        "--local_rank",
+        type=whole_number(-1),
+        default=-1,
+        help="set by PyTorch's old launcher, not by hand",
     )
 
     g = p.add_argument_group("what is written")
-    g.add_argument("--output_dir", default="text-inversion-model")
+    g.add_argument("--output_dir", type=text, default="text-inversion-model")
     g.add_argument("--save_steps", type=count, default=500, help="learned_embeds-steps-N every N")
     g.add_argument("--no_safe_serialization", **yes, help="only .bin, no .safetensors")
     whole = g.add_mutually_exclusive_group()
@@ -146,10 +171,12 @@ def parser() -> argparse.ArgumentParser:
         "--validation_prompt",
         help="sampled every validation_steps; without it the word is sampled once, at the end",
     )
-    g.add_argument("--num_validation_images", type=steps, default=4, help="0: none")
+    g.add_argument("--num_validation_images", type=whole_number(0, 99), default=4, help="0: none")
     g.add_argument("--validation_steps", type=count, help="default: 100")
     g.add_argument("--validation_epochs", type=count, help="in place of validation_steps")
-    g.add_argument("--report_to", default="tensorboard", help="tensorboard, wandb, ..., all, none")
+    g.add_argument(
+        "--report_to", choices=TRACKERS, default="tensorboard", help="logs losses and pictures"
+    )
     g.add_argument("--logging_dir", default="logs", help="the tracker's folder in output_dir")
     g.add_argument("--push_to_hub", **yes)
     g.add_argument("--hub_token", help="default: the one of `hf auth login`")
@@ -184,8 +211,6 @@ def bring_package() -> None:
     if "animate124" in sys.modules:
         return
     os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as in launch.py
-    host = str(HERE.parent / "host")
-    sys.path[:] = [host, *(entry for entry in sys.path if entry != host)]
     from threestudio.extensions import load_extension
 
     load_extension("animate124", HERE.parent)

@@ -150,8 +150,9 @@ class TextualInversion:
         return steps, every if args.validation_prompt else 0
 
     def choose_seed(self, resumed: dict | None) -> int:
-        """The flag's, the resumed run's, or a random one, alike in all processes."""
-        if self.args.seed is not None:
+        """The flag's, the resumed run's, or a random one, alike in all processes and written down
+        in checkpoints and trackers."""
+        if self.args.seed not in (None, -1):
             return self.args.seed
         if resumed:
             return resumed["settings"]["seed"]
@@ -330,7 +331,8 @@ class TextualInversion:
         """Trains, writes everything; the exit code: 0, or 128 + the signal that stopped it."""
         args, main = self.args, self.accelerator.is_main_process
         self.prepare()
-        config = {k: v for k, v in vars(args).items() if k != "hub_token" and v is not None}
+        config = {**vars(args), "seed": self.seed}
+        config = {k: v for k, v in config.items() if k != "hub_token" and v is not None}
         self.accelerator.init_trackers("textual_inversion", config=config)
         first, start = self.step, time.perf_counter()
         clock, looked = start, self.step
