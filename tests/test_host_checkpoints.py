@@ -51,10 +51,17 @@ def test_a_missing_checkpoint_says_which_there_are(checkpoint):
         read_checkpoint(checkpoint.parent / "nowhere" / "last.ckpt")
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "text", "zeros"])
+def flipped(whole: bytes, inside: bytes) -> bytes:
+    """A bit of the first of these bytes turned over."""
+    at = whole.index(inside)
+    return whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "text", "zeros", "bit of a weight"])
 def test_a_damaged_checkpoint_says_so(checkpoint, damage):
     whole = checkpoint.read_bytes()
     parts = {"cut": whole[: len(whole) // 2], "empty": b"", "text": b"hello", "zeros": bytes(999)}
+    parts["bit of a weight"] = flipped(whole, STATE["geometry.weight"].numpy().tobytes())
     checkpoint.write_bytes(parts[damage])
     with pytest.raises(ValueError, match=r"last\.ckpt.*cannot be read.*damaged"):
         read_checkpoint(checkpoint)

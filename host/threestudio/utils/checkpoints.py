@@ -3,6 +3,7 @@
 import os
 import pickle
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,19 @@ class _TensorPickle:
     load = staticmethod(lambda file, **kwargs: _TensorUnpickler(file, **kwargs).load())
 
 
+def _ask_checksums(path: Path) -> None:
+    """zipfile compares each record's checksum, which torch.load doesn't; BadZipFile if it differs.
+
+    A checksum of 0 was not written (torch.serialization.set_crc32_options(False)).
+    """
+    with zipfile.ZipFile(path) as archive:
+        for record in archive.infolist():
+            if record.CRC:
+                with archive.open(record) as content:
+                    while content.read(1 << 22):
+                        pass
+
+
 def read_checkpoint(
     path: str | os.PathLike, map_location: Any = "cpu", weights: bool = True
 ) -> dict[str, Any]:
@@ -97,12 +111,15 @@ def read_checkpoint(
         "Take another one of its folder, or run its stage again."
     )
     try:
+        if zipfile.is_zipfile(path):
+            _ask_checksums(path)
         ckpt = torch.load(path, map_location=map_location, weights_only=True)
     except (
         RuntimeError,
         EOFError,
         OSError,
         zipfile.BadZipFile,
+        zlib.error,
         KeyError,
         UnicodeDecodeError,
     ) as error:

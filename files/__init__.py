@@ -1,0 +1,1 @@
+"""Whole files: read as they were written, or not at all."""

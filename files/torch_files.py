@@ -1,0 +1,64 @@
+"""Files that torch.save wrote, read with a look at whether they are what was written: torch.load
+alone doesn't ask the zip's checksums, so that a flipped bit becomes another weight.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+
+BLOCK = 1 << 22  # bytes read at once
+
+
+def check_zip(path: str | os.PathLike) -> None:
+    """Asks the checksum of each record; torch's older format, which is no zip, has none.
+
+    Raises:
+        ValueError: a record isn't what was written, or the zip is cut off.
+    """
+    if not _starts_as_zip(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for record in archive.infolist():
+                if record.CRC:  # 0: torch.serialization.set_crc32_options(False)
+                    _read_through(archive, record)
+    except Exception as error:  # what a damaged header makes zipfile raise has many classes
+        raise ValueError(
+            f"{str(path)!r} is damaged or cut off ({error}): it isn't what was once written. "
+            "Take another copy of it, or make it anew."
+        ) from error
+
+
+def _starts_as_zip(path: str | os.PathLike) -> bool:
+    with open(path, "rb") as file:
+        return file.read(4) == b"PK\x03\x04"  # what torch.load goes by
+
+
+def _read_through(archive: zipfile.ZipFile, record: zipfile.ZipInfo) -> None:
+    """zipfile compares the checksum when it comes to the record's end."""
+    with archive.open(record) as content:
+        while content.read(BLOCK):
+            pass
+
+
+def read_torch_file(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
+    """What torch.save wrote: tensors and plain containers; no code in it is run.
+
+    Raises:
+        ValueError: the file is damaged, cut off, something else, or holds other objects.
+        OSError: it can't be opened.
+    """
+    check_zip(path)
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except OSError:
+        raise
+    except Exception as error:
+        raise ValueError(
+            f"{str(path)!r} cannot be read: it is damaged, cut off, something else than what "
+            f"torch.save writes ({Path(path).stat().st_size} bytes), or holds Python objects "
+            "besides tensors. Take another copy of it, or make it anew."
+        ) from error
