@@ -50,9 +50,8 @@ def encoding(spec: GridSpec, device: torch.device) -> torch.nn.Module:
     )
     if module.params.numel() != spec.n_params:
         raise ValueError(
-            f"tinycudann lays {spec} out in {module.params.numel()} floats, we in {spec.n_params}: "
-            f"it rounds resolutions in float32. Change per_level_scale a little, or take backend "
-            f"'torch'."
+            f"tinycudann lays {spec} out in {module.params.numel()} floats, we in {spec.n_params}. "
+            f"Change per_level_scale a little, or take backend 'torch'."
         )
     module.params = torch.nn.Parameter(module.params.new_empty(0), requires_grad=False)
     return module

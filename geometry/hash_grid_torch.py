@@ -19,6 +19,7 @@ from jaxtyping import Float, Int32
 from torch import Tensor
 
 PRIMES = (1, 2654435761, 805459861, 3674653429)
+FINEST = 2**24  # cells a side; a float32 has no more digits
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class GridSpec:
     log2_hashmap_size: int = 19  # a level has at most 2^this entries
     base_resolution: int = 16  # lattice points a side of the coarsest level
     per_level_scale: float = 1.447269237440378  # resolution of a level over the level before
+    float64_scale: bool = False  # scales in float64, as tables of this project's 0.1 are laid out
 
     def __post_init__(self):
         for name, low, high in (
@@ -53,12 +55,29 @@ class GridSpec:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise ValueError(f"A hash grid's {name} is from {low} to {high}, but {value} came.")
+        if self.scales[-1] > FINEST:
+            raise ValueError(
+                f"The finest level of {self} has {self.scales[-1]:.3g} cells a side, but float32 "
+                f"tells 2^24 apart at most. Take a smaller n_levels or per_level_scale."
+            )
+
+    @functools.cached_property
+    def scales(self) -> list[float]:
+        """base_resolution * per_level_scale^l - 1 of each level l, rounded as tiny-cuda-nn does it:
+        log2 of the growth, its multiple, the power and the product each to float32."""
+        if self.float64_scale:
+            growth = self.per_level_scale
+            return [self.base_resolution * growth**level - 1 for level in range(self.n_levels)]
+        level = torch.arange(self.n_levels, dtype=torch.float32, device="cpu")
+        growth = torch.tensor(self.per_level_scale, dtype=torch.float32, device="cpu")
+        # by way of float64, so that each is the nearest float32 on every machine
+        power = (level * growth.double().log2().float()).double().exp2().float()
+        return (power * self.base_resolution - 1).tolist()
 
     @functools.cached_property
     def levels(self) -> tuple[Level, ...]:
         levels, offset = [], 0
-        for level in range(self.n_levels):
-            scale = self.base_resolution * self.per_level_scale**level - 1
+        for scale in self.scales:
             resolution = math.ceil(scale) + 1
             points = resolution**self.dims
             size = min((points + 7) // 8 * 8, 2**self.log2_hashmap_size)

@@ -7,6 +7,7 @@ type, also under AMP, which would turn small differences of density into noise.
 
 import difflib
 import functools
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -109,7 +110,7 @@ class ImplicitVolume(BaseImplicitGeometry):
 
         grid = parse_structured(PosEncodingConfig, self.cfg.pos_encoding_config)
         _check("geometry.pos_encoding_config.otype", grid.otype, ["HashGridSpatialTime"])
-        names = [setting.name for setting in fields(GridSpec) if setting.name != "dims"]
+        names = {setting.name for setting in fields(GridSpec)} - {"dims", "float64_scale"}
         settings = {name: grid[name] for name in names}
         space, time = GridSpec(3, **settings), GridSpec(4, **settings)
 
@@ -122,6 +123,10 @@ class ImplicitVolume(BaseImplicitGeometry):
             self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations, fast)
         if self.cfg.normal_type == "pred":
             self.normal_network = MLP(dim_in, 3, *sizes, *activations, fast)
+
+    def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """Gets ready for the tables of a state dict in which the geometry's keys begin so."""
+        self.encoding.encoding.take_layout(state_dict, f"{prefix}encoding.encoding.")
 
     @property
     def static(self) -> bool:

@@ -7,10 +7,11 @@ Many points of one frame go through that frame's own table (`frame_table`): the 
 gradients in less than half of the time.
 """
 
+import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import torch
 from jaxtyping import Float
@@ -50,11 +51,11 @@ class HashGrid(nn.Module):
 
 def other_settings(n_params: int, spec: GridSpec) -> str:
     """A hint which n_levels or log2_hashmap_size would give a table that many floats."""
-    settings = dataclasses.asdict(spec)
     for name, values in (("n_levels", range(1, 33)), ("log2_hashmap_size", range(3, 29))):
         for value in values:
-            if GridSpec(**{**settings, name: value}).n_params == n_params:
-                return f"; {name}={value} would fit"
+            with contextlib.suppress(ValueError):  # too fine a grid
+                if dataclasses.replace(spec, **{name: value}).n_params == n_params:
+                    return f"; {name}={value} would fit"
     return ""
 
 
@@ -69,6 +70,24 @@ class SpaceTimeEncoding(nn.Module):
         self.encoding_time = HashGrid(time, backend)
         self.encoding_time.requires_grad_(not static)
         self.n_output_dims = space.n_output_dims
+
+    def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """Lays both tables out as release 0.1 did, if the state dict's have the sizes of that."""
+        found = {
+            grid: state_dict[f"{prefix}{name}.params"].numel()
+            for name, grid in self.named_children()
+            if f"{prefix}{name}.params" in state_dict
+        }
+        older = {grid: dataclasses.replace(grid.spec, float64_scale=True) for grid in found}
+        new = all(size == grid.spec.n_params for grid, size in found.items())
+        if not new and all(size == older[grid].n_params for grid, size in found.items()):
+            for grid, spec in older.items():
+                grid.spec = spec
+                grid.params.data = grid.params.new_empty(spec.n_params)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.take_layout(state_dict, prefix)  # before the tables are loaded
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def forward(
         self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None

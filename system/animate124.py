@@ -271,6 +271,7 @@ class Animate124(BaseLift3DSystem):
         """`system.weights`: another stage's checkpoint, after a look at whether it fits."""
         ignored = tuple(ignore_modules or ())
         state_dict = load_module_weights(weights, ignore_modules=ignored, map_location="cpu")[0]
+        self.take_layout(state_dict)
         check_geometry(state_dict, self.geometry_parameters(ignored))
         grid = state_dict.get("geometry.encoding.encoding.encoding_time.params")
         if self.cfg.guidance_cn_type and grid is not None and grid.abs().max() <= FRESH_TIME_GRID:
@@ -279,6 +280,11 @@ class Animate124(BaseLift3DSystem):
                 "This config refines a moving scene; stage 2's checkpoint would do."
             )
         super().load_weights(weights, ignore_modules)
+
+    def take_layout(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Lets a geometry that can load tables of another layout get ready for them."""
+        if hasattr(self.geometry, "take_layout"):
+            self.geometry.take_layout(state_dict, "geometry.")
 
     def geometry_parameters(self, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """By state-dict name, without those of ignored modules."""
@@ -304,6 +310,7 @@ class Animate124(BaseLift3DSystem):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`resume`: training goes on within a stage; a test may look at any scene that fits."""
+        self.take_layout(checkpoint["state_dict"])
         check_geometry(checkpoint["state_dict"], self.geometry_parameters())
         theirs = checkpoint.get("animate124_stage", self.stage())
         if self.trainer.training and theirs != self.stage():

@@ -1,3 +1,5 @@
+import ctypes
+import ctypes.util
 import importlib.util
 import itertools
 import math
@@ -6,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from animate124.geometry import hash_grid as dispatch
@@ -54,12 +57,23 @@ def points_with_borders(n: int, dims: int, dtype=torch.float64) -> torch.Tensor:
     return torch.cat([borders, torch.full((1, dims), 0.5, dtype=dtype), on_faces, inside])
 
 
+def scale_by_the_c_library(base_resolution: int, per_level_scale: float, level: int) -> float:
+    """tiny-cuda-nn's formula, float for float: exp2f(l * log2f(growth)) * base - 1."""
+    f = np.float32
+    libm = ctypes.CDLL(ctypes.util.find_library("m"))
+    for name in ("exp2f", "log2f"):
+        getattr(libm, name).argtypes = [ctypes.c_float]
+        getattr(libm, name).restype = ctypes.c_float
+    power = f(libm.exp2f(f(level) * f(libm.log2f(per_level_scale))))
+    return float(power * f(base_resolution) - f(1))
+
+
 def one_point_by_the_formula(point: list[float], table: list[float], spec: GridSpec) -> list[float]:
     """method.md's formulas for one point, in Python's integers."""
     primes = (1, 2654435761, 805459861, 3674653429)
     features, offset = [], 0
     for level in range(spec.n_levels):
-        scale = spec.base_resolution * spec.per_level_scale**level - 1
+        scale = scale_by_the_c_library(spec.base_resolution, spec.per_level_scale, level)
         resolution = math.ceil(scale) + 1
         points = resolution**spec.dims
         size = min(-(-points // 8) * 8, 2**spec.log2_hashmap_size)
@@ -98,6 +112,23 @@ def test_small_specs_have_dense_rounded_and_hashed_levels():
     assert [level.hashed for level in SMALL[3].levels] == [False, False, False, True]
     assert [level.hashed for level in SMALL[4].levels] == [False, True, True, True]
     assert all(level.hashed for level in FINE[3].levels + FINE[4].levels)
+
+
+def test_scales_and_sizes_are_those_of_the_published_formula_in_float32():
+    growths = [1 + k / 24 for k in range(1, 25)] + [2 ** (1 / k) for k in range(1, 13)]
+    growths += [1.3819, 1.447269237440378, 1.51571656651, 1.26, 1.38191288, 1.5]
+    others = 0
+    for base, growth, log2 in itertools.product((4, 8, 15, 16, 32), growths, (14, 19)):
+        settings = {"log2_hashmap_size": log2, "base_resolution": base, "per_level_scale": growth}
+        spec = GridSpec(3, n_levels=13, **settings)
+        expected = [scale_by_the_c_library(base, growth, level) for level in range(13)]
+        # the C library's last digit is a machine's own
+        assert spec.scales == pytest.approx(expected, rel=2**-22, abs=2**-20)
+        sides = [math.ceil(scale) + 1 for scale in expected]
+        sizes = [min((side**3 + 7) // 8 * 8, 2**log2) for side in sides]
+        assert [level.size for level in spec.levels] == sizes
+        others += GridSpec(3, n_levels=13, float64_scale=True, **settings).n_params != spec.n_params
+    assert others > 10  # so the rounding decides about sizes, such as for a growth of sqrt 2
 
 
 def test_default_grids_are_as_large_as_tiny_cuda_nns():
@@ -306,7 +337,7 @@ def test_tinycudanns_encoding_works_with_our_table_in_place_of_its_own(monkeypat
         torch.autograd.grad(features.sum(), table), torch.autograd.grad(expected.sum(), table)
     )
     assert module.params.numel() == 0
-    with pytest.raises(ValueError, match="rounds resolutions in float32"):
+    with pytest.raises(ValueError, match=r"lays .* out in"):
         twin.encoding(GridSpec(3, n_levels=1, base_resolution=7), torch.device("cpu"))
     twin.encoding.cache_clear()
 
@@ -330,6 +361,11 @@ def test_impossible_grids_are_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"{name} is from"):
         GridSpec(**{"dims": 3, **settings})
+
+
+def test_grids_that_float32_cannot_tell_apart_are_refused():
+    with pytest.raises(ValueError, match=r"finest level .* smaller n_levels or per_level_scale"):
+        GridSpec(3, n_levels=32, per_level_scale=2.0)
 
 
 def test_backends_are_the_documented_ones():

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 from animate124.geometry.hash_grid import hash_grid
@@ -89,3 +91,23 @@ def test_a_checkpoint_of_another_grid_says_which_setting_would_fit(setting):
 def test_unknown_backend_is_refused_before_training():
     with pytest.raises(ValueError, match="tinycudann"):
         HashGrid(SPACE, backend="tinycuda")
+
+
+@pytest.mark.parametrize("static", (True, False))
+def test_tables_laid_out_as_in_release_0_1_load_and_are_the_same_field(static):
+    settings = {"n_levels": 3, "base_resolution": 4, "per_level_scale": 2**0.5}
+    specs = GridSpec(3, **settings), GridSpec(4, **settings)
+    older = [replace(spec, float64_scale=True) for spec in specs]
+    assert older[0].n_params != specs[0].n_params
+    saved = SpaceTimeEncoding(*older, static)
+    for parameter in saved.parameters():
+        torch.nn.init.normal_(parameter)
+    encoding = SpaceTimeEncoding(*specs, static)
+    encoding.load_state_dict(saved.state_dict())
+    x, times = torch.rand(20, 3), torch.rand(20, 1)
+    assert torch.equal(encoding(x, times), saved(x, times))
+    assert encoding.encoding_time.params.requires_grad is not static
+    fresh = SpaceTimeEncoding(*specs, static)
+    encoding = SpaceTimeEncoding(*specs, static)
+    encoding.load_state_dict(fresh.state_dict())
+    assert encoding.encoding.spec == specs[0]

@@ -1,7 +1,7 @@
 """The training step on made-up modules: who sees what, and what the loss is the sum of."""
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -393,6 +393,33 @@ def test_ignored_modules_are_not_asked_of_the_weights(tmp_path):
     path = save(system_with(WEIGHTS, geometry={"size": 5}), tmp_path / "last.ckpt")
     ignoring = config(WEIGHTS, weights=path, weights_ignore_modules=["geometry"])
     assert animate124.Animate124(ignoring).geometry.paint.shape == (4,)
+
+
+def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, monkeypatch):
+    monkeypatch.setattr(animate124.Animate124, "trainer", Trainer())
+    field = {
+        "pos_encoding_config": {"n_levels": 3, "base_resolution": 4, "per_level_scale": 2**0.5},
+        "mlp_network_config": {"n_neurons": 4},
+    }
+    options = {"geometry_type": "animate124-implicit-volume", "geometry": field}
+    before = system_with(WEIGHTS, **options)
+    names = {k: v for k, v in before.state_dict().items() if k.endswith("params")}
+    grids = before.geometry.encoding.encoding
+    for name, grid in zip(names, (grids.encoding, grids.encoding_time), strict=True):
+        size = replace(grid.spec, float64_scale=True).n_params
+        assert size != grid.spec.n_params
+        names[name] = torch.rand(size)
+    before.take_layout(names)
+    before.load_state_dict(names, strict=False)
+    path = save(before, tmp_path / "last.ckpt")
+    after = animate124.Animate124(config(WEIGHTS, weights=path, **options))
+    resumed = animate124.Animate124(config(WEIGHTS, **options))
+    checkpoint = torch.load(path, weights_only=True)
+    resumed.on_load_checkpoint(checkpoint)
+    resumed.load_state_dict(checkpoint["state_dict"])
+    points = torch.rand(9, 3)
+    for system in (after, resumed):
+        assert torch.equal(system.geometry(points)["density"], before.geometry(points)["density"])
 
 
 class Trainer:
