@@ -1,13 +1,20 @@
-"""Files that torch.save wrote, read with a look at whether they are what was written: torch.load
-alone doesn't ask the zip's checksums, so that a flipped bit becomes another weight.
+"""Files of tensors, by torch.save or safetensors, read with a look at whether they are what was
+written: torch.load alone doesn't ask the zip's checksums, so that a flipped bit becomes another
+weight. A .safetensors file has none: there only its header and sizes, and whether what should be
+a number is one, can tell.
 """
 
 import os
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from ..host.git_lfs import refuse_pointer
 
 BLOCK = 1 << 22  # bytes read at once
 
@@ -48,9 +55,11 @@ def read_torch_file(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
     """What torch.save wrote: tensors and plain containers; no code in it is run.
 
     Raises:
-        ValueError: the file is damaged, cut off, something else, or holds other objects.
+        ValueError: the file is damaged, cut off, a Git LFS pointer or something else, or it holds
+            other objects. (torch's own words, which advise to run its code, aren't passed on.)
         OSError: it can't be opened.
     """
+    refuse_pointer(path)
     check_zip(path)
     try:
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -62,3 +71,35 @@ def read_torch_file(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
             f"torch.save writes ({Path(path).stat().st_size} bytes), or holds Python objects "
             "besides tensors. Take another copy of it, or make it anew."
         ) from error
+
+
+def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
+    """
+    Raises:
+        ValueError: the file is damaged, cut off, a Git LFS pointer or something else.
+        OSError: it can't be opened.
+    """
+    refuse_pointer(path)
+    try:
+        return load_file(path)
+    except OSError:
+        raise
+    except Exception as error:  # a damaged header may also name a shape or dtype that torch refuses
+        raise ValueError(
+            f"{str(path)!r} cannot be read: it is damaged, cut off, or no .safetensors file "
+            f"({error}). Take another copy of it, or make it anew."
+        ) from error
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors that hold a nan or an infinity. One pass at the speed of memory."""
+    return [name for name, tensor in tensors.items() if not is_finite(tensor)]
+
+
+def is_finite(tensor: Tensor) -> bool:
+    """On a GPU this waits for it."""
+    if not tensor.numel() or not tensor.is_floating_point():
+        return True
+    tensor = tensor.detach()
+    low, high = (tensor if tensor.element_size() > 1 else tensor.float()).aminmax()  # keeps a nan
+    return bool(low.isfinite() & high.isfinite())

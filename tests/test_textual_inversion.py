@@ -4,6 +4,7 @@ models, but for one test with the trained ones of load/toy-priors.
 
 import csv
 import hashlib
+import math
 import os
 import shlex
 import signal
@@ -37,7 +38,9 @@ import textual_inversion as command_line
 from denoising import Batch, denoising_loss, denoising_target
 from latent_bank import LatentBank, encode_bank
 from learned_rows import SplicedEmbedding
+from run_folder import running_mean
 from training import TextualInversion
+from watch import MOST_UNDONE, Watch
 
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOY = ROOT / "load" / "toy-priors" / "sd"
@@ -260,7 +263,134 @@ def test_resuming_with_other_settings_says_so_and_takes_the_new_ones(learn, tmp_
 
 def test_latest_without_a_checkpoint_starts_anew(learn, capsys):
     assert learn("--resume_from_checkpoint latest --max_train_steps 1") == 0
-    assert "no checkpoint yet" in capsys.readouterr().out
+    assert "no checkpoint to go on from" in capsys.readouterr().out
+
+
+def test_a_damaged_checkpoint_leads_to_the_one_before(learn, tmp_path, capsys):
+    assert learn("--checkpointing_steps 2", out=tmp_path / "whole") == 0
+    assert learn("--checkpointing_steps 2") == 0
+    newest = tmp_path / "out" / "checkpoint-4" / "state.pt"
+    whole = newest.read_bytes()
+    spoilt = bytearray(whole)
+    spoilt[whole.index(rows_in(tmp_path / "out").numpy().tobytes())] ^= 1
+    for content in (bytes(spoilt), whole[:-30], b"version https://git-lfs.github.com/spec/v1"):
+        newest.write_bytes(content)
+        os.utime(newest)  # it is the newest also where the run saved it anew
+        assert learn("--resume_from_checkpoint latest") == 0
+        said = capsys.readouterr().out
+        assert "checkpoint-4/state.pt' " in said and "checkpoint-2, step 2" in said
+        assert torch.equal(rows_in(tmp_path / "out"), rows_in(tmp_path / "whole"))
+    newest.write_bytes(bytes(spoilt))
+    assert learn("--resume_from_checkpoint checkpoint-4") == 2
+    assert "checkpoint-4/state.pt' is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("spoil", ["rows", "optimizer"])
+def test_a_checkpoint_that_holds_nan_is_no_checkpoint(learn, tmp_path, spoil, capsys):
+    assert learn("--checkpointing_steps 4") == 0
+    path = tmp_path / "out" / "checkpoint-4" / "state.pt"
+    state = torch.load(path, weights_only=True)
+    (state["rows"] if spoil == "rows" else state["optimizer"][0]["exp_avg"])[0, 3] = torch.nan
+    torch.save(state, path)
+    assert learn("--resume_from_checkpoint checkpoint-4") == 2
+    assert "holds nan" in capsys.readouterr().err
+    assert learn("--resume_from_checkpoint latest") == 0
+    assert "holds nan" in (said := capsys.readouterr().out) and "starting anew" in said
+
+
+def test_a_run_that_starts_anew_keeps_what_an_earlier_one_made(learn, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert learn("--checkpointing_steps 2 --seed 1") == 0
+    (out / "notes.txt").write_text("mine")
+    first = {p.relative_to(out): p.read_bytes() for p in out.rglob("*") if p.is_file()}
+    for n in (1, 2):
+        assert learn("--seed 2") == 0
+        assert f"kept in {out / f'earlier-{n}'}" in capsys.readouterr().out
+    assert (out / "notes.txt").read_text() == "mine"
+    kept = {p.relative_to(out / "earlier-1"): p.read_bytes() for p in out.glob("earlier-1/**/*.*")}
+    del first[Path("notes.txt")]
+    assert kept == first and len(kept) == 6
+    assert not list(out.glob("checkpoint-*"))  # this run saved none, and those were another's
+
+
+def test_old_checkpoints_go_but_what_else_lies_there_stays(learn, tmp_path):
+    assert learn("--checkpointing_steps 2") == 0
+    (tmp_path / "out" / "checkpoint-2" / "notes.txt").write_text("mine")
+    options = "--checkpointing_steps 1 --checkpoints_total_limit 1 --max_train_steps 5"
+    assert learn(f"{options} --resume_from_checkpoint latest") == 0
+    left = {p.relative_to(tmp_path / "out").as_posix() for p in tmp_path.glob("out/check*/*")}
+    assert left == {"checkpoint-2/notes.txt", "checkpoint-5/state.pt"}
+
+
+# ------------------------------------------------------------------------- numbers that aren't
+
+
+def written(folder):
+    """Content by name, of what a later step may read."""
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.suffix in (".bin", ".pt")}
+
+
+@pytest.mark.parametrize("lr", [1e25, math.inf])
+def test_a_run_that_comes_apart_stops_and_writes_nothing(flags, tmp_path, capsys, lr):
+    args = command_line.parser().parse_args(flags("--checkpointing_steps 1 --save_steps 1"))
+    assert command_line.learn(args) == 0
+    good = written(tmp_path / "out")
+    args.max_train_steps, args.resume_from_checkpoint = 9, "latest"
+    args.learning_rate = lr
+    assert command_line.learn(args) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Try a smaller --learning_rate" in error
+    assert written(tmp_path / "out") == good  # of four steps, a checkpoint each
+
+
+def with_nan(run):
+    """A prior one of whose weights was lost."""
+    run.models.unet.conv_in.weight[0, 0, 0, 0] = torch.nan
+    return run
+
+
+def test_a_model_that_gives_no_number_stops_the_first_step(inversion):
+    run = with_nan(inversion("--max_train_steps 1"))
+    with pytest.raises(FloatingPointError, match=r"The loss is nan at step 1.*another copy"):
+        run.run()
+    assert not written(run.folder)
+
+
+def test_overflows_that_the_scaler_answers_end_no_run(inversion):
+    run = inversion("--max_train_steps 9 --checkpointing_steps 1")
+    run.scaler = torch.amp.GradScaler("cpu")
+    run.rows.register_hook(lambda grad: grad * (torch.inf if run.step < 5 else 1))
+    run.watch = Watch(0, scaled=True)
+    start = run.rows.detach().clone()
+    assert run.run() == 0
+    assert run.optimizer.state[run.rows]["step"] == 9 - 5
+    assert (run.rows != start).all() and run.rows.isfinite().all()
+
+
+def test_a_run_whose_every_step_overflows_says_so(inversion):
+    run = with_nan(inversion(f"--max_train_steps {MOST_UNDONE + 5}"))
+    run.scaler = torch.amp.GradScaler("cpu")
+    run.watch = Watch(0, scaled=True)
+    with pytest.raises(FloatingPointError, match=r"overflowed in float16.*bf16"):
+        run.run()
+    assert not written(run.folder)
+
+
+def test_means_leave_out_what_is_no_number():
+    values = [1.0, math.nan, 3.0, math.inf, 5.0, 7.0]
+    assert running_mean(values, 3) == [1, 1, 2, 3, 4, 6]
+    assert np.isnan(running_mean([math.nan], 1)).all()
+
+
+def test_out_of_memory_is_one_line(learn, monkeypatch, capsys):
+    def full(self):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB. Traceback")
+
+    monkeypatch.setattr(TextualInversion, "run", full)
+    assert learn() == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "--train_batch_size 1 with --gradient_acc" in error
+    assert "--vram" in error
 
 
 # ------------------------------------------------------------------------- inputs and flags

@@ -4,7 +4,14 @@ import random
 
 import pytest
 import torch
-from animate124.files.torch_files import check_zip, read_torch_file
+from animate124.files.torch_files import (
+    check_zip,
+    is_finite,
+    not_finite,
+    read_safetensors,
+    read_torch_file,
+)
+from safetensors.torch import save_file
 
 CONTENT = {"state_dict": {"a": torch.arange(300.0), "b": torch.ones(2, 3)}, "global_step": 7}
 
@@ -68,3 +75,54 @@ def test_something_else_is_refused_by_name(tmp_path, content):
 def test_what_is_not_there_is_an_os_error(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_torch_file(tmp_path / "a.pt")
+
+
+def test_safetensors_are_read_as_written_or_refused_by_name(tmp_path):
+    path, content = tmp_path / "a.safetensors", {"a": torch.arange(300.0).reshape(3, 100)}
+    save_file(content, path)
+    assert torch.equal(read_safetensors(path)["a"], content["a"])
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    spoilt = [whole[:-1], whole[: header // 2], b"", b"hello", bytes(99)]
+    for place in range(header):  # every flipped bit of the header that another reading comes from
+        spoilt += [
+            whole[:place] + bytes([whole[place] ^ bit]) + whole[place + 1 :] for bit in (1, 64)
+        ]
+    refused = 0
+    for data in spoilt:
+        path.write_bytes(data)
+        try:
+            read_safetensors(path)
+        except ValueError as error:
+            assert str(path) in str(error)
+            refused += 1
+    assert refused > 0.8 * len(spoilt)  # the rest are names, blanks, another shape of that size
+    with pytest.raises(FileNotFoundError):
+        read_safetensors(tmp_path / "b.safetensors")
+
+
+@pytest.mark.parametrize("read", [read_torch_file, read_safetensors])
+def test_a_git_lfs_pointer_is_called_one(tmp_path, read):
+    path = tmp_path / "a.bin"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 3819\n")
+    with pytest.raises(ValueError, match=r"a\.bin' is a Git LFS pointer.*git lfs pull"):
+        read(path)
+
+
+def test_torchs_advice_to_run_a_files_code_is_not_passed_on(tmp_path):
+    torch.save({"a": pytest.Item}, tmp_path / "a.pt")
+    with pytest.raises(ValueError, match="Python objects") as error:
+        read_torch_file(tmp_path / "a.pt")
+    assert "weights_only" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16, torch.float8_e5m2]
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf, -torch.inf])
+def test_one_value_that_is_no_number_is_seen(dtype, value):
+    tensors = {"ids": torch.arange(3), "none": torch.zeros(0), "good": torch.ones(4, 5).to(dtype)}
+    assert all(is_finite(tensor) for tensor in tensors.values())
+    bad = torch.ones(4, 5)
+    bad[3, 2] = value
+    assert not_finite({**tensors, "bad": bad.to(dtype)}) == ["bad"]

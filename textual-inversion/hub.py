@@ -28,13 +28,14 @@ def make_repository(name: str, token: str | None) -> str:
 
 
 def push(folder: Path, repository: str, token: str | None, *, model: str, word: str) -> str:
-    """Uploads a run's folder without its checkpoints and logs; the repository's address."""
+    """Uploads a run's folder without checkpoints, logs and earlier runs; the repository's
+    address."""
     card = CARD.format(model=model, repository=repository, word=word)
     (folder / "README.md").write_text(card, encoding="utf-8")
     huggingface_hub.upload_folder(
         repo_id=repository,
         folder_path=folder,
-        ignore_patterns=["checkpoint-*/*", "logs/*", ".*"],
+        ignore_patterns=["checkpoint-*/*", "earlier-*/*", "logs/*", ".*"],
         token=token,
     )
     return f"https://huggingface.co/{repository}"

@@ -3,14 +3,18 @@
 import csv
 import os
 import re
-import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
+from animate124.files.torch_files import not_finite, read_torch_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 STATE = "state.pt"  # a checkpoint-N folder without it was never finished
+PARTS = {"step", "rows", "optimizer", "scaler", "losses", "settings"}  # of a state
+RESULTS = ("learned_embeds*", "loss.csv", "loss.png", "validation")  # beside checkpoints
 
 
 def make_output_dir(folder: Path) -> None:
@@ -45,53 +49,89 @@ def checkpoints(folder: Path) -> list[Path]:
 
 
 def save_checkpoint(folder: Path, step: int, state: dict, keep: int | None) -> Path:
-    """Writes checkpoint-`step` and removes the oldest ones beyond `keep`."""
+    """Writes checkpoint-`step` and removes the oldest ones beyond `keep`, but nothing else that
+    lies in their folders."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(exist_ok=True)
     part = path / f".{STATE}.part"
     torch.save(state, part)
     os.replace(part, path / STATE)
     for old in checkpoints(folder)[: -keep if keep else 0]:
-        shutil.rmtree(old)
+        (old / STATE).unlink()
+        if not any(old.iterdir()):
+            old.rmdir()
     return path
 
 
-def find_checkpoint(folder: Path, asked: str) -> Path | None:
-    """The checkpoint that --resume_from_checkpoint means; None for `latest` where there is none.
+def put_earlier_aside(folder: Path) -> Path | None:
+    """Before a run that starts anew: an earlier one's checkpoints and results go to the folder
+    that is returned, earlier-1, earlier-2 ...; None where there are none."""
+    there = [*checkpoints(folder), *(p for pattern in RESULTS for p in folder.glob(pattern))]
+    if not there:
+        return None
+    n = 1
+    while (folder / f"earlier-{n}").exists():
+        n += 1
+    aside = folder / f"earlier-{n}"
+    aside.mkdir()
+    for path in there:
+        os.rename(path, aside / path.name)
+    return aside
+
+
+def find_checkpoint(folder: Path, asked: str) -> Path:
+    """The checkpoint that --resume_from_checkpoint names.
 
     Raises:
         FileNotFoundError: there is no such checkpoint.
     """
-    there = checkpoints(folder)
-    if asked == "latest":
-        return there[-1] if there else None
     for path in (Path(asked).expanduser(), folder / Path(asked).name):
         if (path / STATE).is_file():
             return path
     raise FileNotFoundError(
         f"--resume_from_checkpoint {asked}: no such checkpoint. In {folder}: "
-        f"{', '.join(p.name for p in there) or 'none'}. `latest` takes the newest."
+        f"{', '.join(p.name for p in checkpoints(folder)) or 'none'}. `latest` takes the newest."
     )
+
+
+def newest_checkpoint(
+    folder: Path, say: Callable[[str], None]
+) -> tuple[Path, dict] | tuple[None, None]:
+    """The newest checkpoint that can be read, and its state; of newer ones that can't it is said
+    why. None where there is none."""
+    for path in reversed(checkpoints(folder)):
+        try:
+            return path, load_checkpoint(path)
+        except ValueError as error:
+            say(f"resume: {error}")
+    return None, None
 
 
 def load_checkpoint(path: Path) -> dict:
     """
     Raises:
-        ValueError: the file is cut off or something else.
+        ValueError: the file is damaged, something else, or holds what is no number.
     """
-    try:
-        return torch.load(path / STATE, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path / STATE} can't be read: {error}. Take an older one.") from error
+    state = read_torch_file(path / STATE)
+    if not isinstance(state, dict) or not state.keys() >= PARTS:
+        raise ValueError(f"{path / STATE} is no checkpoint of this script. Take another one.")
+    moments = {f"{i} {k}": v for i, of in state["optimizer"].items() for k, v in of.items()}
+    if bad := not_finite({"rows": state["rows"], **moments}):
+        raise ValueError(f"{path / STATE} holds nan or infinity ({bad[0]}). Take an older one.")
+    return state
 
 
 def running_mean(values: list[float], window: int) -> list[float]:
-    """Means of the last `window` values, of fewer at the start."""
-    out, total = [], 0.0
-    for i, value in enumerate(values):
-        total += value - (values[i - window] if i >= window else 0)
-        out.append(total / min(i + 1, window))
-    return out
+    """Means of the last `window` values, of fewer at the start. Steps that were undone have a loss
+    that is no number, and don't count."""
+    values = np.array(values, np.float64)
+    there = np.isfinite(values)
+    sums = np.concatenate([[0], np.where(there, values, 0).cumsum()])
+    counts = np.concatenate([[0], there.cumsum()])
+    end = np.arange(1, len(values) + 1)
+    start = np.maximum(end - window, 0)
+    n = counts[end] - counts[start]
+    return np.where(n > 0, (sums[end] - sums[start]) / np.maximum(n, 1), np.nan).tolist()
 
 
 def write_loss_curve(folder: Path, losses: list[float], rates: list[float]) -> None:

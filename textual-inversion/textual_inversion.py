@@ -8,8 +8,9 @@
 `python` instead of `accelerate launch` works too. The flags are those of diffusers' example of the
 same name, plus `use_augmentations` and `compile`. Writes learned_embeds.bin and .safetensors,
 pictures of the word (validation/), the loss curve (loss.csv, loss.png) and checkpoints into
-output_dir. Exit codes: 0 done, 2 an input that can't be used, 130 stopped with Ctrl-C (143 by
-SIGTERM), 1 anything else.
+output_dir; what an earlier run left there is moved to earlier-1 ... unless this one resumes. Exit
+codes: 0 done, 2 an input that can't be used, 130 stopped with Ctrl-C (143 by SIGTERM), 1 anything
+else.
 
 This file holds the command line alone, so that --help and a wrong flag answer at once.
 """
@@ -216,23 +217,54 @@ def bring_package() -> None:
     load_extension("animate124", HERE.parent)
 
 
+def say_error(text: object) -> None:
+    print(f"error: {text}", file=sys.stderr)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Of the GPU, or of the machine; both are RuntimeErrors that only their text tells."""
+    words = ("out of memory", "can't allocate memory", "ALLOC_FAILED")
+    return isinstance(error, MemoryError) or any(word in str(error) for word in words)
+
+
+def learn(args: argparse.Namespace) -> int:
+    """A run from its flags to its files; the exit code."""
+    from training import TextualInversion
+
+    try:
+        inversion = TextualInversion(args, conflicts(args))
+    except (ValueError, OSError) as error:
+        say_error(error)
+        return 2
+    try:
+        return inversion.run()
+    except FloatingPointError as error:
+        say_error(f"{error} What was written before stays.")
+    except OSError as error:
+        say_error(error)
+    return 1
+
+
 def main(arguments: list[str] | None = None) -> int:
     args = parser().parse_args(arguments)
     if args.local_rank >= 0 and "WORLD_SIZE" in os.environ:
         os.environ.setdefault("LOCAL_RANK", str(args.local_rank))
     try:
         bring_package()
-        from training import TextualInversion
-
-        try:
-            inversion = TextualInversion(args, conflicts(args))
-        except (ValueError, OSError) as error:
-            print(f"error: {error}", file=sys.stderr)
-            return 2
-        return inversion.run()
+        return learn(args)
     except KeyboardInterrupt:
         print("\nStopped; nothing was saved since the last checkpoint.", file=sys.stderr)
         return 130
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        say_error(
+            f"out of memory ({str(error).partition('. ')[0]}). Try --train_batch_size "
+            f"{max(1, args.train_batch_size // 2)} with --gradient_accumulation_steps "
+            f"{2 * args.gradient_accumulation_steps}, or --gradient_checkpointing "
+            "(animate.py: a smaller --vram)."
+        )
+        return 1
 
 
 if __name__ == "__main__":

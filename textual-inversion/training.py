@@ -35,6 +35,9 @@ from run_folder import (
     find_checkpoint,
     load_checkpoint,
     make_output_dir,
+    newest_checkpoint,
+    put_earlier_aside,
+    running_mean,
     save_checkpoint,
     write_loss_curve,
 )
@@ -42,6 +45,7 @@ from textual_inversion import DEFAULT_STEPS, DEFAULT_WARMUP
 from tqdm import tqdm
 from transformers import CLIPTextModel
 from validation import sample_pictures, write_row
+from watch import Watch
 
 LOOK_EVERY = 2.0  # seconds between two looks at the loss; each waits for the GPU
 AGREE_EVERY = 25  # steps after which several processes agree on whether to stop
@@ -109,8 +113,10 @@ class TextualInversion:
             self.device.type, enabled=self.dtype == torch.float16 and self.device.type == "cuda"
         )
         self.step, self.losses = 0, torch.zeros(self.total, device=self.device)
+        self.resumed = resumed is not None
         if resumed:
             self.restore(resumed)
+        self.watch = Watch(self.step, self.scaler.is_enabled())
 
     # ------------------------------------------------------------------------- reading inputs
 
@@ -240,13 +246,17 @@ class TextualInversion:
     def checkpoint(self) -> dict | None:
         """The state to go on from."""
         asked = self.args.resume_from_checkpoint
-        path = asked and find_checkpoint(self.folder, asked)
-        if not path:
-            if asked:
-                self.say(f"resume: {self.folder} has no checkpoint yet; starting anew")
+        if not asked:
             return None
-        state = load_checkpoint(path)
-        self.say(f"resume: {path}, step {state['step']}")
+        if asked == "latest":
+            path, state = newest_checkpoint(self.folder, self.say)
+        else:
+            path = find_checkpoint(self.folder, asked)
+            state = load_checkpoint(path)
+        if state is None:
+            self.say(f"resume: {self.folder} has no checkpoint to go on from; starting anew")
+        else:
+            self.say(f"resume: {path}, step {state['step']}")
         return state
 
     def restore(self, state: dict) -> None:
@@ -263,8 +273,10 @@ class TextualInversion:
             )
         before = state["settings"]
         for name, value in self.settings().items():
-            if before[name] != value:
-                self.say(f"resume: {name} was {before[name]}, is now {value}")
+            if before.get(name) != value:
+                self.say(f"resume: {name} was {before.get(name)}, is now {value}")
+        if state["step"] == self.total:
+            self.say(f"resume: all {self.total} steps are done; only the results are written")
         with torch.no_grad():
             self.rows.copy_(rows)
         groups = self.optimizer.state_dict()["param_groups"]
@@ -274,7 +286,17 @@ class TextualInversion:
         self.step = state["step"]
         self.losses[: self.step] = state["losses"].to(self.device)
 
+    def look(self) -> None:
+        """Before anything is written; waits for the GPU.
+
+        Raises:
+            FloatingPointError: see Watch.look.
+        """
+        taken = float(self.optimizer.state[self.rows].get("step", 0))
+        self.watch.look(self.step, self.losses, self.rows, taken)
+
     def save(self) -> Path:
+        self.look()
         state = {
             "step": self.step,
             "rows": self.rows.detach().cpu(),
@@ -328,9 +350,17 @@ class TextualInversion:
         self.say(f"latents: {len(self.pictures)} pictures encoded once, in {seconds:.1f} s")
 
     def run(self) -> int:
-        """Trains, writes everything; the exit code: 0, or 128 + the signal that stopped it."""
+        """Trains, writes everything; the exit code: 0, or 128 + the signal that stopped it.
+
+        Raises:
+            FloatingPointError: the loss or the rows are no numbers any more, or nothing is learnt.
+                What was written before stays.
+            OSError: a file can't be written.
+        """
         args, main = self.args, self.accelerator.is_main_process
         self.prepare()
+        if main and not self.resumed and (aside := put_earlier_aside(self.folder)):
+            self.say(f"an earlier run's files are kept in {aside}")
         config = {**vars(args), "seed": self.seed}
         config = {k: v for k, v in config.items() if k != "hub_token" and v is not None}
         self.accelerator.init_trackers("textual_inversion", config=config)
@@ -340,7 +370,7 @@ class TextualInversion:
             while self.step < self.total:
                 self.train_step()
                 if self.step == first + 1 < self.total:  # it may have compiled, or picked kernels
-                    self.losses[first].item()  # waits
+                    self.look()  # waits
                     if args.compile:
                         self.say(f"compile: first step in {time.perf_counter() - start:.1f} s")
                     clock = time.perf_counter()
@@ -405,10 +435,11 @@ class TextualInversion:
 
     def report(self, bar: tqdm, since: int, clock: float) -> None:
         """Loss and speed of the steps after `since`, which began at `clock`: a bar or a line."""
+        self.look()
         losses = self.losses[since : self.step].tolist()  # waits for the GPU
         pace = (time.perf_counter() - clock) / len(losses)
         rates = [self.rate(step) for step in range(since, self.step)]
-        mean = sum(losses) / len(losses)
+        mean = running_mean(losses, len(losses))[-1]
         bar.update(len(losses))
         bar.set_postfix(loss=f"{mean:.4f}", lr=f"{rates[-1]:.1e}", refresh=False)
         if bar.disable:
@@ -448,6 +479,7 @@ class TextualInversion:
 
     def write_rows(self, stem: str) -> list[Path]:
         args = self.args
+        self.look()
         return write_learned(
             self.folder, stem, args.placeholder_token, self.rows, not args.no_safe_serialization
         )
