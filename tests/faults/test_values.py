@@ -30,6 +30,6 @@ def test_what_means_something_is_taken(rows):
 
 def test_a_dry_run_writes_nothing(desk):
     before = sorted(desk.rglob("*"))
-    assert values.dry_run("photo.png", "--prompt", values.PROMPT).code == 0
-    assert values.dry_run("photo.png", "--prompt", values.PROMPT, "result.size=x").code in (0, 1)
+    assert values.dry_run("ball.png", "--prompt", values.PROMPT).code == 0
+    assert values.dry_run("ball.png", "--prompt", values.PROMPT, "result.size=x").code in (0, 1)
     assert sorted(Path.cwd().rglob("*")) == before

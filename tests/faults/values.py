@@ -90,11 +90,11 @@ def desk() -> Iterator[Path]:
         y, x = np.mgrid[:64, :64] - 31.5
         ball = x**2 + y**2 < 20**2
         photo = np.where(ball[..., None], (130, 60, 30), 235).astype(np.uint8)
-        for file in ("photo.png", "my photo.jpg"):
+        for file in ("ball.png", "my photo.jpg"):
             Image.fromarray(photo).save(folder / file)
         alpha = np.where(ball, 255, 0).astype(np.uint8)
         Image.fromarray(np.dstack([photo, alpha])).save(folder / "rgba.png")
-        whole = (folder / "photo.png").read_bytes()
+        whole = (folder / "ball.png").read_bytes()
         (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
         (folder / "empty.png").touch()
         for file in ("notes.txt", "notes.png"):
@@ -103,12 +103,16 @@ def desk() -> Iterator[Path]:
 
 
 @functools.cache
-def animate():
-    """animate.py as a module."""
-    spec = importlib.util.spec_from_file_location("animate", CHECKOUT / "animate.py")
+def module(path: Path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def animate():
+    return module(CHECKOUT / "animate.py")
 
 
 def dry_run(*words: str) -> Answer:
@@ -130,7 +134,7 @@ def dry_run(*words: str) -> Answer:
 
 def table(words: list[str]) -> Path:
     """A table of one scene with these cells, key=value."""
-    cells = {"image": "photo.png", "prompt": PROMPT}
+    cells = {"image": "ball.png", "prompt": PROMPT}
     cells |= {key: value for key, _, value in (word.partition("=") for word in words)}
     with Path("scenes.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([cells.keys(), cells.values()])
@@ -145,15 +149,20 @@ def answer(row: Row) -> Answer:
         return dry_run(*row.words, "--prompt", PROMPT)
     if "--batch" in row.words:
         return dry_run(*row.words)
-    return dry_run("photo.png", "--prompt", PROMPT, *row.words)
+    return dry_run("ball.png", "--prompt", PROMPT, *row.words)
 
 
-def main(groups: list[str]) -> int:
-    """Prints what goes wrong, and the totals."""
+def bring_package() -> None:
+    """This checkout as `animate124`, on the bundled host."""
     sys.path.insert(0, str(CHECKOUT / "host"))
     from threestudio.extensions import load_extension
 
     load_extension("animate124", CHECKOUT)
+
+
+def main(groups: list[str]) -> int:
+    """Prints what goes wrong, and the totals."""
+    bring_package()
     counts: Counter[str] = Counter()
     with desk():
         for name in ("nonsense.txt", "sensible.txt"):
