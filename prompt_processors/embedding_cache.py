@@ -3,13 +3,14 @@
 A file's name is a hash of everything that shapes the embedding: the model's tokenizer and text
 encoder (the hub's commit, or the contents of a local folder), the prompt, and the learned tokens
 with their values. Two models or two tokens never share an entry. Files appear in one piece (written
-aside and renamed), and one that can't be read is made again.
+aside and renamed) and hold a checksum; one that isn't what was written is made again, and where
+nothing can be written, nothing is kept.
 """
 
 import hashlib
 import os
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import threestudio
@@ -21,10 +22,10 @@ from threestudio.utils.misc import barrier, cleanup, get_rank
 from torch import Tensor
 
 from ..guidance.models import fingerprint
-from .text_encoder import LearnedTokens, TextEncoder
+from .text_encoder import LearnedTokens, TextEncoder, token_pattern
 
 FOLDER = Path(".threestudio_cache/text_embeddings")  # where threestudio keeps its own
-FORMAT = "1"  # of the entries and of how a prompt is encoded; a new number leaves old files unread
+FORMAT = "2"  # of the entries and of how a prompt is encoded; a new number leaves old files unread
 
 Entry = tuple[Tensor, str]  # embedding [L D], and the part of the prompt that was cut off
 
@@ -41,23 +42,51 @@ def entry_key(source: str, prompt: str, learned: LearnedTokens) -> str:
     return digest.hexdigest()
 
 
+def checksum(entry: Entry) -> str:
+    embedding, cut = entry
+    content = f"{embedding.dtype} {tuple(embedding.shape)} {cut}".encode()
+    return hashlib.sha256(content + embedding.contiguous().numpy().tobytes()).hexdigest()
+
+
 def read_entry(path: Path) -> Entry | None:
-    """None where there is no entry, or, with a warning, where it can't be read."""
-    if not path.is_file():
-        return None
+    """None where there is no entry, or, with a warning, where it isn't what was written."""
     try:
+        if not path.is_file():
+            return None
         with safe_open(path, framework="pt") as file:
-            return file.get_tensor("embedding"), file.metadata()["cut"]
-    except (SafetensorError, OSError, KeyError, TypeError) as error:
-        threestudio.warn(f"The text embedding {path} can't be read ({error}); making it again.")
-        return None
+            held = file.metadata()
+            entry = file.get_tensor("embedding"), held["cut"]
+        if held["sha256"] == checksum(entry):
+            return entry
+        problem = "its checksum is another: it is damaged"
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        problem = error
+    threestudio.warn(f"The text embedding {path} can't be read ({problem}); making it again.")
+    return None
 
 
 def write_entry(path: Path, entry: Entry, prompt: str) -> None:
+    """
+    Raises:
+        OSError, SafetensorError: there can't be written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     aside = path.with_suffix(f".{os.getpid()}.tmp")
-    save_file({"embedding": entry[0].contiguous()}, aside, {"cut": entry[1], "prompt": prompt})
+    held = {"cut": entry[1], "prompt": prompt, "sha256": checksum(entry)}
+    save_file({"embedding": entry[0].contiguous()}, aside, held)
     os.replace(aside, path)
+
+
+def write_entries(made: Mapping[str, tuple[Path, Entry]]) -> None:
+    """By prompt. A cache that can't be written to (full, read-only, another's) is one warning."""
+    try:
+        for prompt, (path, entry) in made.items():
+            write_entry(path, entry, prompt)
+    except (OSError, SafetensorError) as error:
+        threestudio.warn(
+            f"Text embeddings can't be kept in {FOLDER.absolute()} ({error}), so each run encodes "
+            "its prompts anew; use_cache=false says that this is fine."
+        )
 
 
 def make_entries(
@@ -80,11 +109,20 @@ def make_entries(
         encoder = TextEncoder(model, learned, device)
         for prompt in missing:
             entries[prompt] = encoder.encode(prompt)
-            if use_cache:
-                write_entry(paths[prompt], entries[prompt], prompt)
         del encoder
         cleanup()
+        if use_cache:
+            write_entries({prompt: (paths[prompt], entries[prompt]) for prompt in missing})
     return entries
+
+
+def used_tokens(prompts: Sequence[str], learned: LearnedTokens) -> LearnedTokens:
+    """The tokens that a prompt has; others needn't fit the model, and don't shape an embedding."""
+    if not learned:
+        return {}
+    pattern = token_pattern(list(learned))
+    found = {token for prompt in prompts for token in pattern.findall(prompt)}
+    return {token: vectors for token, vectors in learned.items() if token in found}
 
 
 def text_embeddings(
@@ -100,10 +138,11 @@ def text_embeddings(
     Among several processes rank zero goes first and fills the cache, the others read it. A process
     that doesn't find an entry (another machine, no cache) makes its own.
     """
+    learned = used_tokens(prompts, learned or {})
     if get_rank() != 0:
         barrier()
     try:
-        entries = make_entries(model, prompts, learned or {}, device, use_cache)
+        entries = make_entries(model, prompts, learned, device, use_cache)
     finally:
         if get_rank() == 0:
             barrier()

@@ -376,6 +376,15 @@ def test_a_changed_prompt_is_encoded_a_cached_one_is_not(prompts, monkeypatch):
         prompts(pretrained_model_name_or_path="another")
 
 
+def test_a_damaged_cached_prompt_is_encoded_again(prompts, tmp_path):
+    expected = prompts().text_embeddings
+    for path in tmp_path.rglob("*.pt"):
+        whole = path.read_bytes()
+        place = whole.index(torch.load(path, weights_only=True).numpy().tobytes())
+        path.write_bytes(whole[:place] + b"\1" + whole[place + 1 :])
+    assert torch.equal(prompts().text_embeddings, expected)
+
+
 def test_library_prompts_are_looked_up(prompts, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"prompt_library\.json"):
         prompts(prompt="lib:panda_dancing")

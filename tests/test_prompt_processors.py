@@ -240,13 +240,30 @@ def test_keys_differ_where_anything_does():
     assert keys[4] == entry_key("model", "a b", {"<token>": token.clone()})
 
 
-@pytest.mark.parametrize("spoil", [b"", b"rubbish", None])
-def test_a_corrupt_entry_is_made_again(random_priors, warnings, encodings, spoil):
+def flipped(whole, place):
+    return whole[:place] + bytes([whole[place] ^ 4]) + whole[place + 1 :]
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: b"",
+        lambda whole: b"rubbish",
+        lambda whole: whole[:-50],
+        lambda whole: flipped(whole, len(whole) - 77),  # of a number
+        lambda whole: flipped(whole, whole.index(b'"sha256":"') + 12),
+        lambda whole: whole.replace(b'"sha256"', b'"sha255"'),
+        lambda whole: whole.replace(b"[77,32]", b"[32,77]"),
+        lambda whole: b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+    ],
+)
+def test_a_damaged_entry_is_made_again(random_priors, warnings, encodings, spoil):
     model = str(random_priors / "sd")
     first = text_embeddings(model, [PROMPT])
     (path,) = entries()
-    whole = path.read_bytes()
-    path.write_bytes(whole[:-50] if spoil is None else spoil)
+    spoilt = spoil(path.read_bytes())
+    path.unlink()
+    path.write_bytes(spoilt)
     assert torch.equal(text_embeddings(model, [PROMPT]), first)
     assert len(warnings) == 1 and str(path.name) in warnings[0] and "making it again" in warnings[0]
     assert len(encodings) == 2
@@ -265,6 +282,26 @@ def test_entries_appear_in_one_piece(random_priors, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         text_embeddings(str(random_priors / "sd"), [PROMPT])
     assert not [p for p in entries() if p.suffix == ".safetensors"]
+
+
+@pytest.mark.parametrize("fails", ["folder", "file", "rename"])
+def test_a_cache_that_cannot_be_written_to_is_one_warning(
+    random_priors, workplace, monkeypatch, warnings, fails
+):
+    model, asked = str(random_priors / "sd"), [PROMPT, "a fox"]
+    expected = text_embeddings(model, asked, use_cache=False)
+    if fails == "folder":  # as root may write anywhere, a file stands where the folder would be
+        (workplace / ".threestudio_cache").write_text("")
+    elif fails == "file":
+        monkeypatch.setattr(embedding_cache, "save_file", full_disk)
+    else:
+        monkeypatch.setattr(embedding_cache.os, "replace", full_disk)
+    assert torch.equal(text_embeddings(model, asked), expected)
+    assert len(warnings) == 1 and "can't be kept in" in warnings[0]
+
+
+def full_disk(*args, **kwargs):
+    raise OSError(28, "No space left on device")
 
 
 @pytest.mark.parametrize("rank", [0, 1])
@@ -404,13 +441,22 @@ def test_the_cut_names_learned_tokens(process, words, workplace, warnings):
     [
         ("a <token>", None, r"has <token>, but no learned_embeds_path"),
         ("a panda", {"<token>": torch.zeros(32)}, r"would do nothing.*<token>.*=null"),
-        ("a <token>", {"x": torch.zeros(768)}, r"'x' has 768 dimensions.*takes 32.*768: Stable"),
+        (
+            "a <token>",
+            {"x": torch.zeros(768)},
+            r"'<token>' has 768 dimensions.*takes 32.*768: Stable",
+        ),
         ("a <token>", {"x": torch.zeros(2, 16)}, r"has 16 dimensions"),
         ("a <token>", {"x": torch.zeros(1, 2, 32)}, r"holds \['x'\]; \{token: tensor"),
         ("a <token>", {"x": "y"}, r"holds \['x'\]"),
         ("a <token>", {}, r"holds \[\]"),
         ("a <token>", [torch.zeros(32)], r"holds list"),
-        ("a <token>", Path, r"can't be read as learned embeddings"),
+        ("a <token>", Path, r"learned_embeds\.bin' cannot be read.*holds Python objects"),
+        ("a <token>", {"x": torch.full([32], torch.nan)}, r"vectors of x hold nan.*smaller --l"),
+        ("a <token>", {"x": torch.tensor([1.0, torch.inf])}, r"vectors of x hold nan"),
+        ("a <token>", {"x": torch.zeros(0, 32)}, r"holds \['x'\]"),
+        ("a <token>", {"x": torch.arange(32)}, r"holds \['x'\]"),
+        ("a <token>", {"string_to_param": {}}, r"holds \['string_to_param'\]"),
     ],
 )
 def test_bad_tokens_are_named(process, workplace, prompt, content, message):
@@ -426,8 +472,67 @@ def test_missing_files_are_named(process, workplace):
     with pytest.raises(FileNotFoundError, match=r"is a folder.*learned_embeds\.bin"):
         read_learned_tokens(workplace)
     (workplace / "broken.safetensors").write_bytes(b"broken")
-    with pytest.raises(ValueError, match=r"broken\.safetensors can't be read"):
+    with pytest.raises(ValueError, match=r"broken\.safetensors' cannot be read"):
         read_learned_tokens(workplace / "broken.safetensors")
+
+
+CASES = {
+    "nan_embeds.bin": r"nan_embeds\.bin: the vectors of <panda> hold nan",
+    "lfs_pointer.bin": r"lfs_pointer\.bin' is a Git LFS pointer.*git lfs pull",
+}
+
+
+def test_embeddings_that_mean_nothing_are_refused(process, workplace):
+    write_token(workplace / "nan_embeds.bin", {"<panda>": torch.full([32], torch.nan)})
+    (workplace / "lfs_pointer.bin").write_text("version https://git-lfs.github.com/spec/v1\noid\n")
+    for name, message in CASES.items():
+        with pytest.raises(ValueError, match=message):
+            process(
+                "textual-inversion-prompt-processor", prompt="a <token>", learned_embeds_path=name
+            )
+
+
+def test_automatic1111s_files_are_read_alike(process, by_hand, words, workplace):
+    """Its .pt has the vectors below string_to_param, its .safetensors as emb_params."""
+    vectors = words("fox dog")
+    content = {"string_to_token": {"*": 265}, "string_to_param": {"*": vectors}, "name": "foxy"}
+    pickled = write_token(workplace / "a1111.pt", {**content, "step": 1})
+    safe = write_token(workplace / "a1111.safetensors", {"emb_params": vectors})
+    for path, name in ((pickled, "foxy"), (safe, "emb_params")):
+        assert list(read_learned_tokens(path)) == [name]
+        for prompt in ("a <token>", f"a {name}"):
+            output = process(
+                "textual-inversion-prompt-processor", prompt=prompt, learned_embeds_path=path
+            )
+            expected = by_hand("a fox dog")
+            torch.testing.assert_close(output.text_embeddings[0], expected, atol=1e-5, rtol=0)
+    del content["name"]
+    assert list(read_learned_tokens(write_token(workplace / "b.pt", content))) == ["*"]
+
+
+def test_of_sdxls_two_halves_the_one_for_clip_counts(process, by_hand, words, workplace):
+    path = write_token(
+        workplace / "sdxl.safetensors", {"clip_l": words("fox"), "clip_g": torch.randn(1, 1280)}
+    )
+    output = process(
+        "textual-inversion-prompt-processor", prompt="a <token>", learned_embeds_path=path
+    )
+    torch.testing.assert_close(output.text_embeddings[0], by_hand("a fox"), atol=1e-5, rtol=0)
+
+
+def test_a_token_that_no_prompt_uses_need_not_fit(process, by_hand, words, workplace, encodings):
+    kind = "textual-inversion-prompt-processor"
+    content = {"<one>": words("fox")[0], "<two>": torch.zeros(768)}
+    path = write_token(workplace / "e.bin", content)
+    output = process(kind, prompt="a <one>", learned_embeds_path=path)
+    torch.testing.assert_close(output.text_embeddings[0], by_hand("a fox"), atol=1e-5, rtol=0)
+    done = len(encodings)
+    write_token(workplace / "e.bin", {**content, "<two>": torch.ones(9)})
+    process(kind, prompt="a <one>", learned_embeds_path=path)
+    assert len(encodings) == done  # from the cache: nothing that counts is another
+    for other in ({"prompt": "a <two>"}, {"prompt": "a <one>", "negative_prompt": "a <two>"}):
+        with pytest.raises(ValueError, match="'<two>' has 9 dimensions"):
+            process(kind, learned_embeds_path=path, **other)
 
 
 @pytest.mark.skipif(not SUBJECTS.is_dir(), reason=f"{SUBJECTS} is not here")
@@ -436,7 +541,7 @@ def test_tokens_of_the_public_example(process):
         tokens = read_learned_tokens(subject / "learned_embeds.bin")
         (name, vectors), *_ = tokens.items()
         assert name == f"_{subject.name.replace('-', '_')}_" and vectors.shape == (1, 768)
-        with pytest.raises(ValueError, match=f"'{name}' has 768 dimensions"):
+        with pytest.raises(ValueError, match="'<token>' has 768 dimensions"):
             process(
                 "textual-inversion-prompt-processor",
                 prompt="a <token> is dancing",

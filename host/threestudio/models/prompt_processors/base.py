@@ -6,6 +6,7 @@ Azimuth and elevation in degrees. Embeddings come out with the conditional half 
 import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import torch
 import torch.multiprocessing as mp
 from jaxtyping import Bool, Float, Integer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
-from threestudio.log import debug, info
+from threestudio.log import debug, info, warn
 from threestudio.utils.base import BaseObject
 from threestudio.utils.misc import barrier, cleanup
 from threestudio.utils.ops import shifted_expotional_decay
@@ -242,7 +243,7 @@ class PromptProcessor(BaseObject):
         prompts = [self.prompt, self.negative_prompt, *self.prompts_vd, *self.negative_prompts_vd]
         prompts = list(dict.fromkeys(prompts))
         if self.cfg.use_cache:
-            prompts = [p for p in prompts if not os.path.exists(self._cache_path(p))]
+            prompts = [p for p in prompts if self._read_cached(p) is None]
         if not prompts:
             return
         arguments = (self.cfg.pretrained_model_name_or_path, prompts, self._cache_dir)
@@ -268,14 +269,29 @@ class PromptProcessor(BaseObject):
             [self.load_from_cache(p) for p in self.negative_prompts_vd]
         )
 
-    def load_from_cache(self, prompt: str) -> Float[Tensor, "N Nf"]:
+    def _read_cached(self, prompt: str) -> Tensor | None:
+        """None where there is no embedding, or, with a warning, where the file is damaged."""
         path = self._cache_path(prompt)
         if not os.path.exists(path):
+            return None
+        try:
+            if zipfile.is_zipfile(path):
+                with zipfile.ZipFile(path) as archive:
+                    if archive.testzip():  # asks the checksums, which torch.load doesn't
+                        raise zipfile.BadZipFile(path)
+            return torch.load(path, map_location=self.device, weights_only=True)
+        except Exception:  # damaged files make zipfile and torch raise errors of many classes
+            warn(f"The text embedding {path} isn't what was written; it is made again.")
+        return None
+
+    def load_from_cache(self, prompt: str) -> Float[Tensor, "N Nf"]:
+        embedding = self._read_cached(prompt)
+        if embedding is None:
             raise FileNotFoundError(
-                f"The embedding {path} of the prompt {prompt!r} "
+                f"The embedding {self._cache_path(prompt)} of the prompt {prompt!r} "
                 f"for {self.cfg.pretrained_model_name_or_path} was not written."
             )
-        return torch.load(path, map_location=self.device, weights_only=True)
+        return embedding
 
     def __call__(self) -> PromptProcessorOutput:
         return PromptProcessorOutput(
