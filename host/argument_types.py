@@ -7,7 +7,9 @@ of all our commands before any library is loaded, and imports none.
 
 import argparse
 import math
+import os
 from collections.abc import Callable
+from pathlib import Path
 
 
 def whole_number(
@@ -59,6 +61,14 @@ def text_with_content(text: str) -> str:
     if not text.strip():
         raise argparse.ArgumentTypeError("it is empty")
     return text
+
+
+def path(text: str) -> Path:
+    """A path, as a shell would read it: `~` is the home folder also in quotes or after a `=`."""
+    found = os.path.expanduser(text_with_content(text))
+    if found.startswith("~"):
+        raise argparse.ArgumentTypeError(f"nobody's home folder is {Path(text).parts[0]}")
+    return Path(found)
 
 
 positive_int = whole_number(1)

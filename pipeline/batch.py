@@ -3,19 +3,20 @@
 A scene is a run of animate.py by itself. One that fails doesn't stop the others.
 """
 
-import csv
 import os
 import queue
 import shlex
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import process
-from .overrides import OVERRIDE, by_step
+from threestudio.launch import INPUT_ERRORS
+
+from . import process, table
+from .overrides import OVERRIDE, by_step, option, yes_or_no
 from .plan import ROOT, interpreter
 from .process import STOPPED, Interrupt, Outcome
 from .scene import Scene
@@ -34,24 +35,19 @@ class Entry:
     log: Path
 
 
-def read_table(path: Path, common: Sequence[str], out: Path) -> list[Entry]:
+def read_table(
+    path: Path, common: Sequence[str], out: Path, check: Callable[[list[str]], Any]
+) -> list[Entry]:
     """The scenes of a CSV file: a row each; columns image, prompt, options and step.key.
 
     common: words of the command line that hold for all; a row's own ones win. An image is looked
     for beside the table if it isn't found from here.
+    check: is called with the words of each scene, and raises what speaks against it.
 
     Raises:
-        ValueError: a column that means nothing, a row without image or prompt, two equal scenes.
+        ValueError: a column that means nothing, or all rows that can't be run, and why.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no table {path}; --batch takes a CSV file.")
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
-        rows = list(reader)
-        columns = [(name or "").strip() for name in reader.fieldnames or ()]
-    for needed in ("image", "prompt"):
-        if needed not in columns:
-            raise ValueError(f"{path} has the columns {', '.join(columns)}; {needed} is missing.")
+    columns, rows = table.read(path, ["image", "prompt"])
     for name in columns:
         if OVERRIDE.fullmatch(f"{name}="):
             by_step([f"{name}="])
@@ -60,39 +56,49 @@ def read_table(path: Path, common: Sequence[str], out: Path) -> list[Entry]:
                 f"{path}: nothing reads the column {name!r}. Columns are image, prompt, "
                 f"{', '.join(COLUMNS)}, and overrides such as stage2.trainer.max_steps."
             )
-    entries: dict[str, Entry] = {}
-    for number, row in enumerate(rows, 1):
-        if None in row or None in row.values():
-            raise ValueError(f"{path}, scene {number}: has not as many cells as the head. Quotes?")
-        cells = {key.strip(): value.strip() for key, value in row.items() if value.strip()}
-        entry = read_row(cells, common, path, out, number)
-        if entry.label in entries:
-            raise ValueError(f"{path}: two scenes would go to {out / entry.label}.")
-        entries[entry.label] = entry
-    if not entries:
+    if not rows:
         raise ValueError(f"{path} has no scenes.")
+    entries: dict[str, Entry] = {}
+    first: dict[str, int] = {}
+    wrong: list[str] = []
+    for row in rows:
+        try:
+            entry = read_row(row.cells, common, path, out)
+            if first.setdefault(entry.label, row.number) != row.number:
+                before = first[entry.label]
+                raise ValueError(f"goes to {out / entry.label}, as the scene of row {before} does.")
+            check(entry.words)
+            entries[entry.label] = entry
+        except INPUT_ERRORS as error:
+            text = error.args[0] if isinstance(error, KeyError) else error
+            wrong.append(f"row {row.number}: {text}")
+    if wrong:
+        said = f"{len(wrong)} of {len(rows)} scenes can't be run, so none was begun:"
+        raise ValueError("\n  ".join([f"{path}: {said}", *wrong]))
     return list(entries.values())
 
 
-def read_row(
-    cells: Mapping[str, str], common: Sequence[str], table: Path, out: Path, number: int
-) -> Entry:
+def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Path) -> Entry:
     for needed in ("image", "prompt"):
         if needed not in cells:
-            raise ValueError(f"{table}, scene {number}: has no {needed}.")
-    image = Path(cells["image"]).expanduser()
-    beside = table.parent / image
+            raise ValueError(f"has no {needed}.")
+    image = Path(os.path.expanduser(cells["image"]))
+    beside = csv.parent / image
     if not image.exists() and beside.exists():
         image = beside
-    words = [str(image.absolute()), "--prompt", cells["prompt"], *common]
+    words = [str(image.absolute()), *option("--prompt", cells["prompt"]), *common]
     for key, value in cells.items():
-        option = key.replace("_", "-")
+        name = key.replace("_", "-")
         if "." in key:
             words.append(f"{key}={value}")
-        elif option == "fast":
-            words += ["--fast"] if value.lower() in ("1", "true", "yes") else []
-        elif option in COLUMNS:
-            words += [f"--{option}", value]
+        elif name == "fast":
+            words = [word for word in words if word != "--fast"]  # of the command line
+            try:
+                words += ["--fast"] if yes_or_no(value) else []
+            except ValueError as error:
+                raise ValueError(f"{key}: {error}; yes or no would do.") from None
+        elif name in COLUMNS:
+            words += option(f"--{name}", value)
     label = Scene(image, cells["prompt"]).name
     return Entry(label, words, out / "batch" / f"{label}.log")
 

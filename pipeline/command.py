@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import shlex
 import signal
 import sys
@@ -10,8 +11,8 @@ from pathlib import Path
 
 from . import batch
 from .manifest import Manifest
-from .overrides import by_step, is_override
-from .plan import interpreter, make_plan
+from .overrides import by_step, is_override, option, read_words
+from .plan import interpreter, make_plan, script_parser
 from .presets import STEPS
 from .process import Interrupt
 from .run import StepFailed, describe, run_scene
@@ -29,13 +30,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 
 
 def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    for option in ("slurm_partition", "slurm_time"):
-        if getattr(args, option) is not None or args.launcher != "local":
+    for name in ("slurm_partition", "slurm_time"):
+        if getattr(args, name) is not None or args.launcher != "local":
             raise ValueError("--launcher submitit and --slurm-... go with --batch.")
-    for option, name in {"--from": args.start, "--until": args.until}.items():
-        check_step(option, name)
-    if args.start is not None and STEPS.index(args.start) > STEPS.index(args.until):
-        raise ValueError(f"--from {args.start} is after --until {args.until}.")
     scene = scene_of(args)
     if args.dry_run:
         manifest = Manifest(scene.folder)
@@ -59,8 +56,13 @@ def scene_of(args: argparse.Namespace) -> Scene:
     """The scene of the command line.
 
     Raises:
-        ValueError: no image or several, no prompt, a bad override; FileNotFoundError: no image.
+        ValueError: no image or several, no prompt, a bad step or override; FileNotFoundError: no
+            image.
     """
+    check_step("--from", args.start)
+    check_step("--until", args.until)
+    if args.start is not None and STEPS.index(args.start) > STEPS.index(args.until):
+        raise ValueError(f"--from {args.start} is after --until {args.until}.")
     images = [word for word in args.words if not is_override(word)]
     if len(images) != 1:
         what = f"these were given: {', '.join(images)}" if images else "none was given"
@@ -68,15 +70,16 @@ def scene_of(args: argparse.Namespace) -> Scene:
             f"One image is needed, {what}. For many there is --batch; overrides look like "
             "stage2.trainer.max_steps=500."
         )
-    image = Path(images[0]).expanduser()
+    image = Path(os.path.expanduser(images[0]))
     if not image.is_file():
-        raise FileNotFoundError(f"There is no image {image}. Pass the path of a photo.")
+        what = " (it is a folder)" if image.is_dir() else ""
+        raise FileNotFoundError(f"There is no image {image}{what}. Pass the path of a photo.")
     if not (args.prompt or "").strip():
         raise ValueError('--prompt is needed, such as --prompt "a panda is dancing".')
     return Scene(
         image=image,
         prompt=args.prompt.strip(),
-        out=args.out.expanduser(),
+        out=args.out,
         subject=args.subject,
         static_prompt=args.static_prompt,
         refine_prompt=args.refine_prompt,
@@ -105,7 +108,13 @@ def run_table(args: argparse.Namespace) -> int:
     images = [word for word in args.words if not is_override(word)]
     if images or args.prompt:
         raise ValueError("With --batch the images and prompts are those of the table.")
-    entries = batch.read_table(args.batch, common_words(args), args.out)
+    parser = script_parser("animate.py")
+
+    def check(words: Sequence[str]) -> None:
+        row = read_words(parser, words)
+        make_plan(scene_of(row), row.until, check=True)
+
+    entries = batch.read_table(args.batch, common_words(args), args.out, check)
     if args.dry_run:
         for entry in entries:
             print(batch.shown_command(entry))
@@ -126,9 +135,9 @@ def run_table(args: argparse.Namespace) -> int:
 def common_words(args: argparse.Namespace) -> list[str]:
     """Options of a table's command line that hold for each scene."""
     words = ["--preset", args.preset, "--out", str(args.out.absolute())]
-    for option in ("subject", "static_prompt", "refine_prompt", "vram"):
-        if getattr(args, option) is not None:
-            words += [f"--{option.replace('_', '-')}", str(getattr(args, option))]
+    for name in ("subject", "static_prompt", "refine_prompt", "vram"):
+        if getattr(args, name) is not None:
+            words += option(f"--{name.replace('_', '-')}", str(getattr(args, name)))
     words += ["--fast"] if args.fast else []
     words += ["--from", args.start] if args.start is not None else []
     words += ["--until", args.until] if args.until != "result" else []

@@ -9,9 +9,9 @@ import functools
 import io
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import threestudio
 from omegaconf import DictConfig, OmegaConf
@@ -21,6 +21,7 @@ from threestudio.utils.config import parse_overrides, parse_structured
 
 from ..data.config import parse_data_config
 from ..system.animate124 import check_weights
+from .places import as_meant
 from .presets import STAGES, STEPS
 
 OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
@@ -32,6 +33,15 @@ PLANNED = {
     "system.prompt_processor.prompt": "--prompt and --static-prompt",
     "system.prompt_processor_cn.prompt": "--refine-prompt",
     "system.prompt_processor_cn.learned_embeds_path": "--from token",
+}
+PLANNED_FLAGS = {  # likewise, of the other steps' scripts
+    "token": {
+        "train_data_dir": "IMAGE",
+        "output_dir": "--out",
+        "placeholder_token": "--refine-prompt",
+        "resume_from_checkpoint": "--from token",
+    },
+    "result": {"config": "--from", "checkpoint": "--from", "out": "--out"},
 }
 SECTIONS = ("geometry", "material", "background", "renderer", "exporter")
 PRIORS = ("guidance", "guidance_3d", "guidance_cn", "prompt_processor", "prompt_processor_cn")
@@ -48,6 +58,7 @@ def by_step(words: Iterable[str]) -> dict[str, dict[str, str]]:
 
     Raises:
         ValueError: a step that isn't one, or a key that the plan sets itself.
+        FileNotFoundError: a model's folder or a file that isn't there.
     """
     found: dict[str, dict[str, str]] = {}
     for word in words:
@@ -56,9 +67,10 @@ def by_step(words: Iterable[str]) -> dict[str, dict[str, str]]:
             near = difflib.get_close_matches(step, STEPS, n=1)
             hint = f" Did you mean {near[0]}.{key}?" if near else ""
             raise ValueError(f"{word}: no step is called {step!r}; {', '.join(STEPS)} are.{hint}")
-        if step in STAGES and key in PLANNED:
-            raise ValueError(f"{word}: animate.py sets {key} itself; {PLANNED[key]} is for that.")
-        found.setdefault(step, {})[key] = value
+        planned = PLANNED if step in STAGES else PLANNED_FLAGS.get(step, {})
+        if key in planned:
+            raise ValueError(f"{word}: animate.py sets {key} itself; {planned[key]} is for that.")
+        found.setdefault(step, {})[key] = as_meant(word, key, value)
     return found
 
 
@@ -80,11 +92,18 @@ def _as_written(path: Path) -> DictConfig:
 
 
 def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
-    """A stage's config with overrides `key=value`, everything that refers to others resolved."""
+    """A stage's config with overrides `key=value`, everything that refers to others resolved.
+
+    Raises:
+        ValueError: a value that can't be read, or a key within what is no section.
+    """
     cfg = copy.deepcopy(_as_written(path))
-    for key, value in parse_overrides(list(overrides)):
-        OmegaConf.update(cfg, key, value, merge=True)
-    return OmegaConf.to_container(cfg, resolve=True)
+    try:
+        for key, value in parse_overrides(list(overrides)):
+            OmegaConf.update(cfg, key, value, merge=True)
+        return OmegaConf.to_container(cfg, resolve=True)
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def check_stage(step: str, config: Mapping[str, Any]) -> None:
@@ -105,27 +124,77 @@ def check_stage(step: str, config: Mapping[str, Any]) -> None:
         raise ValueError(f"{step}: {text}") from error
 
 
-def flags(options: Mapping[str, Any]) -> list[str]:
-    """{"size": 64, "quick": "true", "slow": "false"} -> ["--size", "64", "--quick"]."""
-    words: list[str] = []
-    for key, value in options.items():
-        if str(value).lower() == "true":
-            words.append(f"--{key}")
-        elif str(value).lower() != "false":
-            words += [f"--{key}", str(value)]
-    return words
+# ------------------------------------------------------------------------- flags of scripts
+
+# words for either, as spreadsheets of several languages write them
+YES = {"true", "yes", "y", "on", "1", "x", "✓", "ja", "j", "oui", "si", "sí", "sim"}
+YES |= {"wahr", "vrai", "verdadero", "verdadeiro", "vero", "waar"}
+NO = {"false", "no", "n", "off", "0", "-", "nein", "non", "nee", "não"}
+NO |= {"falsch", "faux", "falso", "onwaar"}
 
 
-def check_flags(step: str, options: Mapping[str, Any], parser: argparse.ArgumentParser) -> None:
-    """A ValueError for an option that the step's script doesn't have."""
-    known = [
-        name.removeprefix("--")
+def yes_or_no(text: str) -> bool:
+    """What a spreadsheet or a person writes for either; a ValueError for anything else."""
+    word = text.strip().lower()
+    if word not in YES | NO:
+        raise ValueError(f"{text!r} is neither yes nor no")
+    return word in YES
+
+
+def option(name: str, value: str) -> list[str]:
+    """An option's words; a value with a dash in front would be taken for the next option."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def flags(
+    step: str, options: Mapping[str, Any], parser: argparse.ArgumentParser, *positional: str
+) -> list[str]:
+    """The words of a step's script, which its own parser has seen:
+    {"size": 64, "quick": "true", "slow": "false"} -> ["--size", "64", "--quick"].
+
+    Raises:
+        ValueError: an option that the script doesn't have, or a value that it refuses.
+    """
+    known = {
+        name.removeprefix("--"): action
         for action in parser._actions
         for name in action.option_strings
-        if name.startswith("--")
-    ]
-    for key in options:
+        if name.startswith("--") and action.dest != "help"
+    }
+    words = list(positional)
+    for key, value in options.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             hint = f"close ones: {', '.join(near)}" if near else f"it has {', '.join(known)}"
             raise ValueError(f"{step}: nothing reads {step}.{key} ({hint}).")
+        if known[key].nargs != 0:
+            words += option(f"--{key}", str(value))
+            continue
+        try:
+            words += [f"--{key}"] if yes_or_no(str(value)) else []
+        except ValueError as error:
+            raise ValueError(f"{step}.{key}={value}: {error}; true or false would do.") from None
+    read_words(parser, words, lambda name: given(step, name.removeprefix("--"), options))
+    return words
+
+
+def given(step: str, key: str, options: Mapping[str, Any]) -> str:
+    return f"{step}.{key}={options[key]}" if key in options else f"{step}.{key}"
+
+
+def read_words(
+    parser: argparse.ArgumentParser, words: Sequence[str], named: Callable[[str], str] = str
+) -> argparse.Namespace:
+    """Words as a parser reads them; what would end its script is a ValueError.
+
+    named: what the message calls an option.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise ValueError(message)
+
+    parser.exit_on_error, parser.error = False, refuse
+    try:
+        return parser.parse_intermixed_args(words)
+    except argparse.ArgumentError as error:
+        raise ValueError(f"{named(error.argument_name or '')}: {error.message}") from None

@@ -4,9 +4,9 @@ Every step is a command that works by itself, from the checkout's folder. `make_
 nothing but the scene, the configs and a caption, so that --dry-run prints what a run would do.
 """
 
+import argparse
 import functools
 import importlib.util
-import os
 import shlex
 import shutil
 import sys
@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from . import result
 from .manifest import file_hash, model_hash, settings_hash
-from .overrides import check_flags, check_stage, flags, stage_config, written
+from .overrides import check_stage, flags, stage_config, written
+from .places import MODELS, ROOT, check_model, check_writable, located, models_of, shown
 from .presets import (
     FAST,
     STAGES,
@@ -31,11 +33,9 @@ from .presets import (
 from .scene import Scene
 from .wording import TOKEN, Subject, refined
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout, where the steps' commands run
 PREPROCESS_SCRIPT = "image_preprocess.py"
 TOKEN_SCRIPT = "textual-inversion/textual_inversion.py"
 RESULT_SCRIPT = "pipeline/result.py"
-MODELS = ("pretrained_model_name_or_path", "controlnet_name_or_path")
 LATER = Subject("SUBJECT", "a SUBJECT")  # stands in a plan until the caption is there
 
 
@@ -103,19 +103,15 @@ def interpreter(folder: Path = ROOT) -> str:
     return shown(Path(sys.executable)) if folder == ROOT else sys.executable
 
 
-def shown(path: Path) -> str:
-    """A path for commands that run in the checkout's folder: relative if it lies in there."""
-    path = Path(os.path.abspath(path.expanduser()))
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
-
-
 def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
     """The steps of a scene up to `until`; the result is always that of the last stage before.
 
-    `check` also looks whether everything reads the overrides (which takes a moment).
+    `check` also looks whether everything reads the overrides, whether the image is one and whether
+    its results can be written (which takes a moment).
 
     Raises:
-        ValueError: an option that doesn't fit; FileNotFoundError: no image, no config.
+        ValueError: an option that doesn't fit, an image that can't be used; OSError: no image, no
+            model, no folder to write to.
     """
     preset = preset_named(scene.preset)
     subject = scene.who()
@@ -125,14 +121,21 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
         memory["token"] = token_memory_options(scene.vram, preset.token["train_batch_size"])
     for stage, path in zip(STAGES, preset.configs, strict=True):
         configs[stage], memory[stage] = stage_overrides(scene, preset, stage, path, prompts)
-    resolved = {
-        stage: stage_config(ROOT / path, configs[stage])
-        for stage, path in zip(STAGES, preset.configs, strict=True)
-    }
+    resolved = {}
+    for stage, path in zip(STAGES, preset.configs, strict=True):
+        try:
+            resolved[stage] = stage_config(ROOT / path, configs[stage])
+        except ValueError as error:
+            raise ValueError(f"{stage}: {error}") from error
     if check:
+        check_writable(scene.folder)
+        script(PREPROCESS_SCRIPT).read_photo(scene.image)
         for stage in STAGES:
-            if scene.overrides.get(stage):
-                check_stage(stage, resolved[stage])
+            check_stage(stage, resolved[stage])
+            for key, model in models_of(resolved[stage]):
+                check_model(f"{stage}.{key}={model}", model)
+    if until not in (*STAGES, "result"):  # the result isn't planned, but what is said of it is read
+        result_step(scene, preset, STAGES[-1])
     steps = [
         preprocess_step(scene, preset),
         token_step(scene, preset, resolved["stage3"], subject or LATER, memory.get("token", {})),
@@ -141,14 +144,6 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
             for stage, path in zip(STAGES, preset.configs, strict=True)
         ),
     ]
-    if check:
-        parsers = {
-            "preprocess": script_parser(PREPROCESS_SCRIPT),
-            "token": script_parser(TOKEN_SCRIPT),
-            "result": result.parser(),
-        }
-        for name, script in parsers.items():
-            check_flags(name, scene.overrides.get(name, {}), script)
     names = [step.name for step in steps]
     if until in names:
         steps = steps[: names.index(until) + 1]
@@ -161,12 +156,18 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
 
 
 @functools.cache
-def script_parser(script: str) -> Any:
-    """The argument parser of a script of this checkout."""
-    spec = importlib.util.spec_from_file_location(Path(script).stem, ROOT / script)
+def script(path: str) -> ModuleType:
+    """A script of this checkout as a module."""
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.parser()
+    return module
+
+
+@functools.cache
+def script_parser(path: str) -> argparse.ArgumentParser:
+    """... and its argument parser."""
+    return script(path).parser()
 
 
 def make_prompts(scene: Scene, preset: Preset, subject: Subject) -> dict[str, str]:
@@ -230,7 +231,10 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
     outputs = [folder / "_rgba.png"]
     return Step(
         name="preprocess",
-        command=[PREPROCESS_SCRIPT, shown(photo), *flags(options)],
+        command=[
+            PREPROCESS_SCRIPT,
+            *flags("preprocess", options, script_parser(PREPROCESS_SCRIPT), shown(photo)),
+        ],
         folder=folder,
         settings=options,
         reads={"image": scene.image},
@@ -257,11 +261,12 @@ def token_step(
     }
     folder = scene.folder / "token"
     paths = {"train_data_dir": shown(cut_out(scene)), "output_dir": shown(folder)}
+    words = flags("token", {**options, **paths}, script_parser(TOKEN_SCRIPT))
     return Step(
         name="token",
-        command=[TOKEN_SCRIPT, *flags({**options, **paths})],
+        command=[TOKEN_SCRIPT, *words],
         folder=folder,
-        settings={**options, "model": model_hash(model)},
+        settings={**options, "model": model_hash(located(model))},
         reads={"cut-out": cut_out(scene)},
         outputs=[learned_token(scene)],
         cost=preset.costs["token"],
@@ -345,7 +350,7 @@ def result_step(scene: Scene, preset: Preset, stage: str) -> Step:
     }
     return Step(
         name="result",
-        command=[RESULT_SCRIPT, *flags({**paths, **options})],
+        command=[RESULT_SCRIPT, *flags("result", {**paths, **options}, result.parser())],
         folder=folder,
         settings={**options, "stage": stage},
         reads={
@@ -367,7 +372,7 @@ def without_places(config: Mapping[str, Any], reads: Mapping[str, Path]) -> dict
         if isinstance(value, Mapping):
             return {k: plain(k, v) for k, v in value.items()}
         if key in MODELS and isinstance(value, str):
-            return model_hash(value)
+            return model_hash(located(value))
         return labels.get(value, value) if isinstance(value, str) else value
 
     return {k: plain(k, v) for k, v in config.items() if k not in places}

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, UInt8
 from omegaconf import OmegaConf
 from threestudio.utils.checkpoints import read_checkpoint
+from threestudio.utils.config import load_yaml
 from torch import Tensor
 from tqdm import tqdm
 
@@ -22,7 +23,9 @@ from ..data.cameras import Cameras
 from ..data.config import parse_data_config
 from ..data.trajectories import circle
 from ..system import outputs
+from ..system.animate124 import check_geometry
 from ..system.outputs import Picture
+from .places import check_writable
 from .result import ANIMATION, BATCH, REFERENCE, ROUNDS, SHEET, TURNTABLE
 
 THUMBNAIL = 192  # pixels, the largest side of a picture in the contact sheet
@@ -65,17 +68,30 @@ class TrainedScene:
     """The scene of a trial, ready to be looked at."""
 
     def __init__(self, config: Path, checkpoint: Path):
-        cfg = OmegaConf.load(config)
+        """Raises a ValueError or FileNotFoundError for files that aren't a trial's."""
+        cfg = load_yaml(str(config))
+        if not OmegaConf.is_dict(cfg.get("system")) or not cfg.get("system_type"):
+            raise ValueError(
+                f"{config} describes no trial (it has the keys {', '.join(map(str, cfg))}). A "
+                "trial's own is its configs/parsed.yaml."
+            )
+        held = read_checkpoint(checkpoint)
         system = cfg.system
         system.weights = None
-        system.geometry.normal_type = None  # six more densities a sample, for nothing
-        system.renderer.return_comp_normal = False
-        self.data = parse_data_config(cfg.data)
+        # six more densities a sample, for nothing
+        OmegaConf.update(system, "geometry.normal_type", None)
+        OmegaConf.update(system, "renderer.return_comp_normal", False)
+        self.data = parse_data_config(cfg.get("data"))
         self.system = threestudio.find(cfg.system_type)(system, resumed=True)
-        held = read_checkpoint(checkpoint)
-        self.system.load_state_dict(held["state_dict"])
+        try:
+            self.system.take_layout(held["state_dict"])
+            check_geometry(held["state_dict"], self.system.geometry_parameters())
+            self.system.load_state_dict(held["state_dict"])
+        except (ValueError, RuntimeError) as error:  # the latter is torch's, of other modules
+            raise ValueError(f"{checkpoint} doesn't fit {config}: {error}") from error
         self.system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        self.system.do_update_step(held["epoch"], held["global_step"], on_load_weights=True)
+        status = int(held.get("epoch", 0)), int(held.get("global_step", 0))
+        self.system.do_update_step(*status, on_load_weights=True)
 
     @property
     def static(self) -> bool:
@@ -138,6 +154,7 @@ def label(text: str, width: int, height: int) -> UInt8[np.ndarray, "{height} {wi
 
 def write_result(args: argparse.Namespace) -> None:
     """Renders and writes everything; options are those of `result.parser`."""
+    check_writable(args.out)
     scene = TrainedScene(args.config, args.checkpoint)
     videos = {TURNTABLE: frozen(args.frames)}
     if not scene.static:

@@ -13,6 +13,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "host"))
+
+from argument_types import path, whole_number
 
 ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
 SHEET = "contact_sheet.png"
@@ -27,22 +30,40 @@ def file_names(static: bool) -> list[str]:
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("--config", type=Path, required=True, help="a trial's configs/parsed.yaml")
-    p.add_argument("--checkpoint", type=Path, required=True, help="its ckpts/last.ckpt")
-    p.add_argument("--out", type=Path, required=True, help="folder to write to")
-    p.add_argument("--size", type=int, help="pixels of a side (default: the config's eval_height)")
-    p.add_argument("--frames", type=int, default=48, help="frames from tau 0 to 1 (48)")
-    p.add_argument("--fps", type=int, default=24, help="frames a second (24)")
-    p.add_argument("--views", type=int, default=4, help="rows of the contact sheet (4)")
-    p.add_argument("--times", type=int, default=5, help="columns of the contact sheet (5)")
+    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
+    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
+    p.add_argument("--out", type=path, required=True, help="folder to write to")
+    p.add_argument(
+        "--size",
+        type=whole_number(8, 4096),
+        help="pixels of a side (default: the config's eval_height)",
+    )
+    p.add_argument(
+        "--frames", type=whole_number(1, 10000), default=48, help="frames from tau 0 to 1 (48)"
+    )
+    p.add_argument("--fps", type=whole_number(1, 240), default=24, help="frames a second (24)")
+    p.add_argument(
+        "--views", type=whole_number(1, 64), default=4, help="rows of the contact sheet (4)"
+    )
+    p.add_argument(
+        "--times", type=whole_number(1, 64), default=5, help="columns of the contact sheet (5)"
+    )
     return p
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
+    """Renders; 0, or 1 after an input that can't be used, which is one message."""
     args = parser().parse_args(arguments)
+    from threestudio.launch import INPUT_ERRORS
+
     from animate124.pipeline.rendering import write_result
 
-    write_result(args)
+    try:
+        write_result(args)
+    except INPUT_ERRORS as error:
+        text = error.args[0] if isinstance(error, KeyError) else error
+        print(f"error: {text}", file=sys.stderr)
+        return 1
     return 0
 
 

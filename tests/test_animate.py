@@ -171,6 +171,7 @@ def test_help_names_presets_and_steps():
         (["IMAGE", "--prompt", PROMPT, "--from", "stage3", "--until", "stage1"], "after"),
         (["IMAGE", "--prompt", PROMPT, "stage2.trainer.max_step=1"], "max_steps"),
         (["IMAGE", "--prompt", PROMPT, "--slurm-time", "9"], "--batch"),
+        (["IMAGE", "--prompt", PROMPT, "result.size=abc"], "result.size=abc"),
         (["--batch", "nowhere.csv"], "no table"),
         (["IMAGE", "--batch", "nowhere.csv"], "those of the table"),
     ],
@@ -181,6 +182,28 @@ def test_errors_are_one_message(words, says, tmp_path, capsys):
     assert go(*words, "--out", tmp_path / "out") == 1
     said = capsys.readouterr().err
     assert says in said and said.startswith("error: ") and "Traceback" not in said
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("stage2.trainer.max_step", ["5", "max_steps"]),
+        ("preset", ["toys", "did you mean toy"]),
+        ("vram", ["lots", "--vram: 'lots'"]),
+        ("token.learning_rate", ["-1", "token.learning_rate=-1"]),
+        ("until", ["stage7", "stage1"]),
+    ],
+)
+def test_a_tables_rows_are_checked_before_the_first_scene(column, values, tmp_path, capsys):
+    table, (value, says) = tmp_path / "scenes.csv", values
+    picture = photo(tmp_path / "ball.png")
+    good = {"until": "token", "preset": "toy", "vram": "16GB"}.get(column, "")
+    table.write_text(f"image,prompt,{column}\n{picture},a,{good}\n{picture},{PROMPT},{value}\n")
+    options = ["--preset", "toy", "--subject", "panda", "--refine-prompt", "<token>"]
+    assert go("--batch", table, *options, "--out", tmp_path / "out") == 1
+    said = capsys.readouterr().err
+    assert "row 3: " in said and says in said and (good == "" or "row 2" not in said)
     assert not (tmp_path / "out").exists()
 
 

@@ -10,6 +10,7 @@ import pytest
 from argument_types import (
     finite_number,
     non_negative_int,
+    path,
     positive_float,
     positive_int,
     text_with_content,
@@ -57,6 +58,14 @@ def test_a_refusal_says_what_came_and_what_would_do(kind, text, message, capsys)
     with pytest.raises(SystemExit):
         parser.parse_args(["--x", text])
     assert capsys.readouterr().err.endswith(f"p: error: argument --x: {message}\n")
+
+
+def test_a_path_has_its_home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path("~/a b") == Path("/home/me/a b") and path("a/~") == Path("a/~")
+    for text in ("~nobody-of-that-name/x", " "):
+        with pytest.raises(argparse.ArgumentTypeError):
+            path(text)
 
 
 def test_no_library_is_loaded():

@@ -65,22 +65,26 @@ def stand_in(tmp_path, monkeypatch):
     return options, written
 
 
+def read(path, common=(), check=lambda words: None):
+    return batch.read_table(path, common, path.parent / "out", check)
+
+
 def test_a_row_is_a_command_line(tmp_path):
     path = table(
         tmp_path,
         "image,prompt,subject,static_prompt,fast,stage2.trainer.max_steps\n"
         f'{PANDA},"a panda, old, is dancing",,a bear,yes,7\n'
-        "photo.png,it jumps,fox,,,\n",
+        "photo.png,it jumps,-fox\n",
     )
     (tmp_path / "photo.png").touch()
-    first, second = batch.read_table(path, ["--preset", "toy"], tmp_path / "out")
+    first, second = read(path, ["--preset", "toy"])
     assert first.words == [
         *(str(PANDA), "--prompt", "a panda, old, is dancing", "--preset", "toy"),
         *("--static-prompt", "a bear", "--fast", "stage2.trainer.max_steps=7"),
     ]
     # an image beside the table, from wherever the command is run
     assert second.words[0] == str(tmp_path / "photo.png")
-    assert second.words[-2:] == ["--subject", "fox"]
+    assert second.words[-1:] == ["--subject=-fox"]  # no option
     assert second.label == f"{tmp_path.name}-it_jumps"
 
 
@@ -88,19 +92,64 @@ def test_a_row_is_a_command_line(tmp_path):
     ("text", "says"),
     [
         ("picture,prompt\na,b\n", "image is missing"),
+        ("a,b\n", "image and prompt is missing"),
         ("image,prompt,colour\na,b,c\n", "'colour'.*subject"),
+        ("image,prompt,prompt\na,b,c\n", "column prompt twice"),
         ("image,prompt,stage5.seed\na,b,1\n", "stage5"),
-        ("image,prompt\na,\n", "scene 1: has no prompt"),
-        ("image,prompt\na,b,c\n", "scene 1: .*cells"),
-        ("image,prompt\na/x.png,b\nb/x.png,b\n", "two scenes"),
+        ("image,prompt\na,\n", "row 2: has no prompt"),
+        ("image,prompt\na,b,c\n", "row 2: 'c' stands below no column"),
+        ("image,prompt\na/x.png,b\n\nb/x.png,b\n", "row 4: goes to .*x-b, as .* row 2 does"),
+        ("image,prompt,fast\na,b,perhaps\n", "row 2: fast: 'perhaps' is neither"),
+        ('image,prompt\na,b\nc,"d\ne,f\n', "row 3: .*quote"),
+        ('image,prompt\na,"b\nc,d\ne,f"\n', "row 2: .*quote"),
         ("image,prompt\n", "no scenes"),
+        ("", "(none)"),
+        ("PK\x03\x04...", "spreadsheet.*CSV UTF-8"),
+        ("image,prompt\na,\0\n", "no text.*CSV UTF-8"),
     ],
 )
 def test_a_table_that_cant_be_meant_is_an_error(text, says, tmp_path):
-    with pytest.raises(ValueError, match=says):
-        batch.read_table(table(tmp_path, text), [], tmp_path)
+    with pytest.raises(ValueError, match=f"(?s)scenes.csv.*{says}|{says}"):
+        read(table(tmp_path, text))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        batch.read_table(tmp_path / "nowhere.csv", [], tmp_path)
+        read(tmp_path / "nowhere.csv")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_are_read_as_spreadsheets_save_them(delimiter, encoding, end, tmp_path, capsys):
+    rows = [["Image", "prompt", "", ""], ["a.png", '"Bär; a, b"', "", ""], [""] * 4]
+    rows += [["b.png", "é, ist", "", ""] if delimiter != "," else ["b.png", '"é, ist"'], [""] * 4]
+    path = tmp_path / "scenes.csv"
+    path.write_bytes(end.join(delimiter.join(row) for row in rows).encode(encoding))
+    assert [entry.words[2] for entry in read(path)] == ["Bär; a, b", "é, ist"]
+    said = capsys.readouterr().out
+    assert ("Bär" in said and "CSV UTF-8" in said) == (encoding == "cp1252")  # a guess is said
+
+
+def test_excels_line_about_the_delimiter_is_read(tmp_path):
+    assert len(read(table(tmp_path, "sep=;\r\nimage;prompt\r\na;b\r\n"))) == 1
+
+
+def test_yes_and_no_are_the_rows(tmp_path):
+    yes, no = ["TRUE", "ja", "x", "1", "Vrai"], ["FALSE", "nein", "0", ""]
+    rows = "".join(f"a,number {n},{word}\n" for n, word in enumerate([*yes, *no]))
+    path = table(tmp_path, f"image,prompt,fast\n{rows}")
+    fast = ["--fast" in entry.words for entry in read(path)]
+    assert fast == [True] * len(yes) + [False] * len(no)
+    fast = ["--fast" in entry.words for entry in read(path, ["--fast"])]
+    assert fast == [True] * len(yes) + [False] * (len(no) - 1) + [True]  # a blank cell says nothing
+
+
+def test_all_rows_that_cant_be_run_are_named_at_once(tmp_path):
+    def check(words):
+        if "bad" in words:
+            raise KeyError("nothing reads it")
+
+    path = table(tmp_path, "image,prompt\na,bad\n,no image\nb,good\n")
+    with pytest.raises(ValueError, match=r"(?s)2 of 3 .*row 2: nothing reads.*row 3: has no image"):
+        read(path, check=check)
 
 
 def test_one_scene_a_gpu_at_a_time_and_no_gpu_idle(tmp_path, stand_in, capsys):

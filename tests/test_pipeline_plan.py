@@ -1,5 +1,7 @@
 """Plans: commands that the scripts understand, options that end up where they belong."""
 
+import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -164,6 +166,84 @@ def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tm
         make_plan(scene(tmp_path, overrides=by_step([word])), check=True)
 
 
+@pytest.mark.parametrize(
+    "word",
+    [
+        *(f"token.learning_rate={value}" for value in ("abc", "nan", "-1", "-inf", "", "false")),
+        *(f"token.max_train_steps={value}" for value in ("abc", "0", "1.5", "null")),
+        *("token.lr_scheduler=const", "token.use_augmentations=maybe", "token.resolution=63"),
+        *("token.output_dir=/x", "token.placeholder_token=x", "result.out=/x"),
+        *("preprocess.size=abc", "preprocess.background=magic"),
+        *(f"result.{key}={value}" for key in ("size", "frames", "fps") for value in ("0", "abc")),
+        *("stage1.trainer=5", "stage1.system.loss.lambda_rgb=[", "stage1.seed=${nothing}"),
+    ],
+)
+def test_a_value_that_its_step_would_refuse_is_refused_before_the_first_one(word, tmp_path):
+    key = word.partition("=")[0]
+    with pytest.raises(ValueError, match="stage1: " if key.startswith("stage") else key):
+        make_plan(scene(tmp_path, overrides=by_step([word])), "token", check=True)
+
+
+MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
+
+
+@pytest.fixture
+def elsewhere(tmp_path, monkeypatch):
+    """The current folder, which is not the checkout, with a model in it."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    for folder in ("here/models/sd", "home/sd"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "here" / "a_file").touch()
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path
+
+
+def test_models_are_looked_for_where_the_person_is(elsewhere):
+    for word, found in {
+        "models/sd": elsewhere / "here" / "models" / "sd",
+        "'models/sd'": elsewhere / "here" / "models" / "sd",
+        "~/sd": elsewhere / "home" / "sd",
+        "someone/model": "someone/model",
+    }.items():
+        assert by_step([f"{MODEL}={word}"])["stage3"][MODEL.partition(".")[2]] == str(found)
+    weights = by_step(["stage2.system.geometry.weights=a_file:geometry"])["stage2"]
+    assert weights == {"system.geometry.weights": f"{elsewhere / 'here' / 'a_file'}:geometry"}
+    # one of the checkout's own is named from there
+    inside = os.path.relpath(ROOT / "load" / "toy-priors" / "sd")
+    assert by_step([f"token.tokenizer_name={inside}"])["token"]["tokenizer_name"] == str(
+        Path("load", "toy-priors", "sd")
+    )
+
+
+@pytest.mark.parametrize(
+    "value", ["/nowhere", "./sd", "sd", "~/models", "a/b/c", "a_file", "load/toy-priors"]
+)
+def test_a_path_to_no_model_is_never_taken_for_a_hub_id(value, elsewhere):
+    for key in (MODEL, "token.tokenizer_name", "preprocess.depth_model"):
+        with pytest.raises(FileNotFoundError, match=f"{key}={value}: "):
+            by_step([f"{key}={value}"])
+    with pytest.raises(FileNotFoundError, match="no file"):
+        by_step(["stage1.system.guidance_3d.cond_image_path=nowhere.png"])
+
+
+def test_where_one_calls_from_plays_no_part(elsewhere, monkeypatch):
+    there = make_plan(scene(elsewhere))
+    monkeypatch.chdir(ROOT)
+    here = make_plan(scene(elsewhere))
+    for name in STEPS:
+        assert here[name].settings == there[name].settings
+        assert here[name].command == there[name].command
+
+
+def test_a_photo_that_is_none_and_a_folder_that_is_a_file_are_refused(tmp_path):
+    photo = tmp_path / "photo.png"
+    photo.write_text("no picture")
+    with pytest.raises(ValueError, match=str(photo)):
+        make_plan(Scene(photo, PROMPT, tmp_path, preset="toy"), check=True)
+    with pytest.raises(OSError, match=f"{photo} is a file"):
+        make_plan(scene(photo), check=True)
+
+
 def test_unclear_options_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="modelscope"):
         make_plan(scene(tmp_path, preset="modelscop"))
@@ -208,8 +288,19 @@ def test_any_text_arrives_as_it_is(text):
 
 
 def test_flags():
-    options = {"size": 64, "quick": "true", "slow": False, "name": "a b"}
-    assert flags(options) == ["--size", "64", "--quick", "--name", "a b"]
+    parser = argparse.ArgumentParser()
+    parser.add_argument("photo")
+    for name in ("--size", "--name", "--low"):
+        parser.add_argument(name, type=int if name != "--name" else str)
+    for name in ("--quick", "--slow"):
+        parser.add_argument(name, action="store_true")
+    options = {"size": 64, "quick": "true", "slow": False, "name": "false", "low": -3}
+    words = flags("step", options, parser, "a.png")
+    assert words == ["a.png", "--size", "64", "--quick", "--name", "false", "--low=-3"]
+    assert parser.parse_args(words).low == -3
+    for key, value in {"size": "abc", "quick": "perhaps", "sise": 1, "help": "true"}.items():
+        with pytest.raises(ValueError, match=rf"step\.{key}(={value}: | )"):
+            flags("step", {key: value}, parser, "a.png")
 
 
 def test_names_of_scenes(tmp_path):

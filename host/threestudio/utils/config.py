@@ -182,7 +182,8 @@ def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     return pairs
 
 
-def _load_yaml(path: str) -> DictConfig:
+def load_yaml(path: str) -> DictConfig:
+    """A YAML file as a config; a ValueError or FileNotFoundError names it if it isn't one."""
     if not os.path.isfile(path):
         folder = Path(path).parent
         names = [p.name for p in folder.glob("*.yaml")] if folder.is_dir() else []
@@ -197,7 +198,7 @@ def _load_yaml(path: str) -> DictConfig:
         )
     try:
         conf = OmegaConf.load(path)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"The config {path!r} is not valid YAML: {error}") from None
     if not isinstance(conf, DictConfig):
         raise ValueError(f"The config {path!r} should be a mapping of keys, but is a list.")
@@ -208,7 +209,7 @@ def load_config(
     *yamls: str, cli_args: list | tuple = (), from_string: bool = False, **kwargs
 ) -> Any:
     """Merges YAML files (or strings), key=value overrides and keyword arguments, in this order."""
-    confs = [OmegaConf.create(y) if from_string else _load_yaml(y) for y in yamls]
+    confs = [OmegaConf.create(y) if from_string else load_yaml(y) for y in yamls]
     try:
         cfg = OmegaConf.merge(*confs)
         for key, value in parse_overrides(list(cli_args)):
