@@ -118,7 +118,7 @@ def check_stage(step: str, config: Mapping[str, Any]) -> None:
                 parse_structured(threestudio.find(kind).Config, system.get(name, {}))
         check_weights(system.loss)
         with contextlib.redirect_stdout(io.StringIO()):  # what suits this machine is said later
-            trainer_options(config["trainer"], n_gpus=0)
+            trainer_options(config["trainer"], n_gpus=1)
     except (ValueError, KeyError, OmegaConfBaseException) as error:
         text = error.args[0] if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{step}: {text}") from error

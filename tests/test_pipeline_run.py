@@ -171,7 +171,8 @@ def test_another_picture_reruns_everything_and_the_same_one_elsewhere_nothing(do
     shutil.copy(done.image, done.image.with_suffix(".copy"))
     done.image.write_bytes(done.image.with_suffix(".copy").read_bytes())  # a new time stamp
     assert done.go() == []
-    Image.fromarray(PICTURE).save(done.image)
+    with Image.open(PANDA) as picture:
+        picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(done.image)
     assert done.go() == list(STEPS)
 
 
