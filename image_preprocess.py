@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import secrets
 import sys
 import warnings
 from collections.abc import Callable
@@ -540,19 +541,22 @@ def write(path: Path, content: Image.Image | str, source: Path) -> None:
             f"{path.name} would overwrite its own input: rename the photo, or pass "
             "--use_existing_background."
         )
-    part = path.with_name(f".{path.name}.part")
+    # as files/whole.py does it; this script also runs where the package can't be imported
+    part = path.with_name(f".{path.stem}.{os.getpid()}-{secrets.token_hex(4)}.part{path.suffix}")
     try:
-        if isinstance(content, str):
-            part.write_text(content + "\n", encoding="utf-8")
-        else:
-            content.save(part, "PNG")
+        with part.open("xb") as file:
+            if isinstance(content, str):
+                file.write(f"{content}\n".encode())
+            else:
+                content.save(file, "PNG")
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise PreprocessError(
             f"{path} can't be written ({error.strerror or error}). The results go beside "
             "the photo: copy it into a folder in which you may write."
         ) from error
+    finally:
+        part.unlink(missing_ok=True)
     print(f"wrote {path}")
 
 

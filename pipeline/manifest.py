@@ -8,10 +8,11 @@ part, so a scene's folder may be moved. `manifest.json` is replaced whole after 
 import functools
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
+
+from ..files.whole import whole_file
 
 FORMAT = 1
 CONTENT = 64 << 20  # bytes; of a model's larger files size and time of change are looked at
@@ -66,11 +67,9 @@ class Manifest:
                 ) from error
 
     def save(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        part = self.path.with_name(f".{self.path.name}.{os.getpid()}")
         text = json.dumps({"format": FORMAT, "steps": self.steps}, indent=1)
-        part.write_text(text + "\n", encoding="utf-8")
-        os.replace(part, self.path)
+        with whole_file(self.path) as part:
+            part.write_text(text + "\n", encoding="utf-8")
 
     def state(self, name: str, inputs: str | None, checkpoint: Path | None = None) -> State:
         """Whether a step is done; `half`: it was begun with these inputs and has a checkpoint.

@@ -11,12 +11,12 @@ import html
 import importlib.metadata
 import json
 import math
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files.whole import whole_file
 from .manifest import Manifest
 from .plan import Plan, Step
 from .presets import STAGES
@@ -147,9 +147,8 @@ def write(plan: Plan, manifest: Manifest) -> Path:
         "report.json": json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
         "report.html": page(facts, folder, inputs),
     }.items():
-        part = folder / f".{name}.{os.getpid()}"
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, folder / name)
+        with whole_file(folder / name) as part:
+            part.write_text(text, encoding="utf-8")
     return folder / "report.html"
 
 

@@ -8,7 +8,6 @@ nothing can be written, nothing is kept.
 """
 
 import hashlib
-import os
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +20,7 @@ from safetensors.torch import save_file
 from threestudio.utils.misc import barrier, cleanup, get_rank
 from torch import Tensor
 
+from ..files.whole import clear_parts, whole_file
 from ..guidance.models import fingerprint
 from .text_encoder import LearnedTokens, TextEncoder, token_pattern
 
@@ -70,16 +70,15 @@ def write_entry(path: Path, entry: Entry, prompt: str) -> None:
     Raises:
         OSError, SafetensorError: there can't be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_suffix(f".{os.getpid()}.tmp")
     held = {"cut": entry[1], "prompt": prompt, "sha256": checksum(entry)}
-    save_file({"embedding": entry[0].contiguous()}, aside, held)
-    os.replace(aside, path)
+    with whole_file(path) as part:
+        save_file({"embedding": entry[0].contiguous()}, part, held)
 
 
 def write_entries(made: Mapping[str, tuple[Path, Entry]]) -> None:
     """By prompt. A cache that can't be written to (full, read-only, another's) is one warning."""
     try:
+        clear_parts(FOLDER)
         for prompt, (path, entry) in made.items():
             write_entry(path, entry, prompt)
     except (OSError, SafetensorError) as error:

@@ -1,15 +1,15 @@
 """Pictures and videos of a run. Arrays here are numpy: pictures [H W 3] uint8, depths [H W] float.
 
-A file appears under its name only when it is whole: it is written beside it and then renamed, so a
-killed run leaves no broken picture or video. Frames of a video wait on disk in a `FrameStore`, to
-which every process of a run adds its share; one of them then composes the videos.
+Frames of a video wait on disk in a `FrameStore`, to which every process of a run adds its share;
+one of them then composes the videos.
 """
 
 import contextlib
-import os
-import shutil
+import subprocess
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import IO
 
 import cv2
 import imageio_ffmpeg
@@ -18,19 +18,9 @@ from jaxtyping import Float, UInt8
 from matplotlib import colormaps
 from torch import Tensor
 
+from ..files.whole import clear_parts, whole_file
+
 Picture = UInt8[np.ndarray, "H W 3"]
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name with `path`'s suffix, renamed to `path` if the block ends well."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.part-{os.getpid()}{path.suffix}")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def to_picture(image: Float[Tensor, "H W 3"]) -> Picture:
@@ -87,27 +77,45 @@ def write_video(path: Path, pictures: Iterable[Picture], fps: int = 30) -> Path:
     first = next(pictures, None)
     if first is None:
         raise ValueError(f"No frames came for {path}: a video needs at least one.")
-    with whole_file(path) as part:
-        writer = imageio_ffmpeg.write_frames(
-            str(part),
-            (first.shape[1], first.shape[0]),
-            fps=fps,
-            codec="libx264",
-            quality=None,  # the constant rate factor below decides
-            macro_block_size=2,
-            output_params=["-crf", "18", "-movflags", "+faststart"],
-            ffmpeg_log_level="error",
-        )
-        writer.send(None)
-        try:
-            writer.send(first)
-            for picture in pictures:
-                if picture.shape != first.shape:
-                    raise ValueError(f"{path}: a frame of {picture.shape} after {first.shape}.")
-                writer.send(picture)
-        finally:
-            writer.close()
+    with whole_file(path) as part, encoder(part, first.shape, fps) as frames:
+        frames.write(first)
+        for picture in pictures:
+            if picture.shape != first.shape:
+                raise ValueError(f"{path}: a frame of {picture.shape} after {first.shape}.")
+            frames.write(picture)
     return path
+
+
+@contextlib.contextmanager
+def encoder(path: Path, shape: tuple[int, int, int], fps: int) -> Iterator[IO[bytes]]:
+    """ffmpeg at work: takes the bytes of RGB pictures of one shape.
+
+    Raises:
+        OSError: ffmpeg failed, as it does on a full disk. imageio_ffmpeg's own writer doesn't say.
+    """
+    height, width, _ = shape
+    come = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-s", f"{width}x{height}", "-r", str(fps)]
+    go = ["-c:v", "libx264", "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart"]
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-v", "error", *come, "-i", "-", *go]
+    with tempfile.TemporaryFile() as said:
+        process = subprocess.Popen(
+            [*command, str(path)],
+            stdin=subprocess.PIPE,
+            stderr=said,
+            start_new_session=True,  # Ctrl-C is for us: it ends when its input does
+        )
+        try:
+            # a broken pipe: it has ended, and its code says why
+            with contextlib.suppress(BrokenPipeError), process.stdin:
+                yield process.stdin
+            code = process.wait()
+        finally:
+            process.kill()
+            process.wait()
+        if code != 0:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip() or f"it ended with {code}"
+            raise OSError(f"ffmpeg can't write {path}: {reason}")
 
 
 class FrameStore:
@@ -117,9 +125,12 @@ class FrameStore:
         self.folder = Path(folder)
 
     def clear(self) -> None:
-        """Removes the folder: what a run that died left there must not get into a video."""
-        if self.folder.exists():
-            shutil.rmtree(self.folder)
+        """Removes the frames: what a run that died left there must not get into a video."""
+        clear_parts(self.folder)
+        for path in self.folder.glob("[0-9]*.npz"):
+            path.unlink()
+        with contextlib.suppress(OSError):  # it isn't there, or holds what isn't ours
+            self.folder.rmdir()
 
     def put(self, index: int, **layers: np.ndarray) -> None:
         with whole_file(self.folder / f"{index:05d}.npz") as part:

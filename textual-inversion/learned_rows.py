@@ -4,12 +4,12 @@ The text encoder's embedding table stays as it is. Ids behind its end are looked
 float32 parameter, so nothing else can change.
 """
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from animate124.files.whole import whole_file
 from animate124.prompt_processors.text_encoder import token_pattern
 from jaxtyping import Float, Int
 from safetensors.torch import save
@@ -116,11 +116,10 @@ def write_learned(
     written = []
     for suffix in (".bin", ".safetensors")[: 1 + safe]:
         path = folder / f"{stem}{suffix}"
-        part = folder / f".{path.name}.part"
-        if suffix == ".bin":
-            torch.save(content, part)
-        else:
-            part.write_bytes(save(content, metadata={"format": "pt"}))
-        os.replace(part, path)
+        with whole_file(path) as part, part.open("wb") as file:
+            if suffix == ".bin":
+                torch.save(content, file)
+            else:
+                file.write(save(content, metadata={"format": "pt"}))
         written.append(path)
     return written

@@ -1,7 +1,6 @@
 """A run's folder: checkpoints and the loss curve. Files appear whole or not at all."""
 
 import csv
-import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from animate124.files.torch_files import not_finite, read_torch_file
+from animate124.files.whole import whole_file
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -53,9 +53,8 @@ def save_checkpoint(folder: Path, step: int, state: dict, keep: int | None) -> P
     lies in their folders."""
     path = folder / f"checkpoint-{step}"
     path.mkdir(exist_ok=True)
-    part = path / f".{STATE}.part"
-    torch.save(state, part)
-    os.replace(part, path / STATE)
+    with whole_file(path / STATE) as part, part.open("wb") as file:
+        torch.save(state, file)
     for old in checkpoints(folder)[: -keep if keep else 0]:
         (old / STATE).unlink()
         if not any(old.iterdir()):
@@ -136,13 +135,11 @@ def running_mean(values: list[float], window: int) -> list[float]:
 
 def write_loss_curve(folder: Path, losses: list[float], rates: list[float]) -> None:
     """loss.csv (step, loss, learning rate) and loss.png (each step's, and a running mean)."""
-    part = folder / ".loss.csv.part"
-    with part.open("w", newline="") as file:
+    with whole_file(folder / "loss.csv") as part, part.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["step", "loss", "learning_rate"])
         for step, (loss, rate) in enumerate(zip(losses, rates, strict=True), start=1):
             writer.writerow([step, f"{loss:.6f}", f"{rate:.6g}"])
-    os.replace(part, folder / "loss.csv")
 
     figure = Figure(figsize=(6, 3.5), layout="constrained")
     FigureCanvasAgg(figure)
@@ -152,6 +149,5 @@ def write_loss_curve(folder: Path, losses: list[float], rates: list[float]) -> N
     axes.plot(steps, losses, color="0.8", linewidth=0.8, label="each step")
     axes.plot(steps, running_mean(losses, window), label=f"mean of {window}")
     axes.legend(frameon=False)
-    part = folder / ".loss.png.part"
-    figure.savefig(part, format="png", dpi=120)
-    os.replace(part, folder / "loss.png")
+    with whole_file(folder / "loss.png") as part:
+        figure.savefig(part, format="png", dpi=120)

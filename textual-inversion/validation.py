@@ -1,11 +1,11 @@
 """Pictures sampled with the word as it is, beside a training picture."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
+from animate124.files.whole import whole_file
 from animate124.guidance.sds import classifier_free_guidance
 from diffusers import DPMSolverMultistepScheduler
 from frozen_models import FrozenModels
@@ -57,7 +57,5 @@ def write_row(path: Path, pictures: Sequence[Float[ndarray, "S S 3"]]) -> None:
     for i, picture in enumerate(pictures):
         pixels = (np.asarray(picture) * 255).round().astype(np.uint8)
         row.paste(Image.fromarray(pixels), (i * (size + GAP), 0))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    row.save(part, "PNG")
-    os.replace(part, path)
+    with whole_file(path) as part:
+        row.save(part, "PNG")

@@ -17,7 +17,6 @@ import csv
 import dataclasses
 import json
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -38,6 +37,7 @@ from tqdm import tqdm
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer, CLIPVisionConfig
 from transformers import CLIPVisionModelWithProjection as CLIPVision
 
+from ..files.whole import whole_file
 from . import banks, folders
 from .captions import WORDS
 
@@ -222,9 +222,8 @@ class Trainer:
     def save(self) -> None:
         state = {"modules": self.modules.state_dict(), "average": self.average, "step": self.step}
         state["optimizer"] = self.optimizer.state_dict()
-        part = self.state_file.with_suffix(".part")
-        torch.save(state, part)
-        os.replace(part, self.state_file)
+        with whole_file(self.state_file) as part, part.open("wb") as file:
+            torch.save(state, file)
 
     def set_rate(self) -> None:
         warm_up = min(1.0, (self.step + 1) / (0.03 * self.steps))
