@@ -88,4 +88,7 @@ def main() -> int:
 if __name__ == "__main__":
     # the checkout's folders (data, system, ...) are no top-level packages
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # before a run began; one that did handles it
+        sys.exit(130)

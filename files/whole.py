@@ -40,14 +40,18 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def running(pid: int) -> bool:
-    """Whether this machine has such a process."""
+    """Whether this machine has such a process, and it hasn't ended unnoticed (a zombie)."""
     try:
         os.kill(pid, 0)
     except PermissionError:  # someone else's
         return True
     except (ProcessLookupError, OverflowError):
         return False
-    return True
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
+    except OSError:  # not Linux
+        return True
+    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def clear_parts(folder: Path) -> list[Path]:

@@ -119,11 +119,17 @@ def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: In
     for entry in entries:
         waiting.put(entry)
     outcomes: dict[str, Outcome | None] = dict.fromkeys(entry.label for entry in entries)
+    broken: list[BrokenPipeError] = []
     said = threading.Lock()
 
     def say(label: str, text: str) -> None:
         with said:
-            print(f"{label}: {text}", flush=True)
+            try:
+                print(f"{label}: {text}", flush=True)
+            except BrokenPipeError as error:  # nobody reads it: all scenes stop
+                broken.append(error)
+                if not interrupt.asked:
+                    interrupt.ask()
 
     def work(gpu: str | None) -> None:
         environment = {}
@@ -135,15 +141,19 @@ def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: In
             except queue.Empty:
                 return
             say(entry.label, "starts" + (f" on GPU {gpu}" if gpu is not None else ""))
-            outcomes[entry.label] = process.run(
-                command(entry),
-                Path.cwd(),
-                environment,
-                entry.log,
-                interrupt,
-                on_line=lambda text, label=entry.label: say(label, text) if text else None,
-                tick=lambda: None,
-            )
+            try:
+                outcomes[entry.label] = process.run(
+                    command(entry),
+                    Path.cwd(),
+                    environment,
+                    entry.log,
+                    interrupt,
+                    on_line=lambda text, label=entry.label: say(label, text) if text else None,
+                    tick=lambda: None,
+                )
+            except OSError as error:  # its log can't be written
+                outcomes[entry.label] = Outcome(1, 0.0)
+                say(entry.label, f"error: {error}")
 
     threads = [threading.Thread(target=work, args=(gpu,), daemon=True) for gpu in gpus]
     for thread in threads:
@@ -151,6 +161,8 @@ def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: In
     for thread in threads:
         while thread.is_alive():  # signals reach this thread between joins
             thread.join(0.2)
+    if broken:
+        raise broken[0]
     codes = {label: outcome.code if outcome else None for label, outcome in outcomes.items()}
     return summarise(entries, codes, interrupt.asked)
 

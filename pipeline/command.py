@@ -1,6 +1,7 @@
 """animate.py's command line, once parsed: one scene or many, a plan to print or to run."""
 
 import argparse
+import contextlib
 import difflib
 import os
 import shlex
@@ -23,6 +24,17 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Does what the flags ask for; returns the exit code. Errors of input are one message."""
     try:
         return run_table(args) if args.batch is not None else run_one(args, argv)
+    except BrokenPipeError:
+        # the interpreter's own last flush would fail as well
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        with contextlib.suppress(BrokenPipeError):
+            print(
+                "error: nobody reads what is printed here any more (`| head`?), so the run was "
+                "stopped, as by Ctrl-C. The same command goes on.",
+                file=sys.stderr,
+                flush=True,
+            )
+        return 1
     except (ValueError, KeyError, OSError, StepFailed) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"error: {text}", file=sys.stderr)

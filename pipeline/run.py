@@ -10,9 +10,12 @@ import re
 import shlex
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TextIO
 
+from ..files.whole import clear_parts, running
 from . import process, report
 from .manifest import Manifest, State
 from .plan import ROOT, Plan, Step, make_plan
@@ -20,6 +23,7 @@ from .presets import STEPS
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration, read_bar
 from .scene import Scene
+from .watcher import GRACE
 from .wording import unknown_to_the_toy
 
 # lines of a step that tell a person nothing: tables, bars, the library's own remarks
@@ -78,22 +82,46 @@ def remarks(plan: Plan) -> list[str]:
 
 
 @contextlib.contextmanager
-def locked(folder: Path) -> Iterator[None]:
-    """One run at a time works in a scene's folder; a second one is a ValueError."""
+def locked(folder: Path, interrupt: Interrupt | None = None) -> Iterator[int]:
+    """One run at a time works in a scene's folder; a second one is a ValueError.
+
+    Yields the number of the lock's file: a process that inherits it holds the lock as well, so that
+    a step which outlives its run for a moment keeps the next one waiting.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            file.seek(0)
-            raise ValueError(
-                f"Another run (process {file.read().strip()}) is at work in {folder}. "
-                "Wait for it, or stop it with Ctrl-C where it runs."
-            ) from None
+        wait_for_lock(file, folder, interrupt)
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        yield
+        yield file.fileno()
+
+
+def wait_for_lock(file: TextIO, folder: Path, interrupt: Interrupt | None) -> None:
+    """Takes the lock; waits for it as long as a step of a run that is gone may need to end.
+
+    Raises:
+        ValueError: another run has it.
+    """
+    until = time.monotonic() + GRACE + 15
+    waiting = False
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            file.seek(0)
+            holder = file.read().strip()
+        asked = interrupt is not None and interrupt.asked
+        if asked or time.monotonic() > until or (holder.isdigit() and running(int(holder))):
+            raise ValueError(
+                f"Another run (process {holder}) is at work in {folder}. "
+                "Wait for it, or stop it with Ctrl-C where it runs."
+            )
+        if not waiting:
+            print(f"Waiting for a step of a run that is gone (process {holder}).", flush=True)
+        waiting = True
+        time.sleep(0.2)
 
 
 def run_scene(
@@ -104,7 +132,8 @@ def run_scene(
     start: forces this step and those after it; go_on: the command line that continues this run.
     """
     plan = make_plan(scene, until, check=True)
-    with locked(scene.folder):
+    with locked(scene.folder, interrupt) as lock:
+        clear_parts(scene.folder)
         manifest = Manifest(scene.folder)
         if start is not None:
             manifest.forget(STEPS[STEPS.index(start) :])
@@ -115,7 +144,7 @@ def run_scene(
         try:
             for name in [step.name for step in plan.steps]:
                 step = plan[name]
-                code = run_step(step, manifest, line, interrupt)
+                code = run_step(step, manifest, line, interrupt, lock)
                 if code == STOPPED:
                     line.close()
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
@@ -143,8 +172,12 @@ def works(plan: Plan, manifest: Manifest) -> list[Work]:
     ]
 
 
-def run_step(step: Step, manifest: Manifest, line: ProgressLine, interrupt: Interrupt) -> int:
+def run_step(
+    step: Step, manifest: Manifest, line: ProgressLine, interrupt: Interrupt, lock: int
+) -> int:
     """Runs a step if it isn't done; 0, or STOPPED after Ctrl-C.
+
+    lock: the scene's, which the step's process holds as long as it runs.
 
     Raises:
         StepFailed: its process ended otherwise.
@@ -183,7 +216,14 @@ def run_step(step: Step, manifest: Manifest, line: ProgressLine, interrupt: Inte
 
     command = [sys.executable, *step.words(again)]
     outcome = process.run(
-        command, ROOT, step.environment, log, interrupt, on_line, tick=line.refresh
+        command,
+        ROOT,
+        step.environment,
+        log,
+        interrupt,
+        on_line,
+        tick=line.refresh,
+        holds=[lock],
     )
     line.estimate.finish()
     manifest.add(step.name, outcome.seconds, outcome.peak_memory)

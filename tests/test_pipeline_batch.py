@@ -194,6 +194,29 @@ def test_ctrl_c_stops_what_runs_and_begins_nothing(tmp_path, stand_in, capsys):
     assert "a: stopped" in out and "b: not begun" in out
 
 
+def test_a_log_that_cant_be_written_fails_its_scene_alone(tmp_path, stand_in, capsys):
+    scenes = entries(tmp_path, "a", "b")
+    scenes[0].log.mkdir(parents=True)
+    assert batch.run_here(scenes, [None], Interrupt()) == 1
+    out = capsys.readouterr().out
+    assert "a: error" in out and "a.log" in out and "1 of 2 scenes are done" in out
+
+
+def test_all_scenes_stop_when_nobody_reads(tmp_path, stand_in, monkeypatch):
+    class Closed:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    interrupt = Interrupt()
+    monkeypatch.setattr("sys.stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        batch.run_here(entries(tmp_path, "a", "b"), [None], interrupt)
+    assert interrupt.asked
+
+
 def test_the_gpus_are_those_that_are_visible(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     assert batch.visible_gpus(None) == [None]

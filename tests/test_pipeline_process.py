@@ -1,13 +1,19 @@
 """Children: their output, memory, and how Ctrl-C reaches them."""
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
-from animate124.pipeline import process
+from animate124.files.whole import running
+from animate124.pipeline import process, watcher
 from animate124.pipeline.process import Interrupt, run
+
+ROOT = Path(process.__file__).parents[1]
 
 CAREFUL = """
 import signal, sys, time
@@ -88,24 +94,110 @@ def test_a_terminals_ctrl_c_isnt_doubled(tmp_path):
     assert seen == ["True True"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, tmp_path):
+def parent_of(code, folder):
+    """A process that runs a child with this code as a run does its steps, and says how it ended.
+    The child holds the lock of the file `lock`."""
     script = f"""
-import importlib.util, sys
+import fcntl, sys
+sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
-spec = importlib.util.spec_from_file_location("process", {process.__file__!r})
-process = sys.modules["process"] = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(process)
-Interrupt, run = process.Interrupt, process.run
-code = {CAREFUL.format(least=1)!r}
+from pipeline.process import Interrupt, run
+lock = open("lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
 with Interrupt() as interrupt:
-    out = run([sys.executable, "-c", code], Path("."), {{}}, Path("log"), interrupt,
-              lambda text: print(text, flush=True), lambda: None)
+    out = run([sys.executable, "-c", {code!r}], Path("."), {{}}, Path("log"), interrupt,
+              lambda text: print(text, flush=True), lambda: None, [lock.fileno()])
 print("code", out.code, flush=True)
 """
-    parent = subprocess.Popen(
-        [sys.executable, "-c", script], cwd=tmp_path, stdout=subprocess.PIPE, text=True
+    return subprocess.Popen(
+        [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True
     )
+
+
+def wait_until(true, seconds=10):
+    until = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
+def is_locked(path):
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def test_a_child_ends_with_its_killed_parent_and_holds_the_lock_until_then(tmp_path):
+    code = "import os; print(os.getpid(), flush=True)" + CAREFUL.format(least=1)
+    parent = parent_of(code, tmp_path)
+    pid = int(parent.stdout.readline())
+    assert parent.stdout.readline() == "ready\n"
+    parent.kill()
+    parent.wait()
+    log = tmp_path / "log"
+    wait_until(lambda: "asked 1\n" in log.read_text())  # a Ctrl-C; its words still come to the log
+    assert is_locked(tmp_path / "lock") and running(pid)  # it takes 0.2 s to stop
+    wait_until(lambda: not is_locked(tmp_path / "lock"))
+    wait_until(lambda: not running(pid))
+    parent.stdout.close()
+
+
+FAMILY = """
+import os, signal, subprocess, sys, time
+signal.signal(signal.SIGINT, signal.SIG_IGN)
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print(child.pid, flush=True)
+"""
+
+
+def test_who_does_not_stop_is_killed_with_what_it_started(tmp_path):
+    code = FAMILY + "time.sleep(60)"
+    leader = process.start([sys.executable, "-c", code], tmp_path, {}, Interrupt())
+    grandchild = int(leader.stdout.readline())
+    watcher.end(leader.pid, leader.stdout.fileno(), tmp_path / "log", grace=0.2)
+    assert leader.wait() == -signal.SIGKILL
+    wait_until(lambda: not running(grandchild))
+    leader.stdout.close()
+
+
+def test_what_a_process_started_does_not_outlive_it_for_long(tmp_path, monkeypatch):
+    """As a rank of DDP would whose rank zero was killed."""
+    monkeypatch.setattr(process, "LINGER", 0.2)
+    seen = []
+    outcome = child(FAMILY + "os.kill(os.getpid(), 9)", tmp_path, Interrupt(), seen.append)
+    assert outcome.code == -signal.SIGKILL and outcome.seconds < 10
+    wait_until(lambda: not running(int(seen[0])))
+
+
+def test_a_closed_pipe_stops_the_child_as_ctrl_c_does(tmp_path):
+    def on_line(text):
+        if text == "ready":
+            raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        child(CAREFUL.format(least=1), tmp_path, Interrupt(), on_line)
+    assert (tmp_path / "log" / "step.log").read_text().endswith("asked 1\n")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_names_the_log(tmp_path):
+    with pytest.raises(OSError, match=r"No space left.*/dev/full"):
+        run([sys.executable, "-c", ""], tmp_path, {}, Path("/dev/full"), Interrupt(), print, print)
+
+
+def test_a_child_that_missed_ctrl_c_is_told(tmp_path):
+    with Interrupt() as interrupt:
+        os.kill(os.getpid(), signal.SIGINT)
+        outcome = child("import time; time.sleep(60)", tmp_path, interrupt)
+    assert outcome.code in (1, -signal.SIGINT)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, tmp_path):
+    parent = parent_of(CAREFUL.format(least=1), tmp_path)
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(number)
     assert parent.stdout.read() == "asked 1\ncode 41\n"

@@ -34,7 +34,7 @@ class Runner:
         self.fails, self.stops = set(), set()
         self.caption = None
 
-    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick):
+    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, holds):
         name = log.stem
         step = self.folder / ("input" if name == "preprocess" else name)
         words = " ".join(command)
