@@ -74,7 +74,7 @@ def put_earlier_aside(folder: Path) -> Path | None:
     aside = folder / f"earlier-{n}"
     aside.mkdir()
     for path in there:
-        os.rename(path, aside / path.name)
+        path.rename(aside / path.name)
     return aside
 
 
