@@ -295,7 +295,7 @@ def test_a_cache_that_cannot_be_written_to_is_one_warning(
     elif fails == "file":
         monkeypatch.setattr(embedding_cache, "save_file", full_disk)
     else:
-        monkeypatch.setattr(embedding_cache.os, "replace", full_disk)
+        monkeypatch.setattr("animate124.files.whole.os.replace", full_disk)
     assert torch.equal(text_embeddings(model, asked), expected)
     assert len(warnings) == 1 and "can't be kept in" in warnings[0]
 
