@@ -66,7 +66,10 @@ def remarks(plan: Plan) -> list[str]:
     """What a person should know before the plan runs."""
     scene, lines = plan.scene, []
     if plan.subject is None:
-        lines.append("# SUBJECT comes from the picture's caption, which is not there yet")
+        lines.append(
+            f"# who moves isn't clear from {scene.prompt!r}: SUBJECT comes from the picture's "
+            "caption, which is not there yet (--subject says it now)"
+        )
     lines += [
         f"# {key}: {text!r}" for key, text in plan.prompts.items() if key != "stage2" and text
     ]

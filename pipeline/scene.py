@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .wording import Subject, subject_of
+from .wording import Subject, subject_of, subject_of_caption
 
 # stems that say nothing: the folder names the picture
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
@@ -57,7 +57,7 @@ class Scene:
         found = subject_of(self.prompt)
         caption = self.caption() if found is None else None
         if caption is not None:
-            found = subject_of(caption) or Subject.named(caption)
+            found = subject_of_caption(caption)
         return found
 
 

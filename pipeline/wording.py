@@ -5,16 +5,11 @@ from typing import NamedTuple
 
 from ..toyworld.captions import VERBS, WORDS
 from ..toyworld.characters import SPECIES
+from .noun_phrase import COUNTS, DETERMINERS, PRONOUNS, find_subject
 
 TOKEN = "<token>"  # stands for the learned token in stage 3's prompt
 
-ARTICLE = re.compile(r"^(an?|the)\s+", re.IGNORECASE)
-# where a subject ends: "a robot with a hat, using a laptop" is about a robot
-TAIL = re.compile(r"\s*(?:,|\s(?:with|in|on|at|near|under|that|which|who)\s).*$", re.IGNORECASE)
-# not verbs
-NOUNS_IN_ING = {"building", "ceiling", "duckling", "dumpling", "earring", "gosling", "king", "ring"}
-NOUNS_IN_ING |= {"painting", "seedling", "sibling", "spring", "string", "thing", "viking", "wing"}
-LONGEST_NAME = 3  # words of a prompt that only names something, such as "a lit candle"
+LONGEST_NAME = 3  # words of a caption that only names something, such as "lit candle"
 
 
 class Subject(NamedTuple):
@@ -25,43 +20,57 @@ class Subject(NamedTuple):
 
     @staticmethod
     def named(text: str) -> "Subject":
-        """From what a person calls it, with or without an article."""
-        noun = ARTICLE.sub("", text.strip())
-        if ARTICLE.match(text.strip()):
-            return Subject(noun, text.strip())
+        """From what a person calls it, with or without an article; a ValueError for nothing."""
+        words = text.split()
+        if not words:
+            raise ValueError('--subject is empty: name who moves, such as --subject "panda".')
+        articles = 0
+        while articles < len(words) - 1 and words[articles].lower() in DETERMINERS - COUNTS:
+            articles += 1
+        noun = " ".join(words[articles:])
+        if articles or takes_no_article(noun):
+            return Subject(noun, " ".join(words))
         return Subject(noun, f"{'an' if noun[:1].lower() in 'aeiou' else 'a'} {noun}")
 
 
+def takes_no_article(noun: str) -> bool:
+    """ "two pandas", "Pikachu"."""
+    first = noun.split()[0]
+    return first.lower() in COUNTS or first.isdecimal() or (first.istitle() and noun == first)
+
+
 def subject_of(sentence: str) -> Subject | None:
-    """The words before "is" or "are", or before the first verb in -ing; None if there are none."""
-    sentence = sentence.strip().rstrip(".")
-    words = re.split(r"\s+(?:is|are)\s", sentence, maxsplit=1, flags=re.IGNORECASE)
-    phrase = TAIL.sub("", words[0]) if len(words) > 1 else _before_participle(sentence)
-    noun = ARTICLE.sub("", phrase)
-    if not noun or re.match(r"(?:an?|the|is|are)\b", noun, re.IGNORECASE):
+    """Who or what a prompt is about; None where it names nobody, several, or it can't be told."""
+    found = find_subject(sentence)
+    if found is None:
         return None
-    return Subject(noun, phrase)
+    article, noun = found
+    return Subject(noun, f"{article} {noun}".strip())
 
 
-def _before_participle(sentence: str) -> str:
-    """ "a monkey riding a bike" -> "a monkey"; "a lit candle" stays whole; else nothing."""
-    phrase = TAIL.sub("", sentence)
-    words = phrase.split()
-    first = 2 if ARTICLE.match(phrase) else 1  # "a flying eagle": a participle before its noun
-    for n, word in enumerate(words):
-        if n >= first and word.lower().endswith("ing") and word.lower() not in NOUNS_IN_ING:
-            return " ".join(words[:n])
-    if len(words) < first:
-        return ""
-    named = first == 2 and len(words) <= 1 + LONGEST_NAME
-    return phrase if named or phrase != sentence else ""
+def subject_of_caption(caption: str) -> Subject | None:
+    """The same of a picture's caption, which may be a mere name."""
+    found = subject_of(caption)
+    if found is None and len(caption.split()) <= LONGEST_NAME and not leading_pronoun(caption):
+        return Subject.named(caption)
+    return found
+
+
+def leading_pronoun(sentence: str) -> str:
+    """ "it" of "it is dancing"; else nothing."""
+    first = re.match(r"\w*", sentence)[0]
+    return first if first.lower() in PRONOUNS else ""
 
 
 def refined(prompt: str, subject: Subject) -> str | None:
-    """The prompt with the learned token for the subject; None if the subject isn't in it."""
+    """The prompt with the learned token for the subject, or for the pronoun that it begins with;
+    None if the subject isn't in it."""
     pattern = re.compile(rf"\b{re.escape(subject.noun)}\b", re.IGNORECASE)
     text, found = pattern.subn(TOKEN, prompt, count=1)
-    return text if found else None
+    if found:
+        return text
+    pronoun = leading_pronoun(prompt)
+    return pattern.sub(TOKEN, subject.phrase) + prompt[len(pronoun) :] if pronoun else None
 
 
 def unknown_to_the_toy(*sentences: str) -> str | None:
