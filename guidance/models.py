@@ -9,8 +9,8 @@ does. A model is frozen and in evaluation mode as soon as it is loaded.
 
 import functools
 import hashlib
-import json
 import re
+import textwrap
 import zipfile
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -20,6 +20,11 @@ from typing import Any
 import huggingface_hub
 import threestudio
 import torch
+from diffusers import SchedulerMixin
+
+from ..files.json_files import read_json
+from ..files.torch_files import check_zip, not_finite
+from ..host.git_lfs import refuse_pointer
 
 # Ids that are gone from the hub -> where the same files live now (seen in public issue threads,
 # 2024-08 and 2025-11)
@@ -38,6 +43,14 @@ WEIGHTS = re.compile(
     rf"(?:diffusion_pytorch_model|pytorch_model|model){SHARD}(?:\.(\w+))?{SHARD}"
     r"\.(safetensors|bin)"
 )
+# Samplers of diffusers whose folder says how noise was added in DDPM's terms (betas and
+# prediction_type), so that DDPMScheduler reads the same noise levels from it
+SAMPLERS_OF_DDPM = """
+    DDPM DDPMParallel DDIM DDIMParallel DDIMInverse PNDM LMSDiscrete LCM TCD EulerDiscrete
+    EulerAncestralDiscrete HeunDiscrete KDPM2Discrete KDPM2AncestralDiscrete DEISMultistep
+    DPMSolverMultistep DPMSolverMultistepInverse DPMSolverSinglestep DPMSolverSDE UniPCMultistep
+    SASolver
+""".split()  # noqa: SIM905
 
 
 def weights_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
@@ -54,11 +67,17 @@ class WeightFiles:
     names: tuple[str, ...]
 
 
-def choose_weights(names: Iterable[str], half: bool) -> WeightFiles | None:
-    """The best complete set among the file names of a folder, None where there is none."""
+def choose_weights(
+    names: Iterable[str], half: bool, variant: str | None = None
+) -> WeightFiles | None:
+    """The best complete set among the file names of a folder, None where there is none.
+
+    variant: takes this one alone, whatever `half` says.
+    """
     sets: dict[tuple[str | None, bool], list[str]] = {}
     for name in sorted(names):
-        if match := WEIGHTS.fullmatch(name):
+        match = WEIGHTS.fullmatch(name)
+        if match and variant in (None, match[1]):
             sets.setdefault((match[1], match[2] == "safetensors"), []).append(name)
     order = ["fp16", None] if half else [None, "fp16"]
 
@@ -125,11 +144,20 @@ def hub_folder(model: str, subfolder: str, half: bool) -> Path:
 
 
 def load_component(
-    kind: type, model: str, subfolder: str = "", dtype: torch.dtype | None = None
+    kind: type,
+    model: str,
+    subfolder: str = "",
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
 ) -> Any:
     """One component of a model, frozen, in evaluation mode; without `dtype` it has no weights.
 
-    kind: a class of diffusers or transformers (model, tokenizer, scheduler).
+    kind: a class of diffusers or transformers (model, tokenizer, scheduler); variant: of the weight
+        files; by default the one that suits `dtype`.
+
+    Raises:
+        FileNotFoundError: a folder or file isn't there; OSError: one can't be opened.
+        ValueError: a file is damaged or holds what is no number, or the model is of another kind.
     """
     half = dtype == torch.float16
     folder = model_folder(model, subfolder, half)
@@ -140,43 +168,71 @@ def load_component(
             f"{folder} has no folder {subfolder!r} for its {kind.__name__}; it has {there}. "
             "Is it another kind of model, or a download that was cut off?"
         )
+    check_texts(part)
     if dtype is None:
-        return kind.from_pretrained(folder, subfolder=subfolder)
-    weights = choose_weights((p.name for p in part.iterdir()), half)
+        if issubclass(kind, SchedulerMixin):
+            return read_scheduler(kind, folder, subfolder)
+        return read_part(kind, folder, subfolder)
+    weights = choose_weights((p.name for p in part.iterdir()), half, variant)
     if weights is None:
+        what = f"no weights of the variant {variant!r}" if variant else "no weights"
         raise FileNotFoundError(
-            f"{part} has no weights ({sorted(p.name for p in part.iterdir())}); "
+            f"{part} has {what} ({sorted(p.name for p in part.iterdir())}); "
             "*.safetensors or *.bin is needed. Was the download cut off?"
         )
     check_class(kind, part)
-    if not weights.safetensors:
-        for name in weights.names:
+    for name in weights.names:
+        refuse_pointer(part / name)
+        if not weights.safetensors:
             check_pickle(part / name)
     options: dict[str, Any] = {"torch_dtype": dtype, "use_safetensors": weights.safetensors}
     if weights.variant:
         options["variant"] = weights.variant
-    try:
-        loaded, report = kind.from_pretrained(
-            folder, subfolder=subfolder, output_loading_info=True, **options
-        )
-    except Exception as error:
-        raise ValueError(
-            f"The {kind.__name__} in {part} can't be loaded from {weights.names}: {error}. "
-            "If the file is cut off, delete and download it again."
-        ) from error
+    loaded, report = read_part(
+        kind, folder, subfolder, weights.names, output_loading_info=True, **options
+    )
     missing = [name for name in report["missing_keys"] if "position_ids" not in name]
     if missing:  # the libraries would keep random numbers there
         raise ValueError(
             f"{part / weights.names[0]} lacks {len(missing)} weights of {kind.__name__}, "
             f"{missing[:3]} and so on: it was written for another version or model."
         )
+    if bad := not_finite(dict(loaded.named_parameters())):
+        raise ValueError(
+            f"{part / weights.names[0]}: {len(bad)} weights of {kind.__name__} hold nan or "
+            f"infinity in {str(dtype).removeprefix('torch.')}, {bad[:3]}. It is damaged, or made "
+            "for another precision: take another copy, or half_precision_weights=false."
+        )
     return loaded.requires_grad_(False).eval()
+
+
+def read_part(
+    kind: type, folder: Path, subfolder: str, names: tuple[str, ...] = (), **options: Any
+) -> Any:
+    """`kind.from_pretrained`; what it raises becomes one line that names the place."""
+    try:
+        return kind.from_pretrained(folder, subfolder=subfolder, trust_remote_code=False, **options)
+    except Exception as error:  # the libraries raise whatever a damaged file leads to
+        files = f" from {', '.join(names)}" if names else ""
+        why = textwrap.shorten(str(error), 300) or type(error).__name__
+        raise ValueError(
+            f"The {kind.__name__} in {folder / subfolder} can't be loaded{files}: {why} "
+            "If a file is damaged or cut off, delete and download it again."
+        ) from error
+
+
+def check_texts(part: Path) -> None:
+    """Reads the JSON files of a component, and looks at whether the others are files themselves."""
+    for path in sorted(part.glob("*.json")):
+        read_json(path)
+    for path in part.glob("*.txt"):
+        refuse_pointer(path)
 
 
 def check_class(kind: type, part: Path) -> None:
     """Says what a diffusers folder holds where it isn't the class that is wanted."""
     config = part / "config.json"
-    name = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+    name = read_json(config).get("_class_name") if config.is_file() else None
     if name not in (None, kind.__name__):
         raise ValueError(
             f"{part} holds a {name}, but a {kind.__name__} is needed. Is the model of another "
@@ -184,13 +240,43 @@ def check_class(kind: type, part: Path) -> None:
         )
 
 
+def read_scheduler(kind: type, folder: Path, subfolder: str) -> Any:
+    """diffusers would read any folder as its DDPMScheduler, with defaults for what isn't there: a
+    flow-matching model as one that predicts noise.
+
+    Raises:
+        FileNotFoundError: no such file; ValueError: the model wasn't trained in DDPM's way.
+    """
+    path = folder / subfolder / "scheduler_config.json"
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Was the download cut off?")
+    config = read_json(path)
+    name = str(config.get("_class_name"))
+    flow = config.get("use_flow_sigmas") or "flow" in str(config.get("prediction_type"))
+    if name.removesuffix("Scheduler") not in SAMPLERS_OF_DDPM or flow:
+        what = "a flow-matching model" if flow or "Flow" in name else "no model of DDPM's kind"
+        raise ValueError(
+            f"{path} is of {what} (its class is {name}): noise isn't added to it with DDPM's "
+            "betas. Stable Diffusion 1.x and 2.x, ModelScope, ZeroScope and Zero123 will do."
+        )
+    betas = {"beta_start", "beta_end", "beta_schedule"}
+    if not betas <= config.keys() and not config.get("trained_betas"):
+        raise ValueError(f"{path} lacks {sorted(betas - config.keys())}. Download it again.")
+    scheduler = read_part(kind, folder, subfolder)
+    levels = scheduler.alphas_cumprod
+    if not bool(((levels >= 0) & (levels <= 1)).all()):  # also a nan
+        raise ValueError(f"{path} makes noise levels that aren't in [0, 1]. Download it again.")
+    return scheduler
+
+
 def check_pickle(path: Path) -> None:
     """Reads a pickle with weights_only, since old library versions would run whatever is in it."""
+    check_zip(path)
     try:
         torch.load(path, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:
+    except Exception as error:  # torch's own words advise to run its code
         raise ValueError(
-            f"{path} is not a plain file of tensors, or it is cut off ({error}). "
+            f"{path} is not a plain file of tensors, or it is cut off. "
             "Download it again, or give a model with .safetensors."
         ) from error
 

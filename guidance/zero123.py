@@ -6,7 +6,6 @@ one linear layer, as the only cross-attention token; and its VAE latents (the mo
 Zero123 was trained), concatenated to the noisy ones. Both are zeros in the unconditional half.
 """
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -21,7 +20,7 @@ from ..data.reference_image import reference_on_white
 from .distillation import Condition, ScoreDistillation
 from .latents import encode_images, resize
 from .models import model_folder
-from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels
+from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels, read_clip_settings
 
 
 @threestudio.register("animate124-zero123-guidance")
@@ -51,7 +50,7 @@ class Zero123Guidance(ScoreDistillation):
         self.projection = self.load(CLIPCameraProjection, model, "clip_camera_projection")
         encoder = self.load(CLIPVisionModelWithProjection, model, "image_encoder")
         folder = model_folder(model, "feature_extractor") / "feature_extractor"
-        settings = json.loads((folder / "preprocessor_config.json").read_text())
+        settings = read_clip_settings(folder / "preprocessor_config.json")
         image = reference_on_white(self.cfg.cond_image_path, self.cfg.size).to(self.device)
         with torch.no_grad():
             pixels = clip_pixels(image, settings).to(self.dtype)

@@ -2,12 +2,18 @@
 numbers that go in, and CLIP's view of the reference image.
 """
 
+import math
+from pathlib import Path
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from ..files.json_files import read_json
 
 
 class CLIPCameraProjection(ModelMixin, ConfigMixin):
@@ -34,11 +40,42 @@ def camera_offset(
     return torch.stack([fall, turn.sin(), turn.cos(), distance - reference[2]], dim=-1)
 
 
-def clip_pixels(image: Float[Tensor, "1 3 S S"], settings: dict) -> Float[Tensor, "1 3 P P"]:
-    """A square image in [0, 1] as CLIP wants it, from the numbers of preprocessor_config.json."""
-    size = settings["crop_size"]  # a number in older files
-    side = size["height"] if isinstance(size, dict) else size
+class ClipSettings(NamedTuple):
+    """How CLIP wants its pictures."""
+
+    side: int  # pixels
+    mean: tuple[float, float, float]  # of RGB in [0, 1]
+    std: tuple[float, float, float]
+
+
+def read_clip_settings(path: Path) -> ClipSettings:
+    """From a feature extractor's preprocessor_config.json.
+
+    Raises:
+        ValueError: the file is damaged, or lacks a number; OSError: it can't be opened.
+    """
+    held = read_json(path)
+    try:
+        size = held["crop_size"]  # a number in older files
+        side = int(size["height"] if isinstance(size, dict) else size)
+        mean, std = (tuple(float(v) for v in held[key]) for key in ("image_mean", "image_std"))
+    except (KeyError, TypeError, ValueError) as error:
+        side, mean, std, problem = 0, (), (), error
+    else:
+        problem = f"they are {size}, {mean} and {std}"
+    if side < 1 or len(mean) != 3 or len(std) != 3 or not all(0 < v < math.inf for v in std):
+        raise ValueError(
+            f"{path} doesn't say how CLIP wants its pictures (crop_size, image_mean, image_std): "
+            f"{problem}. Take another copy of it."
+        )
+    return ClipSettings(side, mean, std)
+
+
+def clip_pixels(
+    image: Float[Tensor, "1 3 S S"], settings: ClipSettings
+) -> Float[Tensor, "1 3 P P"]:
+    """A square image in [0, 1] as CLIP wants it."""
     options = {"mode": "bicubic", "align_corners": False, "antialias": True}
-    pixels = F.interpolate(image, (side, side), **options).clamp(0, 1)
-    mean, std = (image.new_tensor(settings[k])[:, None, None] for k in ("image_mean", "image_std"))
+    pixels = F.interpolate(image, (settings.side, settings.side), **options).clamp(0, 1)
+    mean, std = (image.new_tensor(v)[:, None, None] for v in (settings.mean, settings.std))
     return (pixels - mean) / std

@@ -30,10 +30,17 @@ class TextEncoder:
     """Tokenizer and text encoder of a model; learned tokens get rows behind the vocabulary's."""
 
     def __init__(self, model: str, learned: LearnedTokens, device: torch.device | str):
+        self.model = model
         self.tokenizer = models.load_component(CLIPTokenizerFast, model, "tokenizer")
         self.encoder = models.load_component(CLIPTextModel, model, "text_encoder", torch.float32)
         positions = self.encoder.config.max_position_embeddings
         self.length = min(self.tokenizer.model_max_length, positions)
+        special = (f"{kind}_token_id" for kind in ("bos", "eos", "pad"))
+        if None in (getattr(self.tokenizer, name) for name in special):
+            raise ValueError(
+                f"The tokenizer of {model} has no token for a prompt's start, end or padding: its "
+                "special_tokens_map.json or tokenizer_config.json is damaged. Download it again."
+            )
         table = self.encoder.get_input_embeddings()
         self.ids: dict[str, list[int]] = {}  # of learned tokens
         for token, vectors in learned.items():
@@ -75,6 +82,11 @@ class TextEncoder:
     def encode(self, prompt: str) -> tuple[Float[Tensor, "L D"], str]:
         """The last hidden state of a prompt, and the part of it that didn't fit ("" if all did)."""
         ids = self.prompt_ids(prompt)
+        if max(ids, default=0) >= len(self.encoder.get_input_embeddings().weight):
+            raise ValueError(
+                f"The tokenizer of {self.model} has words that its text encoder doesn't know, one "
+                f"of them in {prompt!r}: the two don't belong together. Download the model again."
+            )
         room = self.length - 2
         start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
         padding = [self.tokenizer.pad_token_id] * (room - len(ids))

@@ -2,6 +2,8 @@
 looking at what its network is given and what it answers.
 """
 
+import json
+import math
 import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,12 @@ import torch.nn.functional as F
 from animate124.guidance import distillation, sds
 from animate124.guidance import latents as latents_module
 from animate124.guidance.distillation import ScoreDistillation
-from animate124.guidance.zero123_model import camera_offset, clip_pixels
+from animate124.guidance.zero123_model import (
+    ClipSettings,
+    camera_offset,
+    clip_pixels,
+    read_clip_settings,
+)
 from PIL import Image
 
 SIZE = 64  # pixels of the tiny VAEs' input; latents are 8 x 8
@@ -450,10 +457,34 @@ def test_zero123_sees_what_clip_sees(random_priors, workplace):
     image = Image.fromarray(image).resize((SIZE, SIZE), Image.BICUBIC)
     reference = settings(images=image, return_tensors="pt").pixel_values
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
-    ours = clip_pixels(pixels, settings.to_dict())
+    path = random_priors / "zero123/feature_extractor/preprocessor_config.json"
+    ours = clip_pixels(pixels, read_clip_settings(path))
     torch.testing.assert_close(ours, reference, atol=0.02, rtol=0)
-    old_style = settings.to_dict() | {"crop_size": 32, "size": 32}
-    torch.testing.assert_close(clip_pixels(pixels, old_style), ours)
+    old_style = workplace / "old.json"
+    old_style.write_text(json.dumps(settings.to_dict() | {"crop_size": 32, "size": 32}))
+    torch.testing.assert_close(clip_pixels(pixels, read_clip_settings(old_style)), ours)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"crop_size": None},
+        {"crop_size": 0},
+        {"crop_size": {}},
+        {"image_mean": [0.5]},
+        {"image_mean": "abc"},
+        {"image_std": [1, 1, 0]},
+        {"image_std": [1, 1, math.nan]},
+    ],
+)
+def test_what_clip_wants_is_named_where_it_is_missing(workplace, change):
+    path = workplace / "preprocessor_config.json"
+    good = {"crop_size": 32, "image_mean": [0.5, 0.5, 0.5], "image_std": [1, 1, 1]}
+    path.write_text(json.dumps(good))
+    assert read_clip_settings(path) == (32, (0.5, 0.5, 0.5), (1, 1, 1))
+    path.write_text(json.dumps(good | change))
+    with pytest.raises(ValueError, match=r"preprocessor_config\.json doesn't say"):
+        read_clip_settings(path)
 
 
 def test_zero123_condition(build, random_priors, workplace):
@@ -475,11 +506,9 @@ def test_zero123_condition(build, random_priors, workplace):
         encoder = CLIPVisionModelWithProjection.from_pretrained(
             random_priors / "zero123", subfolder="image_encoder"
         )
-        settings = {
-            "crop_size": 32,
-            "image_mean": [0.48145466, 0.4578275, 0.40821073],
-            "image_std": [0.26862954, 0.26130258, 0.27577711],
-        }
+        settings = ClipSettings(
+            32, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+        )
         embedding = encoder(clip_pixels(image, settings)).image_embeds
     concatenated = seen.unet["sample"][:, 4:]
     torch.testing.assert_close(concatenated[:2], mode.expand(2, -1, -1, -1), atol=1e-4, rtol=0)

@@ -1,9 +1,12 @@
 """Loading pretrained models: which files are chosen, offline use, and what goes wrong."""
 
 import json
+import math
 import pickle
+import re
 import shutil
 
+import diffusers
 import huggingface_hub
 import pytest
 import threestudio
@@ -12,7 +15,7 @@ from animate124.guidance import models
 from animate124.guidance.models import choose_weights, load_component, model_folder
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
-from transformers import CLIPTextModel
+from transformers import CLIPTextModel, CLIPTokenizerFast
 
 PLAIN = "diffusion_pytorch_model.safetensors"
 HALF = "diffusion_pytorch_model.fp16.safetensors"
@@ -213,6 +216,147 @@ def test_another_kind_of_model(random_priors):
     with pytest.raises(ValueError, match=r"holds a UNet3DConditionModel, but a UNet2D.* is needed"):
         model = str(random_priors / "text-to-video")
         load_component(UNet2DConditionModel, model, "unet", torch.float32)
+
+
+def spoil(path, content):
+    """Replaces a file; b"-" stands for its first half, other dicts change a JSON file."""
+    whole = path.read_bytes()
+    if isinstance(content, dict):
+        content = json.dumps({**json.loads(whole), **content}).encode()
+    path.unlink()
+    path.write_bytes(whole[: len(whole) // 2] if content == b"-" else content)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0000\nsize 3819\n"
+CONFIGS = {
+    "unet/config.json": UNet2DConditionModel,
+    "vae/config.json": AutoencoderKL,
+    "text_encoder/config.json": CLIPTextModel,
+    "scheduler/scheduler_config.json": DDPMScheduler,
+    "tokenizer/vocab.json": CLIPTokenizerFast,
+    "tokenizer/tokenizer_config.json": CLIPTokenizerFast,
+}
+
+
+@pytest.mark.parametrize("content", [b"", b"-", b"[]", b"\xff\xfe\x00", b"null", POINTER])
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_damaged_json_file_is_named(sd, name, content):
+    part = name.partition("/")[0]
+    spoil(sd / name, content)
+    dtype = None if part in ("scheduler", "tokenizer") else torch.float32
+    with pytest.raises(ValueError, match=re.escape(f"{name}'")) as error:
+        load_component(CONFIGS[name], str(sd), part, dtype)
+    assert "\n" not in str(error.value)
+    assert ("git lfs pull" in str(error.value)) == (content == POINTER)
+
+
+@pytest.mark.parametrize("content", [b"", b"-", b"rubbish", POINTER])
+@pytest.mark.parametrize("suffix", ["safetensors", "bin"])
+def test_damaged_weights_are_named(sd, suffix, content):
+    path = sd / "unet" / PLAIN
+    if suffix == "bin":
+        torch.save(load_file(path), sd / "unet" / PICKLE)
+        path.unlink()
+        path = sd / "unet" / PICKLE
+    spoil(path, content)
+    with pytest.raises(ValueError, match=re.escape(path.name)) as error:
+        load_component(UNet2DConditionModel, str(sd), "unet", torch.float32)
+    assert "\n" not in str(error.value) and "weights_only" not in str(error.value)
+    assert ("git lfs pull" in str(error.value)) == (content == POINTER)
+
+
+def test_a_flipped_bit_of_a_pickle_is_seen(sd):
+    weights = load_file(sd / "unet" / PLAIN)
+    (sd / "unet" / PLAIN).unlink()
+    torch.save(weights, sd / "unet" / PICKLE)
+    load_component(UNet2DConditionModel, str(sd), "unet", torch.float32)
+    whole = bytearray((sd / "unet" / PICKLE).read_bytes())
+    whole[whole.index(weights["conv_in.weight"].numpy().tobytes())] ^= 1
+    spoil(sd / "unet" / PICKLE, bytes(whole))
+    with pytest.raises(ValueError, match=r"diffusion_pytorch_model\.bin' is damaged"):
+        load_component(UNet2DConditionModel, str(sd), "unet", torch.float32)
+
+
+@pytest.mark.parametrize(
+    "kind, part, name",
+    [
+        (UNet2DConditionModel, "unet", "conv_in.weight"),
+        (CLIPTextModel, "text_encoder", "text_model.encoder.layers.0.mlp.fc1.weight"),
+    ],
+)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_weights_that_are_no_numbers_are_refused(sd, kind, part, name, value):
+    path = next((sd / part).glob("*.safetensors"))
+    weights = load_file(path)
+    weights[name].view(-1)[3] = value
+    rewrite(path, weights)
+    with pytest.raises(ValueError, match=rf"{path.name}: 1 weights of .* hold nan or infinity"):
+        load_component(kind, str(sd), part, torch.float32)
+
+
+def test_weights_of_another_shape_are_named(sd):
+    spoil(sd / "unet" / "config.json", {"in_channels": 5})
+    with pytest.raises(ValueError, match=r"UNet2DConditionModel in .*unet can't be loaded from"):
+        load_component(UNet2DConditionModel, str(sd), "unet", torch.float32)
+
+
+# ---- schedulers
+
+
+@pytest.mark.parametrize("name", [f"{name}Scheduler" for name in models.SAMPLERS_OF_DDPM])
+def test_samplers_of_ddpm_models_tell_the_same_noise_levels(sd, tmp_path, name):
+    """What diffusers itself writes for each, so that the names are real ones."""
+    ddpm = load_component(DDPMScheduler, str(sd), "scheduler")
+    if name != "DPMSolverSDEScheduler":  # needs a package of its own
+        getattr(diffusers, name).from_config(ddpm.config).save_pretrained(sd / "scheduler")
+    else:
+        spoil(sd / "scheduler" / "scheduler_config.json", {"_class_name": name})
+    assert json.loads((sd / "scheduler/scheduler_config.json").read_text())["_class_name"] == name
+    read = load_component(DDPMScheduler, str(sd), "scheduler")
+    assert torch.equal(read.alphas_cumprod, ddpm.alphas_cumprod)
+    assert read.config.prediction_type == ddpm.config.prediction_type
+
+
+@pytest.mark.parametrize(
+    "name", ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"]
+)
+def test_a_flow_matching_folder_is_no_ddpm(sd, name):
+    if not hasattr(diffusers, name):
+        pytest.skip(f"this diffusers has no {name}")
+    shutil.rmtree(sd / "scheduler")
+    getattr(diffusers, name)().save_pretrained(sd / "scheduler")
+    with pytest.raises(ValueError, match=rf"flow-matching model \(its class is {name}\).*Stable"):
+        load_component(DDPMScheduler, str(sd), "scheduler")
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"_class_name": "EDMEulerScheduler"}, "its class is EDMEulerScheduler"),
+        ({"_class_name": None}, "its class is None"),
+        ({"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True}, "flow-matching"),
+        ({"prediction_type": "flow_prediction"}, "flow-matching"),
+        ({"beta_start": "a"}, "can't be loaded"),
+        ({"beta_start": math.nan}, r"aren't in \[0, 1\]"),
+        ({"beta_schedule": "rubbish"}, "can't be loaded"),
+        ({"num_train_timesteps": -3}, "can't be loaded"),
+    ],
+)
+def test_a_scheduler_of_another_kind_is_refused(sd, change, message):
+    spoil(sd / "scheduler" / "scheduler_config.json", change)
+    with pytest.raises(ValueError, match=message) as error:
+        load_component(DDPMScheduler, str(sd), "scheduler")
+    assert "scheduler" in str(error.value)
+
+
+def test_a_scheduler_without_betas_is_refused(sd):
+    path = sd / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({"_class_name": "DDPMScheduler"}))
+    with pytest.raises(ValueError, match=r"lacks \['beta_end', 'beta_schedule', 'beta_start'\]"):
+        load_component(DDPMScheduler, str(sd), "scheduler")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no .*scheduler_config\.json"):
+        load_component(DDPMScheduler, str(sd), "scheduler")
 
 
 # ---- the hub, offline

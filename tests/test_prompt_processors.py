@@ -25,6 +25,8 @@ PROMPT = "a panda is dancing"
 def workplace(tmp_path, monkeypatch):
     """A working directory of its own, hence an empty cache."""
     monkeypatch.chdir(tmp_path)
+    # collecting garbage takes a second in a long test session
+    monkeypatch.setattr(embedding_cache, "cleanup", lambda: None)
     return tmp_path
 
 

@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -413,7 +414,7 @@ def cut_off_image(path):
         ("--validation_prompt 'a panda'", "has no _panda_"),
         ("--pretrained_model_name_or_path nowhere", "model folder 'nowhere' does not exist"),
         ("--revision main", "is a local folder"),
-        ("--variant fp8", "--variant fp8: "),
+        ("--variant fp8", "no weights of the variant 'fp8'"),
         ("--resume_from_checkpoint checkpoint-7", "no such checkpoint"),
         ("--push_to_hub", "the hub can't be reached"),
         pytest.param(
@@ -426,6 +427,25 @@ def test_an_input_that_cannot_be_used_is_named(learn, capsys, options, message):
     assert learn(options) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
+
+
+def test_a_variants_pickle_is_not_run(learn, random_priors, tmp_path, capsys):
+    model = shutil.copytree(random_priors / "sd", tmp_path / "sd")
+    for part, name in (
+        ("unet", "diffusion_pytorch_model"),
+        ("vae", "diffusion_pytorch_model"),
+        ("text_encoder", "model"),
+    ):
+        plain = model / part / f"{name}.safetensors"
+        plain.rename(plain.with_name(f"{name}.v2.safetensors"))
+    assert learn("--variant v2", model=model) == 0
+    for path in (model / "unet").glob("*.safetensors"):
+        path.unlink()
+    torch.save({"conv_in.weight": Path}, model / "unet" / "diffusion_pytorch_model.v2.bin")
+    capsys.readouterr()
+    assert learn("--variant v2", model=model) == 2
+    error = capsys.readouterr().err
+    assert "v2.bin is not a plain file of tensors" in error and "weights_only" not in error
 
 
 @pytest.mark.parametrize(

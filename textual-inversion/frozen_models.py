@@ -7,7 +7,7 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from animate124.guidance.models import living_id, load_component, model_folder, weights_dtype
+from animate124.guidance.models import living_id, load_component, weights_dtype
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -43,17 +43,7 @@ class ModelSource:
         Raises:
             ValueError, OSError: it can't be had.
         """
-        folder = self.at_revision(part)
-        if dtype is None or self.variant is None:
-            return load_component(kind, folder, part, dtype)
-        path = model_folder(folder, part)
-        if not list((path / part).glob(f"*.{self.variant}.*")):
-            there = sorted(p.name for p in (path / part).glob("*.*") if p.suffix != ".json")
-            raise FileNotFoundError(
-                f"--variant {self.variant}: {path / part} has no such files, only {there}."
-            )
-        loaded = kind.from_pretrained(path, subfolder=part, variant=self.variant, torch_dtype=dtype)
-        return loaded.requires_grad_(False).eval()
+        return load_component(kind, self.at_revision(part), part, dtype, self.variant)
 
     def at_revision(self, part: str) -> str:
         """Where `part` lies: the name itself, unless a revision or variant has to be fetched."""
@@ -77,6 +67,20 @@ class ModelSource:
             ) from error
 
 
+def load_tokenizer(name: str) -> CLIPTokenizer:
+    """From a folder of its own, or a hub id (of which a model's weights aren't downloaded).
+
+    Raises:
+        ValueError, OSError: it can't be had.
+    """
+    if Path(name).expanduser().is_dir():
+        return load_component(CLIPTokenizer, name)
+    try:
+        return CLIPTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # no network, no such repository, no tokenizer in it
+        raise FileNotFoundError(f"--tokenizer_name {name} can't be had: {error}") from error
+
+
 def load_models(
     source: ModelSource, tokenizer_name: str | None, dtype: torch.dtype, device: torch.device
 ) -> FrozenModels:
@@ -84,10 +88,11 @@ def load_models(
     Raises:
         ValueError, OSError: a part can't be had, or the model is of another kind.
     """
-    if tokenizer_name:
-        tokenizer = CLIPTokenizer.from_pretrained(tokenizer_name)
-    else:
-        tokenizer = source.load(CLIPTokenizer, "tokenizer")
+    tokenizer = (
+        load_tokenizer(tokenizer_name)
+        if tokenizer_name
+        else source.load(CLIPTokenizer, "tokenizer")
+    )
     # in float32: encodes once and decodes rarely, and some overflow in float16
     vae = source.load(AutoencoderKL, "vae", torch.float32)
     unet = source.load(UNet2DConditionModel, "unet", dtype)
