@@ -50,6 +50,29 @@ def settings_hash(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def check_records(steps: Mapping[str, Mapping[str, Any]]) -> None:
+    """
+    Raises:
+        ValueError, KeyError, TypeError, AttributeError: a record isn't what `Manifest` writes.
+    """
+    for name, record in steps.items():
+        right = (
+            isinstance(record["inputs"], str)
+            and isinstance(record["finished"], bool)
+            and is_number(record["seconds"])
+            and all(is_number(peak) for peak in record["peak_memory"].values())
+            and isinstance(record.get("command", ""), str)
+        )
+        if record["finished"]:
+            right = right and all(isinstance(digest, str) for digest in record["outputs"].values())
+        if not right:
+            raise ValueError(f"the record of {name} has values of other kinds")
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 class Manifest:
     """The records of a scene's steps, `manifest.json` in its folder."""
 
@@ -61,9 +84,12 @@ class Manifest:
             try:
                 held = json.loads(self.path.read_text(encoding="utf-8"))
                 self.steps = held["steps"]
-            except (ValueError, KeyError, TypeError) as error:
+                check_records(self.steps)
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(
-                    f"{self.path} can't be read ({error!r}). Delete it: every step then runs again."
+                    f"{self.path} can't be read ({error!r}). Put a copy of it back, if you have "
+                    "one. Delete it if not: every step then runs again, and what they made is kept "
+                    f"in {folder / 'earlier'}."
                 ) from error
 
     def save(self) -> None:

@@ -36,6 +36,15 @@ from .wording import TOKEN, Subject, refined
 PREPROCESS_SCRIPT = "image_preprocess.py"
 TOKEN_SCRIPT = "textual-inversion/textual_inversion.py"
 RESULT_SCRIPT = "pipeline/result.py"
+LAUNCH_FILES = (  # that each launch of a stage writes, without a checkpoint worth nothing
+    "cmd.txt",
+    "configs/raw.yaml",
+    "configs/parsed.yaml",
+    "csv_logs/version_*/metrics.csv",
+    "csv_logs/version_*/hparams.yaml",
+    "tb_logs/version_*/events.out.tfevents.*",
+    "tb_logs/version_*/hparams.yaml",
+)
 LATER = Subject("SUBJECT", "a SUBJECT")  # stands in a plan until the caption is there
 
 
@@ -54,6 +63,7 @@ class Step:
     copies: tuple[Path, Path] | None = None  # a file that is copied first: from, to
     checkpoint: Path | None = None  # what a half-done step goes on from
     resume: list[str] = field(default_factory=list)  # words that make it go on
+    slight: tuple[str, ...] = ()  # patterns of its files that are worth nothing by themselves
     environment: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -241,6 +251,7 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
         outputs=outputs,
         cost=preset.costs["preprocess"],
         copies=(Path(shown(scene.image)), Path(shown(photo))),
+        slight=(photo.name,),
     )
 
 
@@ -273,6 +284,7 @@ def token_step(
         steps=int(options["max_train_steps"]),
         checkpoint=folder,
         resume=["--resume_from_checkpoint", "latest"],
+        slight=("logs/*/events.out.tfevents.*", "logs/*/hparams.yml"),
     )
 
 
@@ -336,8 +348,14 @@ def stage_step(
         cost=preset.costs[stage],
         steps=trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1),
         checkpoint=checkpoint(scene, stage),
-        resume=[written("resume", shown(checkpoint(scene, stage)))],
+        resume=resume_words(checkpoint(scene, stage)),
+        slight=LAUNCH_FILES,
     )
+
+
+def resume_words(path: Path) -> list[str]:
+    """What makes a stage go on from a checkpoint."""
+    return [written("resume", shown(path))]
 
 
 def result_step(scene: Scene, preset: Preset, stage: str) -> Step:
@@ -359,6 +377,7 @@ def result_step(scene: Scene, preset: Preset, stage: str) -> Step:
         },
         outputs=[folder / name for name in result.file_names(static=stage == STAGES[0])],
         cost=preset.costs["result"],
+        slight=result.REPORT,
     )
 
 

@@ -12,7 +12,7 @@ import importlib.metadata
 import json
 import math
 import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,9 @@ from .manifest import Manifest
 from .plan import Plan, Step
 from .presets import STAGES
 from .progress import duration
-from .result import ANIMATION, REFERENCE, SHEET, TURNTABLE
+from .result import ANIMATION, REFERENCE, REPORT, SHEET, TURNTABLE
 
-Curve = list[tuple[int, float]]  # (training step, value)
+Curve = list[tuple[int, float | None]]  # (training step, value; None: no number)
 POINTS = 200  # of a curve, at most
 LIBRARIES = [
     "threestudio-animate124",
@@ -53,18 +53,38 @@ MEDIA_TYPES = {
 # ---------------------------------------------------------------------------------- losses
 
 
-def curves(folder: Path) -> dict[str, Curve]:
-    """The losses in a step's CSV logs, by name; a resumed run's log goes on with the one before."""
+def curves(folder: Path) -> tuple[dict[str, Curve], list[str]]:
+    """The losses in a step's CSV logs, by name, and what of the logs can't be read.
+
+    A resumed run's log goes on with the one before.
+    """
     found: dict[str, dict[int, float]] = {}
+    odd: list[str] = []
     logs = sorted(folder.glob("csv_logs/version_*/metrics.csv"), key=lambda p: p.stat().st_mtime)
     for log in [*logs, *folder.glob("loss.csv")]:
-        with log.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                for column, text in row.items():
-                    name = (column or "").removeprefix("train/")
-                    if name.startswith("loss") and text:
-                        found.setdefault(name, {})[int(row["step"])] = float(text)
-    return {name: sorted(values.items()) for name, values in found.items()}
+        try:
+            with log.open(newline="", encoding="utf-8", errors="replace") as file:
+                for name, step, value in read_log(csv.DictReader(file), log, odd):
+                    found.setdefault(name, {})[step] = value
+        except (OSError, csv.Error) as error:
+            odd.append(f"{log}: {error}")
+    return {name: sorted(values.items()) for name, values in found.items()}, odd
+
+
+def read_log(rows: csv.DictReader, log: Path, odd: list[str]) -> Iterator[tuple[str, int, float]]:
+    """Name, step and value of each loss; rows with a cell that is no number are named in `odd`."""
+    for row in rows:
+        losses = {
+            column.removeprefix("train/"): text
+            for column, text in row.items()
+            if column and column.removeprefix("train/").startswith("loss") and text
+        }
+        try:
+            cells = [(name, int(row["step"]), float(text)) for name, text in losses.items()]
+        except (KeyError, TypeError, ValueError):  # no such column, too few cells, a word
+            odd.append(f"{log}, line {rows.line_num}")
+            continue
+        yield from cells
 
 
 def thinned(curve: Curve, points: int = POINTS) -> Curve:
@@ -72,6 +92,11 @@ def thinned(curve: Curve, points: int = POINTS) -> Curve:
     stretch = math.ceil(len(curve) / points)
     parts = [curve[n : n + stretch] for n in range(0, len(curve), max(stretch, 1))]
     return [(part[-1][0], sum(value for _, value in part) / len(part)) for part in parts]
+
+
+def number(value: float) -> float | None:
+    """JSON has no nan and no infinity: None."""
+    return value if math.isfinite(value) else None
 
 
 # ---------------------------------------------------------------------------------- report.json
@@ -99,11 +124,17 @@ def step_report(step: Step, manifest: Manifest) -> dict[str, Any]:
         "peak_memory_gb": {kind: round(gb, 2) for kind, gb in record["peak_memory"].items()},
         "command": record.get("command", step.shown()),
     }
-    losses = curves(step.folder)
+    losses, odd = curves(step.folder)
     if losses:
         facts["losses"] = {
-            name: {"final": curve[-1][1], "curve": thinned(curve)} for name, curve in losses.items()
+            name: {
+                "final": number(curve[-1][1]),
+                "curve": [(at, number(value)) for at, value in thinned(curve)],
+            }
+            for name, curve in losses.items()
         }
+    if odd:
+        facts["unread"] = odd[:10]
     if step.name in STAGES:
         checkpoint = step.checkpoint if step.checkpoint.is_file() else None
         facts["checkpoint"] = checkpoint and checkpoint.relative_to(manifest.folder).as_posix()
@@ -143,13 +174,14 @@ def write(plan: Plan, manifest: Manifest) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     facts = summary(plan, manifest)
     inputs = [manifest.folder / "input" / "_rgba.png"]
-    for name, text in {
-        "report.json": json.dumps(facts, indent=1, ensure_ascii=False) + "\n",
-        "report.html": page(facts, folder, inputs),
-    }.items():
+    texts = [
+        json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
+        page(facts, folder, inputs),
+    ]
+    for name, text in zip(REPORT, texts, strict=True):
         with whole_file(folder / name) as part:
             part.write_text(text, encoding="utf-8")
-    return folder / "report.html"
+    return folder / REPORT[1]
 
 
 # ---------------------------------------------------------------------------------- report.html
@@ -205,6 +237,7 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
         for step in facts["steps"]
         if "losses" in step
     )
+    unread = ", ".join(line for step in facts["steps"] for line in step.get("unread", [])[:3])
     libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     when = facts["written"][:16].replace("T", " ")
     about = f"preset {facts['preset']}, {duration(facts['seconds'])}, {when}"
@@ -230,6 +263,7 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
 <tbody>{rows}</tbody>
 </table></div>
 {f"<h2>Losses</h2>{losses}" if losses else ""}
+{f'<p class="soft">Left out, because it is no number: {text(unread)}</p>' if unread else ""}
 <h2>How to make it again</h2>
 <details><summary>The command of each step</summary>
 <div class="wide"><pre>{text(commands)}</pre></div></details>
@@ -269,7 +303,7 @@ def step_row(step: Mapping[str, Any]) -> str:
 
 def chart(name: str, curve: Curve, width: int = 240, height: int = 120) -> str:
     """One loss over the training steps, as SVG; logarithmic where it spans more than a hundred."""
-    finite = [(step, value) for step, value in curve if math.isfinite(value)]
+    finite = [(step, v) for step, v in curve if v is not None and math.isfinite(v)]
     if not finite:
         return ""
     values = [value for _, value in finite]

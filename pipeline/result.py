@@ -19,6 +19,7 @@ from argument_types import path, whole_number
 
 ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
 SHEET = "contact_sheet.png"
+REPORT = ("report.json", "report.html")  # what pipeline/report.py writes beside them
 ROUNDS = 2  # times that time runs while the camera turns once
 BATCH = 8  # frames rendered together
 

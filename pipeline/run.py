@@ -4,26 +4,25 @@ Prints go through the progress line; everything that a step prints is in `<scene
 """
 
 import contextlib
-import fcntl
-import os
 import re
 import shlex
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TextIO
 
-from ..files.whole import clear_parts, running
+from ..files.torch_files import check_zip
+from ..files.whole import clear_parts
 from . import process, report
+from .earlier import put_aside
+from .lock import locked
 from .manifest import Manifest, State
-from .plan import ROOT, Plan, Step, make_plan
+from .plan import ROOT, Plan, Step, make_plan, resume_words
 from .presets import STEPS
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration, read_bar
 from .scene import Scene
-from .watcher import GRACE
 from .wording import unknown_to_the_toy
 
 # lines of a step that tell a person nothing: tables, bars, the library's own remarks
@@ -84,49 +83,6 @@ def remarks(plan: Plan) -> list[str]:
     return lines
 
 
-@contextlib.contextmanager
-def locked(folder: Path, interrupt: Interrupt | None = None) -> Iterator[int]:
-    """One run at a time works in a scene's folder; a second one is a ValueError.
-
-    Yields the number of the lock's file: a process that inherits it holds the lock as well, so that
-    a step which outlives its run for a moment keeps the next one waiting.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as file:
-        wait_for_lock(file, folder, interrupt)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        yield file.fileno()
-
-
-def wait_for_lock(file: TextIO, folder: Path, interrupt: Interrupt | None) -> None:
-    """Takes the lock; waits for it as long as a step of a run that is gone may need to end.
-
-    Raises:
-        ValueError: another run has it.
-    """
-    until = time.monotonic() + GRACE + 15
-    waiting = False
-    while True:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
-        except BlockingIOError:
-            file.seek(0)
-            holder = file.read().strip()
-        asked = interrupt is not None and interrupt.asked
-        if asked or time.monotonic() > until or (holder.isdigit() and running(int(holder))):
-            raise ValueError(
-                f"Another run (process {holder}) is at work in {folder}. "
-                "Wait for it, or stop it with Ctrl-C where it runs."
-            )
-        if not waiting:
-            print(f"Waiting for a step of a run that is gone (process {holder}).", flush=True)
-        waiting = True
-        time.sleep(0.2)
-
-
 def run_scene(
     scene: Scene, start: str | None, until: str, go_on: Sequence[str], interrupt: Interrupt
 ) -> int:
@@ -147,7 +103,8 @@ def run_scene(
         try:
             for name in [step.name for step in plan.steps]:
                 step = plan[name]
-                code = run_step(step, manifest, line, interrupt, lock)
+                with naming(step):
+                    code = run_step(step, manifest, line, interrupt, lock)
                 if code == STOPPED:
                     line.close()
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
@@ -161,10 +118,30 @@ def run_scene(
                         )
         finally:
             line.close()
-            if manifest.steps:
-                page = report.write(plan, manifest)
-    print(f"Done: {plan.steps[-1].folder}; the report is {page}.")
+            page = write_report(plan, manifest) if manifest.steps else None
+    print(f"Done: {plan.steps[-1].folder}" + (f"; the report is {page}." if page else "."))
     return 0
+
+
+@contextlib.contextmanager
+def naming(step: Step) -> Iterator[None]:
+    """A full disk and its like say which file; this adds in which step."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or isinstance(error, BrokenPipeError):
+            raise
+        raise OSError(f"{step.name}: {error}") from error
+
+
+def write_report(plan: Plan, manifest: Manifest) -> Path | None:
+    """The page's path. A report that can't be written is a line: it hides no error of a step's and
+    fails no scene."""
+    try:
+        return report.write(plan, manifest)
+    except Exception as error:
+        print(f"The report could not be written: {error!r}.", file=sys.stderr, flush=True)
+        return None
 
 
 def works(plan: Plan, manifest: Manifest) -> list[Work]:
@@ -183,7 +160,7 @@ def run_step(
     lock: the scene's, which the step's process holds as long as it runs.
 
     Raises:
-        StepFailed: its process ended otherwise.
+        StepFailed: its process ended otherwise; ValueError: it can't go on where it stopped.
     """
     inputs = step.inputs()
     if inputs is None:
@@ -196,8 +173,10 @@ def run_step(
     if interrupt.asked:
         return STOPPED
     again = state == "half"
-    if not again:
-        put_aside(step)
+    if again:
+        step = go_on_from_sound(step, line)
+    elif (kept := put_aside(step)) is not None:
+        line.say(f"{step.name}: what it made before is kept in {kept}")
     manifest.begin(step.name, inputs, again)
     if step.copies is not None:
         target = ROOT / step.copies[1]
@@ -233,29 +212,52 @@ def run_step(
     if outcome.code != 0 and interrupt.asked:
         return STOPPED
     if outcome.code != 0:
-        raise StepFailed(failure(step, outcome.code, last, log))
+        raise StepFailed(failure(step, outcome.code, last, log, again))
     manifest.finish(step.name, step.outputs, steps=step.steps, command=step.shown(again))
     line.say(f"{step.name}: {duration(manifest.steps[step.name]['seconds'])}")
     return 0
 
 
-def failure(step: Step, code: int, last: Sequence[str], log: Path) -> str:
+def go_on_from_sound(step: Step, line: ProgressLine) -> Step:
+    """A half-done stage goes on from the newest checkpoint that isn't damaged. (The token's script
+    looks for itself.)
+
+    Raises:
+        ValueError: they all are.
+    """
+    if not step.checkpoint.is_file():
+        return step
+    older = set(step.checkpoint.parent.glob("[!.]*.ckpt")) - {step.checkpoint}
+    newest_first = sorted(older, key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in [step.checkpoint, *newest_first]:
+        if not is_sound(path):
+            line.say(f"{step.name}: {path} is damaged or cut off")
+            continue
+        return step if path == step.checkpoint else replace(step, resume=resume_words(path))
+    raise ValueError(
+        f"{step.name} was half done, but its checkpoint {step.checkpoint} is damaged and there is "
+        f"no older one. --from {step.name} starts it again; what is there now is kept."
+    )
+
+
+def is_sound(checkpoint: Path) -> bool:
+    """Whether it is the zip that was written, by its records' checksums."""
+    with checkpoint.open("rb") as file:
+        if file.read(2) != b"PK":
+            return False
+    try:
+        check_zip(checkpoint)
+    except ValueError:
+        return False
+    return True
+
+
+def failure(step: Step, code: int, last: Sequence[str], log: Path, again: bool) -> str:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     if code == -9:
         how += " (out of memory, perhaps: see --vram)"
     lines = "\n".join(f"  {text}" for text in last[-TAIL:] if text.strip())
-    return f"{step.name} {how}. Its last lines:\n{lines}\nAll of them are in {log}."
-
-
-def put_aside(step: Step) -> None:
-    """Makes room for a step that starts anew: what it made before is kept in earlier/<step>-<n>."""
-    folder = step.folder
-    if not folder.exists():
-        return
-    if not any(path.exists() for path in step.outputs):
-        shutil.rmtree(folder)  # a run that came to nothing
-        return
-    earlier = folder.parent / "earlier"
-    earlier.mkdir(exist_ok=True)
-    n = 1 + sum(path.name.startswith(f"{folder.name}-") for path in earlier.iterdir())
-    os.rename(folder, earlier / f"{folder.name}-{n}")
+    text = f"{step.name} {how}. Its last lines:\n{lines}\nAll of them are in {log}."
+    if again:
+        text += f" It was going on where it had stopped; --from {step.name} starts it again."
+    return text

@@ -43,7 +43,16 @@ class Scene:
         """What image_preprocess.py wrote about the picture, here or earlier beside it."""
         for folder in (self.folder / "input", self.image.parent):
             path = folder / "_caption.txt"
-            if path.is_file() and (text := path.read_text(encoding="utf-8").strip()):
+            if not path.is_file():
+                continue
+            try:
+                text = path.read_text(encoding="utf-8").strip()
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path} isn't text in UTF-8 ({error.reason}). Write it anew, as one sentence "
+                    "about the picture, or delete it and pass --subject."
+                ) from error
+            if text:
                 return text
         return None
 

@@ -25,7 +25,7 @@ def log(folder, version, rows):
 def test_a_resumed_runs_losses_go_on_where_it_did(tmp_path):
     log(tmp_path, 0, [",9,,,", "0,9,0.5,,1000", "0,19,0.4,0.1,1000", "0,29,0.3,,1000"])
     log(tmp_path, 1, ["0,29,0.25,,1000", "0,39,0.2,,1000"])  # resumed from step 20
-    assert report.curves(tmp_path) == {
+    assert report.curves(tmp_path)[0] == {
         "loss_rgb": [(9, 0.5), (19, 0.4), (29, 0.25), (39, 0.2)],
         "loss_mask": [(19, 0.1)],
     }
@@ -33,7 +33,22 @@ def test_a_resumed_runs_losses_go_on_where_it_did(tmp_path):
 
 def test_the_tokens_losses_are_read(tmp_path):
     (tmp_path / "loss.csv").write_text("step,loss,learning_rate\n1,0.5,0.01\n2,0.4,0.01\n")
-    assert report.curves(tmp_path) == {"loss": [(1, 0.5), (2, 0.4)]}
+    assert report.curves(tmp_path)[0] == {"loss": [(1, 0.5), (2, 0.4)]}
+
+
+def test_odd_cells_of_a_log_are_left_out_and_named(tmp_path):
+    log(
+        tmp_path, 0, ["0,9,0.5,,1000", "0,x,0.4,,", "0,19,\ufffd.3,0.1,1000", "0,29,0.2,0.1", ",,7"]
+    )
+    path = tmp_path / "csv_logs" / "version_0" / "metrics.csv"
+    path.write_bytes(path.read_bytes() + b"0,39,\xff\xfe,,\n0,49,0.1,,1,2,3\n")
+    found, odd = report.curves(tmp_path)
+    assert found == {"loss_rgb": [(9, 0.5), (29, 0.2), (49, 0.1)], "loss_mask": [(29, 0.1)]}
+    assert [line.rpartition("line ")[2] for line in odd] == ["3", "4", "6", "7"]
+    assert all("metrics.csv" in line for line in odd)
+    path.write_text("a" * 200_000 + "\n1\n")  # longer than a cell may be
+    found, odd = report.curves(tmp_path)
+    assert not found and "field larger" in odd[0]
 
 
 @pytest.mark.parametrize("n", [0, 1, 199, 200, 201, 1000])

@@ -4,12 +4,15 @@ step would, from a hash of its command's inputs, and remembers the commands."""
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
+import zipfile
 from pathlib import Path
 
 import animate124
 import numpy as np
 import pytest
-from animate124.pipeline import process, run
+from animate124.pipeline import lock, process, run
 from animate124.pipeline.command import go_on
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.overrides import by_step
@@ -44,7 +47,9 @@ class Runner:
         on_line("a line")
         if name in self.fails | self.stops:
             if name in STAGES:
-                write(step / "ckpts" / "last.ckpt", "half")
+                write_checkpoint(step / "ckpts" / "last.ckpt", "half")
+            elif name == "token":
+                write(step / "checkpoint-500" / "state.pt", "half")
             interrupt.asked = name in self.stops
             code = STOPPED if name in self.stops else 3
             self.fails.discard(name)
@@ -92,6 +97,17 @@ def digest(command, folder):
 def write(path, text):
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
+
+
+def write_checkpoint(path, text):
+    """A zip with checksums, as torch.save writes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", text)
+
+
+def files_in(folder):
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
 
 
 class World:
@@ -219,8 +235,113 @@ def test_a_half_done_stage_with_other_settings_starts_anew(world):
     world.runner.stops = {"stage2"}
     world.go()
     world.go("stage2.seed=4")
-    assert (world.folder / "earlier" / "stage2-1" / "ckpts" / "last.ckpt").read_text() == "half"
+    assert (world.folder / "earlier" / "stage2-1" / "ckpts" / "last.ckpt").is_file()
     assert not any(again for _, again in world.runner.ran)
+
+
+def test_a_half_done_token_with_other_settings_keeps_its_checkpoints(world):
+    world.runner.stops = {"token"}
+    world.go()
+    world.go("token.seed=3")
+    assert files_in(world.folder / "earlier") == {"token-1/checkpoint-500/state.pt"}
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("input", "my picture.png"),
+        ("token", "notes.txt"),
+        ("stage2", "csv_logs/version_0/mine.txt"),
+        ("result", "cut.mp4"),
+    ],
+)
+def test_what_a_person_put_into_a_steps_folder_is_kept(step, name, world):
+    """Also where the step itself left nothing that is worth keeping."""
+    write(world.folder / step / name, "mine")
+    world.go()
+    assert (world.folder / "earlier" / f"{step}-1" / name).read_text() == "mine"
+    assert not (world.folder / step / name).exists()
+
+
+def test_a_launch_that_came_to_nothing_leaves_nothing(world):
+    folder = world.folder / "stage1"
+    for name in (
+        "cmd.txt",
+        "configs/parsed.yaml",
+        "csv_logs/version_0/metrics.csv",
+        "tb_logs/version_0/events.out.tfevents.1",
+    ):
+        write(folder / name, "old")
+    write(world.folder / "result" / "report.html", "of a run that failed")
+    world.go(until="stage1")
+    assert not (world.folder / "earlier").exists()
+    assert (folder / "configs" / "parsed.yaml").read_text() != "old"
+
+
+def test_gaps_in_earlier_block_nothing(done):
+    write(done.folder / "earlier" / "token-2" / "a", "older")
+    write(done.folder / "earlier" / "token-x" / "a", "a person's")
+    done.go("token.seed=3")
+    assert (done.folder / "earlier" / "token-3" / "learned_embeds.bin").is_file()
+    assert (done.folder / "earlier" / "token-2" / "a").read_text() == "older"
+
+
+@pytest.mark.parametrize("damage", ["flip", "cut", "zeros", "empty"])
+def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, world, capsys):
+    world.runner.stops = {"stage2"}
+    world.go()
+    last = world.folder / "stage2" / "ckpts" / "last.ckpt"
+    content = last.read_bytes()
+    at = content.index(b"half")
+    damaged = {
+        "flip": content[:at] + b"holf" + content[at + 4 :],
+        "cut": content[:-10],
+        "zeros": bytes(4) + content[4:],
+        "empty": b"",
+    }
+    last.write_bytes(damaged[damage])
+    with pytest.raises(ValueError, match=r"last\.ckpt is damaged.*--from stage2"):
+        world.go()
+    write_checkpoint(last.with_name("epoch=0-step=4.ckpt"), "older")
+    (last.parent / ".half.part.ckpt").touch()
+    seen = []
+    runner = process.run
+    process.run = lambda command, *rest, **more: (
+        seen.append(command) or runner(command, *rest, **more)
+    )
+    world.go()
+    assert seen[0][-1].endswith("step=4.ckpt") and seen[0][-1].startswith("resume=")
+    assert "last.ckpt is damaged" in capsys.readouterr().out
+
+
+def test_a_step_that_goes_on_and_fails_says_how_to_start_it_again(world):
+    world.runner.stops = {"stage2"}
+    world.go()
+    world.runner.fails = {"stage2"}
+    with pytest.raises(StepFailed, match="--from stage2 starts it again"):
+        world.go()
+
+
+def test_the_reports_own_errors_hide_nothing(world, monkeypatch, capsys):
+    def breaks(*_):
+        raise ZeroDivisionError("of the report")
+
+    monkeypatch.setattr(run.report, "write", breaks)
+    world.runner.fails = {"stage1"}
+    with pytest.raises(StepFailed, match="stage1 ended"):
+        world.go()
+    world.go()
+    assert world.code == 0
+    assert "The report could not be written: ZeroDivisionError" in capsys.readouterr().err
+
+
+def test_a_full_disk_is_named_with_its_step(world, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device", "some.log")
+
+    monkeypatch.setattr(process, "run", full)
+    with pytest.raises(OSError, match=r"preprocess: .*No space left on device: 'some\.log'"):
+        world.go()
 
 
 def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
@@ -287,14 +408,78 @@ def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
 
 
 def test_one_run_at_a_time_in_a_folder(world):
-    with run.locked(world.folder), pytest.raises(ValueError, match="at work"):
+    with lock.locked(world.folder), pytest.raises(ValueError, match="at work"):
         world.go()
 
 
-def test_an_unreadable_manifest_says_what_to_do(world):
-    write(world.folder / "manifest.json", "{")
-    with pytest.raises(ValueError, match=r"manifest\.json.*Delete"):
-        world.go()
+def test_a_step_of_a_killed_run_is_waited_for(world, capsys):
+    """The lock is held, but by no run: a step's process has it for another moment."""
+    world.folder.mkdir(parents=True)
+    script = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX);"
+    script += "print(flush=True); time.sleep(0.5)"
+    path = world.folder / ".lock"
+    holder = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)
+    holder.stdout.readline()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    path.write_text(str(ended.pid))
+    with lock.locked(world.folder):
+        assert holder.wait() == 0
+    assert f"(process {ended.pid})" in capsys.readouterr().out
+    holder.stdout.close()
+
+
+def test_what_a_killed_run_left_unfinished_is_cleared(world):
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    left = world.folder / "stage1" / "ckpts" / f".last.ckpt.{ended.pid}-01234567.part"
+    write(left, "half")
+    world.go(until="token")
+    assert not left.exists()
+
+
+GOOD = {"inputs": "a", "finished": True, "seconds": 1.0, "peak_memory": {}, "outputs": {}}
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "",
+        "[]",
+        "{}",
+        "\0\0",
+        '{"steps": null}',
+        '{"steps": {"token": null}}',
+        '{"steps": [1]}',
+        "[" * 100_000,
+        *(
+            json.dumps({"steps": {"token": {**GOOD, **change}}})
+            for change in [
+                {"inputs": 1},
+                {"finished": "yes"},
+                {"seconds": "long"},
+                {"peak_memory": []},
+                {"peak_memory": {"host": "much"}},
+                {"outputs": None},
+                {"outputs": {"a": 1}},
+                {"command": 3},
+            ]
+        ),
+    ],
+)
+def test_an_unreadable_manifest_says_what_to_do(text, tmp_path):
+    write(tmp_path / "manifest.json", text)
+    with pytest.raises(ValueError, match=r"manifest\.json.*Delete it.*earlier"):
+        Manifest(tmp_path)
+
+
+def test_a_damaged_caption_is_named(world):
+    path = world.scene().folder / "input" / "_caption.txt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"\xff\xfea fox")
+    with pytest.raises(ValueError, match=r"_caption\.txt.*--subject"):
+        world.scene().caption()
 
 
 def test_the_command_that_goes_on_does_not_force_again():
