@@ -164,13 +164,14 @@ class ScoreDistillation(BaseObject):
                 eps = torch.randn_like(z)
                 eps_hat = self.guided_noise(sds.add_noise(z, eps, alpha_bar), t, condition)
                 weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar)
-                grad = sds.sds_gradient(eps_hat, eps, weight)
+                grad, lost = sds.finite_part(sds.sds_gradient(eps_hat, eps, weight))
                 if self.grad_clip_val is not None:
                     grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
             loss = sds.sds_loss(z, grad)
         return {
             "loss_sds": loss,
             "grad_norm": grad.norm(),
+            "lost": lost,  # share of the gradient that wasn't finite
             "min_step": self.min_step,
             "max_step": self.max_step,
         }

@@ -75,9 +75,16 @@ def classifier_free_guidance(
 def sds_gradient(
     eps_hat: Float[Tensor, "B *shape"], eps: Float[Tensor, "B *shape"], weight: Float[Tensor, " B"]
 ) -> Float[Tensor, "B *shape"]:
-    """w(t) (eps_hat - eps) (DreamFusion, eq. 3), with 0 wherever that isn't finite."""
-    grad = per_row(weight, eps) * (eps_hat - eps)
-    return torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0)
+    """w(t) (eps_hat - eps) (DreamFusion, eq. 3)."""
+    return per_row(weight, eps) * (eps_hat - eps)
+
+
+def finite_part(
+    grad: Float[Tensor, "B *shape"],
+) -> tuple[Float[Tensor, "B *shape"], Float[Tensor, ""]]:
+    """grad with 0 wherever it isn't finite, and the share of the row that lost most by it."""
+    lost = (~grad.isfinite()).flatten(1).float().mean(1)
+    return torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0), lost.max()
 
 
 def sds_loss(z: Float[Tensor, "B *shape"], grad: Float[Tensor, "B *shape"]) -> Float[Tensor, ""]:

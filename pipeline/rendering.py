@@ -24,6 +24,7 @@ from ..data.config import parse_data_config
 from ..data.trajectories import circle
 from ..system import outputs
 from ..system.animate124 import check_geometry
+from ..system.finite import check_loaded
 from ..system.outputs import Picture
 from .places import check_writable
 from .result import ANIMATION, BATCH, REFERENCE, ROUNDS, SHEET, TURNTABLE
@@ -76,6 +77,7 @@ class TrainedScene:
                 "trial's own is its configs/parsed.yaml."
             )
         held = read_checkpoint(checkpoint)
+        check_loaded(held["state_dict"], str(checkpoint))
         system = cfg.system
         system.weights = None
         # six more densities a sample, for nothing

@@ -31,10 +31,12 @@ from threestudio.utils.config import C_max, parse_structured
 from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
+from ..files.torch_files import check_zip
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import check_compile
 from . import losses, outputs
-from .loss_watch import LossWatch
+from .finite import check_loaded, not_finite, optimizer_tensors, some
+from .loss_watch import PATIENCE, LossWatch
 
 
 class Slot(NamedTuple):
@@ -76,6 +78,7 @@ USUAL_PRIORS = {  # what an error suggests
     "lambda_cn_sds": "animate124-controlnet-tile-guidance",
 }
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
+LEAST_SCALE = 2.0**-16  # of GradScaler: it starts at 2^16, and halves where a gradient overflows
 FRESH_TIME_GRID = 1e-4  # a hash grid's entries start within this of 0
 
 
@@ -153,7 +156,7 @@ class Animate124(BaseLift3DSystem):
         self.base_seed = torch.initial_seed()  # before the first step reseeds
         self.speed = parse_structured(SpeedConfig, self.cfg.speed)
         check_compile(self.speed.compile)
-        self.loss_watch = LossWatch()
+        self.loss_watch = LossWatch(self.way_back)
         self.writes_down = True  # whether the trainer writes down what this step logs
         check_weights(self.cfg.loss)
         for slot in SLOTS:
@@ -234,6 +237,8 @@ class Animate124(BaseLift3DSystem):
             self.note(f"train/{name}", value, prog_bar=True)
         for key, weight in weights.items():
             self.note(f"train_params/{key}", weight)
+        # here, since Lightning's checkpoints are written before on_train_batch_end
+        self.loss_watch.look(self.true_global_step + 1, {"loss": loss, **named}, weights)
         return {"loss": loss, **named}
 
     def distill(self, slot: Slot, rgb: Float[Tensor, "N H W 3"], camera: dict) -> Tensor:
@@ -246,10 +251,19 @@ class Animate124(BaseLift3DSystem):
             kind = self.cfg[f"{slot.guidance}_type"]
             raise KeyError(f"{kind} returned {sorted(said)}: there is no loss_* to weigh.")
         name = slot.weight.replace("lambda_", "")
+        if "lost" in said:
+            self.watch_gradient(slot.guidance, said.pop("lost"))
         for key, value in said.items():
             if not key.startswith("loss_") and torch.as_tensor(value).numel() == 1:
                 self.note(f"train/{key}_{name}", value)
         return sum(parts)
+
+    def watch_gradient(self, name: str, lost: Float[Tensor, ""]) -> None:
+        """lost: the share of the gradient of the guidance `name` that isn't finite."""
+        prior, kind = getattr(self, name), self.cfg[f"{name}_type"]
+        model = prior.cfg.pretrained_model_name_or_path
+        patience = 1 if prior.dtype == torch.float32 else PATIENCE
+        self.loss_watch.gradient(f"system.{name} ({kind}, {model})", lost, patience)
 
     def note(self, name: str, value: Tensor | float, **options: Any) -> None:
         """`log`, in the steps that the trainer writes down: it takes its time."""
@@ -257,20 +271,49 @@ class Animate124(BaseLift3DSystem):
             # a number becomes a CPU tensor: Lightning would wait for the GPU
             self.log(name, torch.as_tensor(value).float(), **options)
 
-    def on_train_batch_end(self, result: dict[str, Any], batch: dict, batch_idx: int) -> None:
-        """Stops a run whose loss has become infinite or NaN, before it costs hours (LossWatch)."""
-        self.loss_watch.look(self.true_global_step, result)
-        super().on_train_batch_end(result, batch, batch_idx)
-
     def on_train_end(self) -> None:
+        """The last step's weights have to be numbers as well, saved or not."""
+        self.check_finite(self.state_dict())
+
+    # ------------------------------------------------------------------ numbers that are none
+
+    def check_finite(self, tensors: Mapping[str, Any]) -> None:
+        """A FloatingPointError if training has come to numbers that aren't finite, up to now."""
         self.loss_watch.finish()
+        if bad := not_finite(tensors):
+            raise FloatingPointError(
+                f"After step {self.true_global_step} {some(bad)} is NaN or infinite: that is not "
+                "saved. A lower learning rate or weight would do, or trainer.precision=32. "
+                f"{self.way_back()}"
+            )
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        if scaler is not None and scaler.get_scale() < LEAST_SCALE:
+            raise FloatingPointError(
+                f"Up to step {self.true_global_step} the gradients of step after step overflowed "
+                "in half precision, so that nothing was trained: trainer.precision=bf16-mixed or "
+                f"32 would do, or lower weights. {self.way_back()}"
+            )
+
+    def way_back(self) -> str:
+        """Where a run that failed can go on, for its message."""
+        folders = [getattr(c, "dirpath", None) for c in self.trainer.checkpoint_callbacks]
+        found = [path for folder in folders if folder for path in Path(folder).glob("*.ckpt")]
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=self.trainer.ckpt_path)
+        if newest is None:
+            return "Nothing was saved before that: start again with such a change."
+        return (
+            f"With such a change, resume={newest} goes on from what was saved before that; with "
+            "the same settings it would come to this again."
+        )
 
     # ------------------------------------------------------------------ checkpoints
 
     def load_weights(self, weights: str, ignore_modules: Sequence[str] | None = None) -> None:
         """`system.weights`: another stage's checkpoint, after a look at whether it fits."""
         ignored = tuple(ignore_modules or ())
+        check_zip(weights)
         state_dict = load_module_weights(weights, ignore_modules=ignored, map_location="cpu")[0]
+        check_loaded(state_dict, weights)
         self.take_layout(state_dict)
         check_geometry(state_dict, self.geometry_parameters(ignored))
         grid = state_dict.get("geometry.encoding.encoding.encoding_time.params")
@@ -306,10 +349,16 @@ class Animate124(BaseLift3DSystem):
         return bool(getattr(self.geometry, "static", True))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """What isn't finite is not written: the checkpoint before it stays."""
+        self.check_finite({**checkpoint["state_dict"], **optimizer_tensors(checkpoint)})
         checkpoint["animate124_stage"] = self.stage()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`resume`: training goes on within a stage; a test may look at any scene that fits."""
+        path = self.trainer.ckpt_path
+        check_zip(path)
+        remembered = optimizer_tensors(checkpoint) if self.trainer.training else {}
+        check_loaded({**checkpoint["state_dict"], **remembered}, str(path))
         self.take_layout(checkpoint["state_dict"])
         check_geometry(checkpoint["state_dict"], self.geometry_parameters())
         theirs = checkpoint.get("animate124_stage", self.stage())

@@ -230,6 +230,33 @@ def test_training_writes_what_a_trial_should_have(launch, capsys):
     assert f"Done: {trial}" in said
 
 
+@pytest.mark.parametrize(
+    "end",
+    [
+        ("trainer.max_steps=8",),
+        ("trainer.max_steps=8", "checkpoint.save_last=link"),
+        ("trainer.max_epochs=1", "trainer.limit_train_batches=8", "trainer.max_steps=-1"),
+    ],
+)
+def test_the_last_checkpoint_is_of_the_last_step(launch, end):
+    every = "checkpoint.every_n_train_steps=3"
+    assert launch("--train", "trainer.limit_val_batches=0", every, *end) == 0
+    (trial,) = trials()
+    saved = {path.name: torch.load(path)["global_step"] for path in trial.glob("ckpts/*")}
+    assert saved.pop("last.ckpt") == 8
+    assert {"epoch=0-step=6.ckpt"} <= saved.keys() and set(saved.values()) <= {3, 6}
+    torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8), rtol=0, atol=0)
+
+
+def test_a_run_goes_on_from_an_end_between_two_checkpoints(launch):
+    every = "checkpoint.every_n_train_steps=2"
+    assert launch("--train", "trainer.max_steps=3", every) == 0
+    resume = "resume=outputs/toy/a_line@LAST/ckpts/last.ckpt"
+    assert launch("--train", "tag=resumed", every, resume) == 0
+    last = trials()[-1] / "ckpts" / "last.ckpt"
+    torch.testing.assert_close(weights(last), fit(8), rtol=0, atol=0)
+
+
 def test_resuming_equals_never_having_stopped(launch):
     # an older Lightning miscounts the batches of a resumed accumulation by one
     new = parse_version(pl.__version__) >= parse_version("2.6")
@@ -325,6 +352,23 @@ def test_bad_input_ends_in_one_message(launch, capsys, monkeypatch, flags, messa
     assert "Traceback" not in said
     assert "--verbose shows where" in said
     assert not Path("outputs", "toy").exists() or trials() == []  # nothing began
+
+
+def test_numbers_that_are_none_are_one_message_without_a_command_to_come_to_them_again(
+    launch, capsys, monkeypatch
+):
+    def diverge(system, batch, batch_idx):
+        if system.true_global_step == 5:
+            raise FloatingPointError("The loss is nan.")
+        return (system.line(batch["x"]) ** 2).mean()
+
+    monkeypatch.setattr(sys.modules["toy_extension"].line.ToySystem, "training_step", diverge)
+    assert launch("--train") == 1
+    said = capsys.readouterr().err
+    assert "error: The loss is nan." in said
+    assert "Traceback" not in said and "To go on from" not in said
+    (trial,) = trials()
+    assert weights(trial / "ckpts" / "last.ckpt").isfinite().all()
 
 
 def test_verbose_shows_the_traceback_and_so_does_a_bug(launch, capsys):

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import threestudio
 import torch
+from animate124.guidance.zero123 import Zero123Guidance
+from animate124.pipeline.rendering import TrainedScene
 from threestudio.launch import main, parser
 from threestudio.utils.config import load_config
 
@@ -227,6 +230,68 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(world, conf
         assert all(torch.equal(a[key], b[key]) for key in b)
     layer = "geometry.density_network.layers.0.weight"
     assert not torch.equal(start["state_dict"][layer], found["state_dict"][layer])
+
+
+# ---------------------------------------------------------------- numbers that are none
+
+
+def steps_saved(folder):
+    return {path.name: torch.load(path)["global_step"] for path in folder.glob("ckpts/*.ckpt")}
+
+
+def test_a_loss_that_overflows_leaves_the_checkpoint_before_it(world):
+    tag = "tag=overflows"
+    weights = "system.loss.lambda_rgb=[2,1000.0,1.0e+39,4]"
+    steps = ["checkpoint.every_n_train_steps=2", "trainer.limit_val_batches=0"]
+    words = (
+        r"step 4 is not finite: loss_rgb .* system\.loss\.lambda_rgb .* resume=(\S+last\.ckpt) goes"
+    )
+    with pytest.raises(FloatingPointError, match=words) as error:
+        world.run("toy/stage1", tag, weights, *steps, "trainer.max_steps=8")
+    [folder] = Path("outputs/animate124-toy-stage1").glob("overflows*")
+    assert steps_saved(folder) == {"last.ckpt": 2}
+    # with such a change, it goes on from there
+    saved = re.search(words, str(error.value))[1]
+    world.run("toy/stage1", "tag=mended", *steps, f"resume={saved}", "trainer.max_steps=3")
+    [folder] = Path("outputs/animate124-toy-stage1").glob("mended*")
+    assert steps_saved(folder) == {"last.ckpt": 3}
+
+
+def test_weights_that_overflow_in_the_last_step_are_no_end(world):
+    rate = "system.optimizer.params={geometry.density_network: {lr: 1e39}}"
+    with pytest.raises(FloatingPointError, match=r"step 1 geometry\.density.* start again"):
+        world.run("toy/stage1", "tag=last-step", rate, "trainer.max_steps=1")
+    [folder] = Path("outputs/animate124-toy-stage1").glob("last-step*")
+    assert steps_saved(folder) == {}
+
+
+def test_a_nan_in_a_priors_weights_stops_the_run_and_names_the_prior(world, monkeypatch):
+    whole = Zero123Guidance.configure
+
+    def configure(prior):  # a file that holds it is refused
+        whole(prior)
+        prior.unet.conv_in.weight.view(-1)[0] = float("nan")
+
+    monkeypatch.setattr(Zero123Guidance, "configure", configure)
+    with pytest.raises(
+        FloatingPointError, match=r"system\.guidance_3d \(animate124-zero.*start ag"
+    ):
+        world.run("toy/stage1", "tag=broken-prior")
+
+
+def test_a_checkpoint_that_is_not_finite_is_refused_everywhere(world, stages, tmp_path):
+    saved = checkpoint(stages[0])
+    saved["state_dict"]["geometry.density_network.layers.0.weight"][3, 2] = float("nan")
+    path = tmp_path / "nan.ckpt"
+    torch.save(saved, path)
+    refused = pytest.raises(ValueError, match=r"nan\.ckpt.* holds NaN.*density_network")
+    for action in ("--train", "--test", "--validate", "--export"):
+        with refused:
+            world.run("toy/stage1", f"resume={path}", "tag=refused", action=action)
+    with refused:
+        world.run("toy/stage2", f"system.weights={path}", "tag=refused")
+    with refused:
+        TrainedScene(stages[0] / "configs" / "parsed.yaml", path)
 
 
 def embeddings(processor, count=4):

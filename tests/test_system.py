@@ -1,7 +1,9 @@
 """The training step on made-up modules: who sees what, and what the loss is the sum of."""
 
+import os
 import random
 from dataclasses import dataclass, replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.system import animate124, losses
 from animate124.system.animate124 import seed_everything, step_seed
-from animate124.system.loss_watch import LossWatch
+from animate124.system.loss_watch import PATIENCE, LossWatch, Numbers, culprits
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.base import BaseObject
@@ -311,22 +313,133 @@ def test_a_guidance_without_a_loss_is_an_error(monkeypatch):
         system.training_step(image_batch(), 0)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run():
+class Trainer:
+    """What the system asks of Lightning's."""
+
+    training = True
+    ckpt_path = None
+    checkpoint_callbacks = ()
+    precision_plugin = None
+
+
+@pytest.fixture
+def trainer(monkeypatch):
+    stand_in = Trainer()
+    monkeypatch.setattr(animate124.Animate124, "trainer", stand_in)
+    monkeypatch.setattr(animate124.Animate124, "global_step", 6)
+    monkeypatch.setattr(animate124.Animate124, "log", lambda *args, **options: None)
+    return stand_in
+
+
+NAN, INF = float("nan"), float("inf")
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [
+        ({"lambda_rgb": NAN, "lambda_sd": 1.0}, r"not finite: loss_rgb 0\.\d+ times .*rgb nan\. A"),
+        ({"lambda_sd": 1e39}, r"step 7 .* times system\.loss\.lambda_sd 1e\+39"),
+    ],
+)
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(trainer, loss, words):
+    system = system_with(loss, guidance={"factor": 5.0})
+    with pytest.raises(FloatingPointError, match=f"{words}.*start again"):
+        system.training_step(image_batch(), 0)
+
+
+def test_losses_that_overflow_only_together_are_all_named():
+    said = culprits(
+        {"loss": INF, "loss_a": 1.0, "loss_b": 1.0}, {"lambda_a": 2e38, "lambda_b": 3e38}
+    )
+    assert (
+        said
+        == "loss_a 1 times system.loss.lambda_a 2e+38, loss_b 1 times system.loss.lambda_b 3e+38"
+    )
+
+
+def test_a_loss_still_on_its_way_is_looked_at_before_anything_is_saved(trainer):
     system = system_with({"lambda_rgb": 1.0})
-    result = {"loss": torch.tensor(float("nan")), "loss_rgb": torch.tensor(float("nan"))}
-    with pytest.raises(FloatingPointError, match=r"loss_rgb.*trainer.precision=32"):
-        system.on_train_batch_end(result, {}, 0)
+    checkpoint = {"state_dict": system.state_dict()}
+    system.on_save_checkpoint(checkpoint)
+    for then in (lambda: system.on_save_checkpoint(checkpoint), system.on_train_end):
+        system.loss_watch.pending = Numbers(6, ("loss",), (), {}, torch.tensor([NAN]), None)
+        with pytest.raises(FloatingPointError, match="loss of step 6 is not finite: nan"):
+            then()
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF])
+def test_weights_that_are_not_finite_are_neither_saved_nor_taken_for_an_end(trainer, number):
+    system = system_with({"lambda_rgb": 1.0})
+    moments = {"step": torch.tensor(6.0), "exp_avg": torch.ones(4), "exp_avg_sq": torch.ones(4)}
+    checkpoint = {
+        "state_dict": system.state_dict(),
+        "optimizer_states": [{"state": {0: moments}, "param_groups": []}],
+    }
+    system.on_save_checkpoint(checkpoint)
+    system.on_train_end()
+    moments["exp_avg_sq"][2] = number
+    with pytest.raises(FloatingPointError, match=r"step 6 .*exp_avg_sq of parameter 0 is NaN or"):
+        system.on_save_checkpoint(checkpoint)
+    system.geometry.paint.data[1] = number
+    for then in (lambda: system.on_save_checkpoint(checkpoint), system.on_train_end):
+        with pytest.raises(FloatingPointError, match=r"step 6 geometry\.paint"):
+            then()
+
+
+def test_gradients_that_overflow_without_end_are_found(trainer):
+    scale = 2.0**16
+    scaler = SimpleNamespace(get_scale=lambda: scale)
+    trainer.precision_plugin = SimpleNamespace(scaler=scaler)
+    system = system_with({"lambda_rgb": 1.0})
+    system.on_train_end()
+    scale = 2.0**-17  # 33 steps that overflowed
+    with pytest.raises(FloatingPointError, match=r"overflowed.*trainer\.precision=bf16-mixed"):
+        system.on_save_checkpoint({"state_dict": system.state_dict()})
+
+
+def test_the_way_back_is_a_checkpoint_that_exists(trainer, tmp_path):
+    system = system_with({"lambda_rgb": 1.0})
+    assert "Nothing was saved before" in system.way_back()
+    trainer.ckpt_path = "elsewhere/last.ckpt"  # what this run was resumed from
+    trainer.checkpoint_callbacks = [SimpleNamespace(dirpath=tmp_path), SimpleNamespace()]
+    assert "resume=elsewhere/last.ckpt" in system.way_back()
+    for i, name in enumerate(("last.ckpt", "epoch=0-step=4.ckpt")):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (i, i))
+    assert f"resume={tmp_path / 'epoch=0-step=4.ckpt'} goes on" in system.way_back()
+
+
+def lose(watch, *shares, patience=PATIENCE):
+    """Steps in which a prior loses these shares of its gradient."""
+    for step, share in enumerate(shares):
+        watch.gradient("system.guidance (a-prior)", torch.tensor(share), patience)
+        watch.look(step, {"loss": torch.ones(())}, {})
+
+
+@pytest.mark.parametrize(
+    ("patience", "fine", "stops"),
+    [
+        (1, [0.5, 0.0], [1.0]),  # float32: a whole gradient ends the run
+        (1, [0.1, 0.1, 0.0, 0.1, 0.1], [0.1]),  # part of it, three steps in a row
+        (3, [1.0, 1.0, 0.0, 1.0, 0.3], [1.0]),  # half precision may overflow once
+    ],
+)
+def test_a_prior_whose_gradient_is_lost_stops_the_run_and_is_named(patience, fine, stops):
+    watch = LossWatch(lambda: "Back to last.ckpt.")
+    lose(watch, *fine, patience=patience)
+    with pytest.raises(FloatingPointError, match=r"system\.guidance \(a-prior\).*Back to last"):
+        lose(watch, *stops, patience=patience)
 
 
 @pytest.mark.gpu
 def test_a_gpus_loss_is_looked_at_a_step_later_and_at_the_end():
-    good, bad = ({"loss": torch.tensor(x, device="cuda")} for x in (1.0, float("inf")))
-    watch = LossWatch()
-    watch.look(0, good)
-    watch.look(1, bad)
-    with pytest.raises(FloatingPointError, match=r"loss of step 1 .*'loss': inf"):
-        watch.look(2, good)
-    watch.look(3, bad)
+    good, bad = ({"loss": torch.tensor(x, device="cuda")} for x in (1.0, INF))
+    watch = LossWatch(lambda: "")
+    watch.look(0, good, {})
+    watch.look(1, bad, {})
+    with pytest.raises(FloatingPointError, match=r"loss of step 1 .*: inf"):
+        watch.look(2, good, {})
+    watch.look(3, bad, {})
     with pytest.raises(FloatingPointError, match="loss of step 3 "):
         watch.finish()
     watch.finish()
@@ -395,8 +508,7 @@ def test_ignored_modules_are_not_asked_of_the_weights(tmp_path):
     assert animate124.Animate124(ignoring).geometry.paint.shape == (4,)
 
 
-def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, monkeypatch):
-    monkeypatch.setattr(animate124.Animate124, "trainer", Trainer())
+def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, trainer):
     field = {
         "pos_encoding_config": {"n_levels": 3, "base_resolution": 4, "per_level_scale": 2**0.5},
         "mlp_network_config": {"n_neurons": 4},
@@ -411,7 +523,7 @@ def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, monkeypatch):
         names[name] = torch.rand(size)
     before.take_layout(names)
     before.load_state_dict(names, strict=False)
-    path = save(before, tmp_path / "last.ckpt")
+    path = trainer.ckpt_path = save(before, tmp_path / "last.ckpt")
     after = animate124.Animate124(config(WEIGHTS, weights=path, **options))
     resumed = animate124.Animate124(config(WEIGHTS, **options))
     checkpoint = torch.load(path, weights_only=True)
@@ -422,12 +534,9 @@ def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, monkeypatch):
         assert torch.equal(system.geometry(points)["density"], before.geometry(points)["density"])
 
 
-class Trainer:
-    training = True
-
-
-def test_only_the_same_stage_is_resumed(monkeypatch):
-    monkeypatch.setattr(animate124.Animate124, "trainer", Trainer())
+def test_only_the_same_stage_is_resumed(trainer, tmp_path):
+    trainer.ckpt_path = tmp_path / "last.ckpt"  # looked at for damage
+    torch.save({}, trainer.ckpt_path)
     static = system_with({"lambda_sd": 1.0}, geometry={"static": True})
     dynamic = system_with(WEIGHTS)
     of_original = {"state_dict": dynamic.state_dict()}  # it says nothing of its stage
@@ -440,8 +549,32 @@ def test_only_the_same_stage_is_resumed(monkeypatch):
         dynamic.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"geometry\.paint"):
         system_with(WEIGHTS, geometry={"size": 5}).on_load_checkpoint(of_original)
-    monkeypatch.setattr(Trainer, "training", False)
+    trainer.training = False
     dynamic.on_load_checkpoint(checkpoint)
+
+
+def test_a_checkpoint_that_is_not_finite_or_damaged_is_not_loaded(trainer, tmp_path):
+    system = system_with({"lambda_rgb": 1.0})
+    path = trainer.ckpt_path = tmp_path / "last.ckpt"
+    checkpoint = {"state_dict": {k: v.clone() for k, v in system.state_dict().items()}}
+    moments = {"exp_avg": torch.tensor([0.0, NAN])}
+    checkpoint["optimizer_states"] = [{"state": {0: moments}}]
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"last\.ckpt.* holds NaN.*exp_avg"):
+        system.on_load_checkpoint(checkpoint)
+    trainer.training = False
+    system.on_load_checkpoint(checkpoint)  # what is only looked at needs no moments
+    checkpoint["state_dict"]["geometry.paint"][0] = NAN
+    torch.save(checkpoint, path)
+    with pytest.raises(ValueError, match=r"last\.ckpt.* holds NaN.*geometry\.paint"):
+        system.on_load_checkpoint(checkpoint)
+    with pytest.raises(ValueError, match=r"last\.ckpt.* holds NaN.*geometry\.paint"):
+        animate124.Animate124(config({}, weights=str(path)))
+    whole = path.read_bytes()
+    at = whole.index(b"geometry.paint")
+    path.write_bytes(whole[:at] + b"G" + whole[at + 1 :])
+    with pytest.raises(ValueError, match=r"last\.ckpt.* is damaged"):
+        system.on_load_checkpoint(checkpoint)
 
 
 def test_a_resting_camera_is_rendered_once_while_time_stands_still():

@@ -315,9 +315,10 @@ def _fit(
         signal.signal(signal.SIGINT, signal.default_int_handler)
         _say_how_to_resume(args, cfg.trial_dir)
         raise KeyboardInterrupt from None
-    except BaseException:
+    except BaseException as error:
         _stop_children(trainer)
-        _say_how_to_resume(args, cfg.trial_dir)
+        if not isinstance(error, FloatingPointError):  # the same settings would lead there again
+            _say_how_to_resume(args, cfg.trial_dir)
         raise
     trainer.test(system, datamodule=datamodule)
 
@@ -343,8 +344,9 @@ def run(
         traceback.print_exception(error.__cause__)
         print(f"\nerror: {error} Nothing was run; the traceback above says why.", file=sys.stderr)
         return 1
-    except INPUT_ERRORS as error:
-        if args.verbose or _from_a_step(error) or not str(error):
+    except (*INPUT_ERRORS, FloatingPointError) as error:
+        a_bug = _from_a_step(error) and not isinstance(error, FloatingPointError)
+        if args.verbose or a_bug or not str(error):
             traceback.print_exc()
         if get_rank() == 0:
             print(f"\nerror: {error}", file=sys.stderr)

@@ -55,10 +55,29 @@ class CustomProgressBar(TQDMProgressBar):
 
 
 class TrialCheckpoint(ModelCheckpoint):
-    """Overwrites: a trial's `last.ckpt` is always the newest, never `last-v1.ckpt`."""
+    """Overwrites: a trial's `last.ckpt` is always the newest, never `last-v1.ckpt`.
+
+    At the end it is of the last step, which Lightning alone only sees to in steps that are
+    multiples of every_n_train_steps.
+    """
 
     def file_exists(self, filepath, trainer) -> bool:
         return False
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+        if trainer.global_step == trainer.max_steps:
+            self._save_end(trainer)  # while the epoch is what it was in training
+
+    def on_train_end(self, trainer, pl_module) -> None:
+        self._save_end(trainer)  # of a run that isn't ended by max_steps
+
+    def _save_end(self, trainer) -> None:
+        saved = [c._last_global_step_saved for c in trainer.checkpoint_callbacks]
+        if self.save_last and trainer.global_step not in saved:
+            name = self.CHECKPOINT_NAME_LAST + self.FILE_EXTENSION
+            trainer.save_checkpoint(os.path.join(self.dirpath, name), self.save_weights_only)
+            self._last_global_step_saved = trainer.global_step
 
 
 class StoppedByUser(Exception):
