@@ -81,6 +81,13 @@ class Step:
         """The command line; `again`: to go on where the step stopped."""
         return [*self.command, *(self.resume if again else [])]
 
+    def told(self, text: str) -> str:
+        """What the command says, with the person's file for the copy that it was given."""
+        if self.copies is None:
+            return text
+        source, target = map(str, self.copies)
+        return text.replace(target, source)
+
     def shown(self, again: bool = False) -> str:
         """As it would be typed, with the copy before it."""
         variables = "".join(f"{k}={shlex.quote(v)} " for k, v in self.environment.items())

@@ -188,6 +188,7 @@ def run_step(
     line.estimate.start(step.name)
 
     def on_line(text: str) -> None:
+        text = step.told(text)
         bar = read_bar(text)
         if bar is not None:
             line.estimate.report(*bar)

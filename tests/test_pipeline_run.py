@@ -354,6 +354,16 @@ def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
     assert world.go() == ["stage1", "stage2", "stage3", "result"]
 
 
+def test_a_failed_step_names_the_persons_file(world, monkeypatch):
+    def fails(command, cwd, environment, log, interrupt, on_line, tick, **more):
+        on_line(f"error: {command[2]} has no subject")
+        return Outcome(1, 1.0, {})
+
+    monkeypatch.setattr(process, "run", fails)
+    with pytest.raises(StepFailed, match=f"error: {world.image} has no subject"):
+        world.go()
+
+
 def test_from_forces_and_keeps_what_was_there(done):
     before = (done.folder / "stage2" / "ckpts" / "last.ckpt").read_text()
     assert done.go(start="stage2") == ["stage2", "stage3", "result"]
