@@ -9,7 +9,8 @@ from typing import Any, Optional, TypeVar
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .frame_times import check_frame_times
+from ..bounds import bounded, check_bounds, expand_paths, path_of
+from .frame_times import MODES, check_frame_times
 from .trajectories import TRAJECTORIES
 
 T = TypeVar("T")
@@ -17,67 +18,89 @@ T = TypeVar("T")
 # OmegaConf 2.3 reads Optional[int], not int | None.
 # ruff: noqa: UP045
 
+DISTANCES = 1e-3, 1e3  # scene units
+FOVYS = 1e-3, 179  # degrees
+
+
+def pixels(default: int) -> Any:
+    """A field for pixels on a side."""
+    return bounded(default, 1, 2**16)
+
+
+def count(default: int) -> Any:
+    """A field for how many there are."""
+    return bounded(default, 1, 2**31)
+
 
 @dataclass
 class ImageConfig:
     """The reference image and the camera that took it."""
 
-    image_path: str = ""  # RGBA image of the subject; needed for training
-    height: int = 128  # pixels of the reference render
-    width: int = 128  # pixels
-    default_elevation_deg: float = 0.0  # degrees above the xy plane
-    default_azimuth_deg: float = 0.0  # degrees from +x towards +y
-    default_camera_distance: float = 2.5  # scene units from the origin; the scene's radius is 1
-    default_fovy_deg: float = 40.0  # vertical field of view, degrees
+    image_path: str = path_of("file")  # RGBA image of the subject; needed for training
+    height: int = pixels(128)  # of the reference render
+    width: int = pixels(128)
+    default_elevation_deg: float = bounded(0.0, -90, 90)  # degrees above the xy plane
+    default_azimuth_deg: float = bounded(0.0, -720, 720)  # degrees from +x towards +y
+    # scene units from the origin; the scene's radius is 1
+    default_camera_distance: float = bounded(2.5, *DISTANCES)
+    default_fovy_deg: float = bounded(40.0, *FOVYS)  # vertical field of view, degrees
 
 
 @dataclass
 class RandomCameraConfig:
     """What random cameras are drawn from. Ranges are [low, high]."""
 
-    width: int = 128  # pixels of a random camera's render
-    height: int = 128  # pixels
-    elevation_range: list[float] = field(default_factory=lambda: [-45.0, 45.0])  # degrees
-    azimuth_range: list[float] = field(default_factory=lambda: [-180.0, 180.0])  # degrees
-    camera_distance_range: list[float] = field(default_factory=lambda: [2.5, 2.5])  # scene units
-    fovy_range: list[float] = field(default_factory=lambda: [40.0, 40.0])  # degrees, vertical
-    camera_perturb: float = 0.0  # position moves by up to this, each coordinate, scene units
-    center_perturb: float = 0.0  # standard deviation of the point looked at, scene units
-    up_perturb: float = 0.0  # standard deviation of the (unit) up vector's coordinates
+    width: int = pixels(128)  # of a random camera's render
+    height: int = pixels(128)
+    elevation_range: list[float] = bounded([-45.0, 45.0], -90, 90, ordered=True)  # degrees
+    azimuth_range: list[float] = bounded([-180.0, 180.0], -720, 720, ordered=True)  # degrees
+    camera_distance_range: list[float] = bounded(
+        [2.5, 2.5], *DISTANCES, ordered=True
+    )  # scene units
+    fovy_range: list[float] = bounded([40.0, 40.0], *FOVYS, ordered=True)  # degrees, vertical
+    # position moves by up to this, each coordinate, scene units
+    camera_perturb: float = bounded(0.0, 0, 1e3)
+    # standard deviation of the point looked at, scene units
+    center_perturb: float = bounded(0.0, 0, 1e3)
+    # standard deviation of the (unit) up vector's coordinates
+    up_perturb: float = bounded(0.0, 0, 1e3)
 
 
 @dataclass
 class SingleViewConfig(RandomCameraConfig):
     """Independent random cameras, video clips, and the views of validation and test."""
 
-    batch_size: int = 1  # random cameras of a batch, and clips of a video batch
+    batch_size: int = bounded(1, 1, 2**16)  # random cameras of a batch, and clips of a video batch
     batch_uniform_azimuth: bool = False  # a batch's azimuths: one from each n-th of the range
 
-    num_frames: int = 16  # frames of a clip
-    width_vid: int = 128  # pixels of a clip's render
-    height_vid: int = 128  # pixels
+    num_frames: int = count(16)  # frames of a clip
+    width_vid: int = pixels(128)  # of a clip's render
+    height_vid: int = pixels(128)
     train_dynamic_camera: bool = True  # the camera drifts along a clip
-    sample_rand_frames: Optional[str] = "fps"  # fps, t0 or null: see frame_times.py
-    frame_precision: int = 256  # moments that [0, 1] is divided into, fps only
-    zero_rate: float = 0.2  # probability that a clip starts at time 0, fps only
-    mirror_rate: float = 0.5  # probability that a clip is mirrored in time, fps only
+    sample_rand_frames: Optional[str] = bounded(
+        "fps", names=(*MODES,)
+    )  # fps, t0 or null: see frame_times.py
+    frame_precision: int = count(256)  # moments that [0, 1] is divided into, fps only
+    zero_rate: float = bounded(0.2, 0, 1)  # probability that a clip starts at time 0, fps only
+    mirror_rate: float = bounded(0.5, 0, 1)  # probability that a clip is mirrored in time, fps only
 
-    eval_height: int = 256  # pixels of validation and test pictures
-    eval_width: int = 256  # pixels
-    eval_elevation_deg: float = 0.0  # degrees
-    eval_camera_distance: float = 2.5  # scene units
-    eval_fovy_deg: float = 40.0  # degrees, vertical
-    n_val_views: int = 4  # validation pictures, evenly spaced around the subject
-    test_traj: str = "motion_smooth"  # camera path of the test video: see trajectories.py
-    num_frames_factor: int = 4  # motion_smooth: num_frames times this are a round's frames
-    n_test_views: int = 120  # circle: frames of the test video
+    eval_height: int = pixels(256)  # of validation and test pictures
+    eval_width: int = pixels(256)
+    eval_elevation_deg: float = bounded(0.0, -90, 90)  # degrees
+    eval_camera_distance: float = bounded(2.5, *DISTANCES)  # scene units
+    eval_fovy_deg: float = bounded(40.0, *FOVYS)  # degrees, vertical
+    n_val_views: int = count(4)  # validation pictures, evenly spaced around the subject
+    # camera path of the test video: see trajectories.py
+    test_traj: str = bounded("motion_smooth", names=tuple(TRAJECTORIES))
+    num_frames_factor: int = count(4)  # motion_smooth: num_frames times this are a round's frames
+    n_test_views: int = count(120)  # circle: frames of the test video
 
 
 @dataclass
 class MultiViewConfig(RandomCameraConfig):
     """A ring of random cameras at one elevation, evenly spaced around a random azimuth."""
 
-    n_view: int = 4  # cameras of a ring
+    n_view: int = count(4)  # cameras of a ring
 
 
 @dataclass
@@ -88,9 +111,9 @@ class DataConfig:
     single_view: SingleViewConfig = field(default_factory=SingleViewConfig)
     multi_view: MultiViewConfig = field(default_factory=MultiViewConfig)
     # probability that a batch's random cameras are a multi-view ring; null is 0
-    prob_multi_view: Optional[float] = None
+    prob_multi_view: Optional[float] = bounded(None, 0, 1)
     # probability of a video batch, else it is an image batch (tau = 0); null is 0
-    prob_single_view_video: Optional[float] = 0.0
+    prob_single_view_video: Optional[float] = bounded(0.0, 0, 1)
 
     @property
     def dynamic(self) -> bool:
@@ -136,49 +159,7 @@ def check_keys(cls: type, cfg: Any, path: str) -> None:
 
 def check(cfg: DataConfig) -> None:
     """Raise a ValueError that names the first value out of its bounds."""
-    image, single, multi = cfg.image, cfg.single_view, cfg.multi_view
+    expand_paths(cfg)
+    check_bounds(cfg, "data")
+    single = cfg.single_view
     check_frame_times(single.num_frames, single.sample_rand_frames, single.frame_precision)
-    if single.test_traj not in TRAJECTORIES:
-        names = ", ".join(TRAJECTORIES)
-        raise ValueError(f"data.single_view.test_traj is {single.test_traj!r}; there are: {names}.")
-    for name in ("prob_multi_view", "prob_single_view_video"):
-        bound(f"data.{name}", getattr(cfg, name) or 0.0, 0, 1)
-    for section, path in ((image, "data.image"), (single, "data.single_view")):
-        check_values(section, path)
-    check_values(multi, "data.multi_view")
-
-
-# bounds of a value by what its name contains; the first one that fits counts
-BOUNDS: dict[str, tuple[float, float]] = {
-    "elevation": (-90, 90),
-    "azimuth": (-720, 720),
-    "distance": (1e-3, 1e3),
-    "fovy": (1e-3, 179),
-    "perturb": (0, 1e3),
-    "_rate": (0, 1),
-    "height": (1, 2**16),
-    "width": (1, 2**16),
-    "batch_size": (1, 2**16),
-    "n_": (1, 2**31),
-    "num_": (1, 2**31),
-    "precision": (1, 2**31),
-}
-
-
-def check_values(section: Any, path: str) -> None:
-    """Check the numbers and ranges of one section against BOUNDS."""
-    for name, value in vars(section).items():
-        if isinstance(value, (str, bool)) or value is None:
-            continue
-        low, high = next(bounds for part, bounds in BOUNDS.items() if part in name)
-        values = value if isinstance(value, list) else [value]
-        for v in values:
-            bound(f"{path}.{name}", v, low, high)
-        if isinstance(value, list) and (len(value) != 2 or value[0] > value[1]):
-            raise ValueError(f"{path}.{name} is {value}, but has to be [low, high].")
-
-
-def bound(name: str, value: float, low: float, high: float) -> None:
-    """Raise unless low <= value <= high."""
-    if not low <= value <= high:
-        raise ValueError(f"{name} is {value}, but has to be between {low} and {high}.")

@@ -8,7 +8,7 @@ hosts have."""
 import json
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from threestudio.utils.misc import get_rank
 from torch import Tensor
 from tqdm import tqdm
 
+from ..bounds import Bounded, bounded
 from .gltf import write_glb
 from .mesh_files import write_obj, write_ply
 from .surface import (
@@ -72,45 +73,34 @@ class Assets4DExporter(Exporter):
     """Writes `meshes/`, `points/`, `animation.glb` and `frames.json` (which file has which tau)."""
 
     @dataclass
-    class Config(Exporter.Config):
-        num_frames: int = 16  # frame times, evenly from tau = 0 to 1; a static geometry has one
-        fps: float = 16.0  # frames a second in animation.glb
-        resolution: int = 128  # lattice points along the longest edge of the object's box
-        threshold: Any = "auto"  # density at the surface, per unit of length; auto: _survey's
-        min_part: float = 0.01  # parts with less than this share of a frame's faces are dropped
-        formats: list[str] = field(default_factory=lambda: ["animated-glb", "ply", "points"])
-        num_points: int = 100_000  # points of a frame's point cloud
-        chunk_size: int = 2**18  # points a geometry call
+    class Config(Exporter.Config, Bounded):
+        # frame times, evenly from tau = 0 to 1; a static geometry has one
+        num_frames: int = bounded(16, 1, 2**16)
+        fps: float = bounded(16.0, above=0, high=1e4)  # frames a second in animation.glb
+        # lattice points along the longest edge of the object's box
+        resolution: int = bounded(128, 2, 4096)
+        # density at the surface, per unit of length; auto: _survey's
+        threshold: Any = bounded("auto", above=0, names=("auto",))
+        # parts with less than this share of a frame's faces are dropped
+        min_part: float = bounded(0.01, 0, 1)
+        formats: list[str] = bounded(["animated-glb", "ply", "points"], names=tuple(FORMATS))
+        num_points: int = bounded(100_000, 1, 2**31)  # points of a frame's point cloud
+        chunk_size: int = bounded(2**18, 1, 2**31)  # points a geometry call
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if not self.formats:
+                raise ValueError(f"formats is empty: choose from {', '.join(FORMATS)}.")
 
     cfg: Config
 
     def configure(self, geometry, material, background) -> None:
         super().configure(geometry, material, background)
-        self._check_config()
         load_marching_cubes()  # missing? then say so now, not after the videos
         if not hasattr(geometry, "forward_density"):
             raise TypeError(
                 "animate124-4d-exporter needs an implicit geometry with a density, but "
                 f"{type(geometry).__name__} has no forward_density. Try the host's mesh-exporter."
-            )
-
-    def _check_config(self) -> None:
-        cfg = self.cfg
-        unknown = [name for name in cfg.formats if name not in FORMATS]
-        if unknown or not cfg.formats:
-            raise ValueError(f"exporter.formats={list(cfg.formats)}: choose from {FORMATS}.")
-        least = {"num_frames": 1, "resolution": 2, "num_points": 1, "chunk_size": 1}
-        for name, low in least.items():
-            if getattr(cfg, name) < low:
-                raise ValueError(f"exporter.{name}={getattr(cfg, name)}: give {low} or more.")
-        if cfg.fps <= 0:
-            raise ValueError(f"exporter.fps must be positive, not {cfg.fps}.")
-        if not 0 <= cfg.min_part < 1:
-            raise ValueError(f"exporter.min_part is a share in [0, 1), not {cfg.min_part}.")
-        number = isinstance(cfg.threshold, (int, float)) and not isinstance(cfg.threshold, bool)
-        if cfg.threshold != "auto" and not (number and cfg.threshold > 0):
-            raise ValueError(
-                f"exporter.threshold={cfg.threshold!r}: give a positive density, or auto."
             )
 
     @torch.no_grad()

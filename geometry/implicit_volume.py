@@ -5,7 +5,6 @@ the nearest point of the box; the density bias goes on. Everything runs in the p
 type, also under AMP, which would turn small differences of density into noise.
 """
 
-import difflib
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -20,35 +19,46 @@ from threestudio.utils.config import parse_structured
 from threestudio.utils.ops import get_activation
 from torch import Tensor
 
+from ..bounds import Bounded, bounded
+from .hash_grid import HASH_GRIDS
 from .hash_grid_torch import GridSpec
 from .mlp import MLP
 from .space_time_encoding import CompositeEncoding, SpaceTimeEncoding
 from .stencil import central_difference_normal, neighbours
 
+BLOBS = ("blob_magic3d", "blob_dreamfusion")
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
 
 
 @dataclass
-class PosEncodingConfig:
-    otype: str = "HashGridSpatialTime"  # a hash grid over space plus one over space and time
-    n_levels: int = 16
-    n_features_per_level: int = 2
-    log2_hashmap_size: int = 19  # a level has at most 2^this entries
-    base_resolution: int = 16  # lattice points a side of the coarsest level
-    per_level_scale: float = 1.447269237440378  # resolution of a level over the level before
+class PosEncodingConfig(Bounded):
+    # a hash grid over space plus one over space and time
+    otype: str = bounded("HashGridSpatialTime", names=("HashGridSpatialTime",))
+    n_levels: int = bounded(16, 1, 32)
+    n_features_per_level: int = bounded(2, 1, 8)
+    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
+    # lattice points a side of the coarsest level
+    base_resolution: int = bounded(16, 2, 2**16)
+    # resolution of a level over the level before
+    per_level_scale: float = bounded(1.447269237440378, 1, 16)
     static: bool = False  # freeze the grid over space and time and leave it out
     # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
     # that can be had
-    backend: str = "auto"
+    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
 
 
 @dataclass
-class MLPConfig:
-    otype: str = "VanillaMLP"  # linear layers without bias
+class MLPConfig(Bounded):
+    otype: str = bounded("VanillaMLP", names=("VanillaMLP",))  # linear layers without bias
     activation: str = "ReLU"  # after each hidden layer
     output_activation: str = "none"
-    n_neurons: int = 64  # a hidden layer
-    n_hidden_layers: int = 1
+    n_neurons: int = bounded(64, 1, 2**16)  # a hidden layer
+    n_hidden_layers: int = bounded(1, 0, 64)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in (self.activation, self.output_activation):
+            get_activation(name)
 
 
 def density_bias(
@@ -65,32 +75,36 @@ def density_bias(
 @threestudio.register("animate124-implicit-volume")
 class ImplicitVolume(BaseImplicitGeometry):
     @dataclass
-    class Config(BaseImplicitGeometry.Config):
-        n_input_dims: int = 3  # of a point; time is an argument of its own
-        n_feature_dims: int = 3  # features a point has beside density; 0 for none
+    class Config(BaseImplicitGeometry.Config, Bounded):
+        radius: float = bounded(1.0, above=0, high=1e6)  # half the side of the box around the scene
+        n_input_dims: int = bounded(3, 3, 3)  # of a point; time is an argument of its own
+        # features a point has beside density; 0 for none
+        n_feature_dims: int = bounded(3, 0, 2**16)
         density_activation: str | None = "softplus"
-        density_bias: int | float | str = "blob_magic3d"  # or blob_dreamfusion, or a number
+        # a blob, or a number
+        density_bias: int | float | str = bounded("blob_magic3d", names=BLOBS, numbers=True)
         density_blob_scale: float = 10.0  # the blob's bias at the origin
-        density_blob_std: float = 0.5  # the blob's size, in world units
+        density_blob_std: float = bounded(0.5, above=0)  # the blob's size, in world units
         pos_encoding_config: dict = field(default_factory=dict)  # PosEncodingConfig's keys
         mlp_network_config: dict = field(default_factory=dict)  # MLPConfig's keys
-        normal_type: str | None = "finite_difference"  # one of NORMAL_TYPES; null for none
-        finite_difference_normal_eps: float = 0.01  # half the distance differenced, world units
-        isosurface_threshold: float | str = 25.0  # density on the surface of a mesh, or "auto"
+        # null for none
+        normal_type: str | None = bounded("finite_difference", names=(*NORMAL_TYPES, None))
+        # half the distance differenced, world units
+        finite_difference_normal_eps: float = bounded(0.01, above=0)
+        # density on the surface of a mesh
+        isosurface_threshold: float | str = bounded(25.0, above=0, names=("auto",))
+        isosurface_resolution: int = bounded(128, 2, 4096)  # grid points along an edge of the box
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            get_activation(self.density_activation)
+            parse_structured(PosEncodingConfig, self.pos_encoding_config)
+            parse_structured(MLPConfig, self.mlp_network_config)
 
     cfg: Config
 
     def configure(self) -> None:
         super().configure()
-        if self.cfg.n_input_dims != 3:
-            raise ValueError(
-                f"geometry.n_input_dims is {self.cfg.n_input_dims}, but points have 3 dimensions "
-                f"(time is no input dimension here, it comes with each call)."
-            )
-        _check("geometry.normal_type", self.cfg.normal_type, [*NORMAL_TYPES, None])
-        if isinstance(self.cfg.density_bias, str):
-            kinds = ["blob_magic3d", "blob_dreamfusion"]
-            _check("geometry.density_bias", self.cfg.density_bias, kinds, ", or a number")
         self.density_activation = get_activation(self.cfg.density_activation)
         # what each frame's call reads, out of the config, where reading takes 20 us
         self.density_bias = functools.partial(
@@ -104,12 +118,10 @@ class ImplicitVolume(BaseImplicitGeometry):
         self.has_features = self.cfg.n_feature_dims > 0
 
         network = parse_structured(MLPConfig, self.cfg.mlp_network_config)
-        _check("geometry.mlp_network_config.otype", network.otype, ["VanillaMLP"])
         activations = get_activation(network.activation), get_activation(network.output_activation)
         sizes = network.n_neurons, network.n_hidden_layers
 
         grid = parse_structured(PosEncodingConfig, self.cfg.pos_encoding_config)
-        _check("geometry.pos_encoding_config.otype", grid.otype, ["HashGridSpatialTime"])
         names = {setting.name for setting in fields(GridSpec)} - {"dims", "float64_scale"}
         settings = {name: grid[name] for name in names}
         space, time = GridSpec(3, **settings), GridSpec(4, **settings)
@@ -244,12 +256,3 @@ class ImplicitVolume(BaseImplicitGeometry):
             )
             output["normal"] = -F.normalize(gradient, dim=-1)
         return output if wants_grad else {name: value.detach() for name, value in output.items()}
-
-
-def _check(key: str, value: str | None, allowed: list, also: str = "") -> None:
-    if value not in allowed:
-        names = [str(name) for name in allowed]
-        near = difflib.get_close_matches(str(value), names, cutoff=0.3)
-        raise ValueError(
-            f"{key} is {value!r}. Close names: {near}. It can be: {', '.join(names)}{also}."
-        )

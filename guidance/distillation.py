@@ -16,6 +16,7 @@ from threestudio.utils.base import BaseObject
 from threestudio.utils.misc import C
 from torch import Tensor, nn
 
+from ..bounds import Bounded, bounded, in_order, path_of
 from . import models, sds
 from .frozen_vae import slim
 from .latents import channels_first, encode_images
@@ -29,15 +30,24 @@ class ScoreDistillation(BaseObject):
     """grad = w(t) (eps_hat - eps), sent into the rendered frames through the VAE."""
 
     @dataclass
-    class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = ""  # a folder in diffusers' format, or a hub id
+    class Config(BaseObject.Config, Bounded):
+        pretrained_model_name_or_path: str = path_of(
+            "model"
+        )  # a folder in diffusers' format, or a hub id
         guidance_scale: float = 100.0  # of classifier-free guidance
-        min_step_percent: Any = 0.02  # first timestep, fraction of all; a number or a C list
-        max_step_percent: Any = 0.98  # last timestep, fraction of all; a number or a C list
-        weighting_strategy: str = "sds"  # w(t): a name in sds.WEIGHTS
-        grad_clip: Any = None  # latents' gradient is clamped to +-this; a number or a C list
+        # first and last timestep, fractions of all; numbers or C lists
+        min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
+        max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
+        weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t)
+        # latents' gradient is clamped to +-this; a number or a C list
+        grad_clip: Any = bounded(None, 0, schedule=True, names=(None,))
         half_precision_weights: bool = True  # float16 on a GPU (a CPU always has float32)
-        vae_chunk: int = 0  # images that keep the VAE's graph at once, the rest is redone; 0: all
+        # images that keep the VAE's graph at once, the rest is redone; 0: all
+        vae_chunk: int = bounded(0, 0)
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            in_order(self, "min_step_percent", "max_step_percent")
 
     cfg: Config
     unet_class: ClassVar[type] = UNet2DConditionModel
@@ -47,11 +57,6 @@ class ScoreDistillation(BaseObject):
     def configure(self) -> None:
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
-        if self.cfg.weighting_strategy not in sds.WEIGHTS:
-            raise ValueError(
-                f"weighting_strategy is {self.cfg.weighting_strategy!r}; "
-                f"there are {sorted(sds.WEIGHTS)}."
-            )
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device)
         self.unet = self.load(self.unet_class, model, "unet")
         self.vae = slim(self.load(AutoencoderKL, model, "vae"))

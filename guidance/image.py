@@ -9,6 +9,8 @@ import threestudio
 from jaxtyping import Float
 from torch import Tensor
 
+from ..bounds import bounded, path_of
+from . import sds
 from .distillation import Condition, PromptedDistillation
 from .latents import resize
 
@@ -19,12 +21,17 @@ class ImageGuidance(PromptedDistillation):
 
     @dataclass
     class Config(PromptedDistillation.Config):
-        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        pretrained_model_name_or_path: str = path_of(
+            "model", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
         guidance_scale: float = 100.0  # of classifier-free guidance
-        min_step_percent: Any = 0.2  # first timestep, fraction of all; a number or a C list
-        max_step_percent: Any = 0.6  # last timestep, fraction of all; a number or a C list
-        weighting_strategy: str = "dreamfusion"  # w(t) = 1 - sqrt(alpha_bar)
-        size: int = 512  # pixels on a side, of the VAE's input
+        # first and last timestep, fractions of all; numbers or C lists
+        min_step_percent: Any = bounded(0.2, 0, 1, schedule=True)
+        max_step_percent: Any = bounded(0.6, 0, 1, schedule=True)
+        weighting_strategy: str = bounded(
+            "dreamfusion", names=tuple(sds.WEIGHTS)
+        )  # w(t) = 1 - sqrt(alpha_bar)
+        size: int = bounded(512, 1, 2**14)  # pixels on a side, of the VAE's input
 
     cfg: Config
 

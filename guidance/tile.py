@@ -15,7 +15,9 @@ from diffusers import ControlNetModel
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..bounds import bounded, path_of
 from ..prompt_processors.embedding_cache import text_embeddings
+from . import sds
 from .distillation import Condition, PromptedDistillation
 from .latents import centre_square, clip_length, random_order, resize
 
@@ -26,16 +28,23 @@ class TileGuidance(PromptedDistillation):
 
     @dataclass
     class Config(PromptedDistillation.Config):
-        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-        controlnet_name_or_path: str = "lllyasviel/control_v11f1e_sd15_tile"  # folder or hub id
+        pretrained_model_name_or_path: str = path_of(
+            "model", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+        # folder or hub id
+        controlnet_name_or_path: str = path_of("model", "lllyasviel/control_v11f1e_sd15_tile")
         guidance_scale: float = 7.5  # of classifier-free guidance
-        min_step_percent: Any = 0.02  # first timestep, fraction of all; a number or a C list
-        max_step_percent: Any = 0.98  # last timestep, fraction of all; a number or a C list
-        weighting_strategy: str = "sds"  # w(t) = 1 - alpha_bar
+        # first and last timestep, fractions of all; numbers or C lists
+        min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
+        max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
+        weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t) = 1 - alpha_bar
         view_dependent_prompting: bool = False  # ", front view" and so on, by the frame's camera
-        fixed_size: int = 1024  # pixels on a side, of the VAE's input and of the control image
-        fixed_frames: int = 2  # random frames of each clip that are distilled in a step
-        vae_chunk: int = 1  # images that keep the VAE's graph at once, the rest is redone; 0: all
+        # pixels on a side, of the VAE's input and of the control image
+        fixed_size: int = bounded(1024, 1, 2**14)
+        # random frames of each clip that are distilled in a step
+        fixed_frames: int = bounded(2, 1, 2**16)
+        # images that keep the VAE's graph at once, the rest is redone; 0: all
+        vae_chunk: int = bounded(1, 0)
         control_prompt: str = "best quality"  # what the ControlNet reads
         conditioning_scale: float = 1.0  # of the ControlNet's residuals
 
@@ -44,8 +53,6 @@ class TileGuidance(PromptedDistillation):
     def configure(self) -> None:
         super().configure()
         self.check_size(fixed_size=self.cfg.fixed_size)
-        if self.cfg.fixed_frames < 1:
-            raise ValueError(f"fixed_frames is {self.cfg.fixed_frames}; 1 or more is needed.")
         self.controlnet = self.load(ControlNetModel, self.cfg.controlnet_name_or_path)
         prompts = [self.cfg.control_prompt, ""]
         model = self.cfg.pretrained_model_name_or_path

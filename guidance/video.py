@@ -11,6 +11,8 @@ from diffusers import UNet3DConditionModel
 from jaxtyping import Float
 from torch import Tensor
 
+from ..bounds import bounded, path_of
+from . import sds
 from .distillation import Condition, PromptedDistillation
 from .latents import clip_length, encode_clips, resize
 
@@ -21,14 +23,16 @@ class VideoGuidance(PromptedDistillation):
 
     @dataclass
     class Config(PromptedDistillation.Config):
-        pretrained_model_name_or_path: str = "damo-vilab/text-to-video-ms-1.7b"
+        pretrained_model_name_or_path: str = path_of("model", "damo-vilab/text-to-video-ms-1.7b")
         guidance_scale: float = 100.0  # of classifier-free guidance
-        min_step_percent: Any = 0.02  # first timestep, fraction of all; a number or a C list
-        max_step_percent: Any = 0.98  # last timestep, fraction of all; a number or a C list
-        weighting_strategy: str = "sds"  # w(t) = 1 - alpha_bar
-        width: int = 256  # pixels, of the VAE's input (ZeroScope: 576)
-        height: int = 256  # pixels, of the VAE's input (ZeroScope: 320)
-        low_ram_vae: int = -1  # frames of a clip that keep the VAE graph; -1 keeps all
+        # first and last timestep, fractions of all; numbers or C lists
+        min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
+        max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
+        weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t) = 1 - alpha_bar
+        width: int = bounded(256, 1, 2**14)  # pixels, of the VAE's input (ZeroScope: 576)
+        height: int = bounded(256, 1, 2**14)  # pixels, of the VAE's input (ZeroScope: 320)
+        # frames of a clip that keep the VAE graph; -1 keeps all
+        low_ram_vae: int = bounded(-1, 1, 2**16, names=(-1,))
 
     cfg: Config
     unet_class: ClassVar[type] = UNet3DConditionModel
@@ -37,11 +41,6 @@ class VideoGuidance(PromptedDistillation):
     def configure(self) -> None:
         super().configure()
         self.check_size(width=self.cfg.width, height=self.cfg.height)
-        if self.cfg.low_ram_vae == 0 or self.cfg.low_ram_vae < -1:
-            raise ValueError(
-                f"low_ram_vae is {self.cfg.low_ram_vae}: no frame would get a gradient. "
-                "Give 1 or more, or -1 for all frames."
-            )
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]

@@ -16,7 +16,9 @@ from threestudio.utils.misc import cleanup
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
 
+from ..bounds import bounded, path_of
 from ..data.reference_image import reference_on_white
+from . import sds
 from .distillation import Condition, ScoreDistillation
 from .latents import encode_images, resize
 from .models import model_folder
@@ -29,16 +31,20 @@ class Zero123Guidance(ScoreDistillation):
 
     @dataclass
     class Config(ScoreDistillation.Config):
-        pretrained_model_name_or_path: str = "bennyguo/zero123-xl-diffusers"
+        pretrained_model_name_or_path: str = path_of("model", "bennyguo/zero123-xl-diffusers")
         guidance_scale: float = 5.0  # of classifier-free guidance
-        min_step_percent: Any = 0.2  # first timestep, fraction of all; a number or a C list
-        max_step_percent: Any = 0.6  # last timestep, fraction of all; a number or a C list
-        weighting_strategy: str = "dreamfusion"  # w(t) = 1 - sqrt(alpha_bar)
-        size: int = 256  # pixels on a side, of the VAE's input and of the reference image
-        cond_image_path: str = ""  # the reference image, RGBA
-        cond_elevation_deg: float = 0.0  # degrees, of the camera that took it
-        cond_azimuth_deg: float = 0.0  # degrees
-        cond_camera_distance: float = 2.5  # scene units
+        # first and last timestep, fractions of all; numbers or C lists
+        min_step_percent: Any = bounded(0.2, 0, 1, schedule=True)
+        max_step_percent: Any = bounded(0.6, 0, 1, schedule=True)
+        weighting_strategy: str = bounded(
+            "dreamfusion", names=tuple(sds.WEIGHTS)
+        )  # w(t) = 1 - sqrt(alpha_bar)
+        # pixels on a side, of the VAE's input and of the reference image
+        size: int = bounded(256, 1, 2**14)
+        cond_image_path: str = path_of("file")  # the reference image, RGBA
+        cond_elevation_deg: float = bounded(0.0, -90, 90)  # degrees, of the camera that took it
+        cond_azimuth_deg: float = bounded(0.0, -720, 720)  # degrees
+        cond_camera_distance: float = bounded(2.5, 1e-3, 1e3)  # scene units
 
     cfg: Config
     unet_channels: ClassVar[int] = 8

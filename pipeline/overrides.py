@@ -2,26 +2,21 @@
 flag of another step's script. What nothing would read is an error before anything runs."""
 
 import argparse
-import contextlib
 import copy
 import difflib
 import functools
-import io
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import threestudio
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from threestudio.launch import trainer_options
-from threestudio.utils.config import parse_overrides, parse_structured
+from threestudio.check import check
+from threestudio.utils.config import parse_overrides
 
-from ..data.config import parse_data_config
-from ..system.animate124 import check_weights
-from .places import as_meant
+from .places import ROOT, as_meant
 from .presets import STAGES, STEPS
 
 OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
@@ -43,8 +38,6 @@ PLANNED_FLAGS = {  # likewise, of the other steps' scripts
     },
     "result": {"config": "--from", "checkpoint": "--from", "out": "--out"},
 }
-SECTIONS = ("geometry", "material", "background", "renderer", "exporter")
-PRIORS = ("guidance", "guidance_3d", "guidance_cn", "prompt_processor", "prompt_processor_cn")
 
 
 def is_override(word: str) -> bool:
@@ -106,20 +99,16 @@ def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
         raise ValueError(" ".join(str(error).split())) from error
 
 
-def check_stage(step: str, config: Mapping[str, Any]) -> None:
-    """A ValueError, with the step's name, for a key of the config that nothing would read."""
-    cfg = OmegaConf.create({**config, "trainer": dict(config["trainer"])})
+def check_stage(
+    step: str, path: Path, overrides: Iterable[str], later: Iterable[str | Path] = ()
+) -> None:
+    """Everything that launch.py would find wrong with a stage before its models are loaded.
+
+    later: files that earlier steps write. A ValueError has the step's name.
+    """
     try:
-        parse_data_config(cfg.data)
-        system = cfg.system
-        parse_structured(threestudio.find(cfg.system_type).Config, system)
-        for name in (*SECTIONS, *PRIORS):
-            if kind := system.get(f"{name}_type"):
-                parse_structured(threestudio.find(kind).Config, system.get(name, {}))
-        check_weights(system.loss)
-        with contextlib.redirect_stdout(io.StringIO()):  # what suits this machine is said later
-            trainer_options(config["trainer"], n_gpus=1)
-    except (ValueError, KeyError, OmegaConfBaseException) as error:
+        check(path, list(overrides), folder=ROOT, later=[str(file) for file in later])
+    except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{step}: {text}") from error
 

@@ -147,10 +147,11 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
     if check:
         check_writable(scene.folder)
         script(PREPROCESS_SCRIPT).read_photo(scene.image)
-        for stage in STAGES:
-            check_stage(stage, resolved[stage])
+        later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
+        for stage, path in zip(STAGES, preset.configs, strict=True):
             for key, model in models_of(resolved[stage]):
                 check_model(f"{stage}.{key}={model}", model)
+            check_stage(stage, ROOT / path, configs[stage], map(shown, later))
     if until not in (*STAGES, "result"):  # the result isn't planned, but what is said of it is read
         result_step(scene, preset, STAGES[-1])
     steps = [

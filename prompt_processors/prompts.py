@@ -11,6 +11,7 @@ from jaxtyping import Float, Int
 from threestudio.utils.base import BaseObject
 from torch import Tensor
 
+from ..bounds import Bounded, bounded, needed, path_of
 from .embedding_cache import text_embeddings
 from .text_encoder import LearnedTokens
 
@@ -71,18 +72,20 @@ class PromptProcessor(BaseObject):
     """Encodes the prompt, its views and the negative prompt, once, when it is built."""
 
     @dataclass
-    class Config(BaseObject.Config):
-        pretrained_model_name_or_path: str = ""  # its tokenizer and text_encoder are used
-        prompt: str = ""
+    class Config(BaseObject.Config, Bounded):
+        pretrained_model_name_or_path: str = path_of(
+            "model"
+        )  # its tokenizer and text_encoder are used
+        prompt: str = needed()
         negative_prompt: str = ""
         prompt_front: str | None = None  # whole prompts for single views; null derives them
         prompt_side: str | None = None
         prompt_back: str | None = None
         prompt_overhead: str | None = None
         view_dependent_prompt_front: bool = False  # "front view of ..." for "..., front view"
-        front_threshold: float = 45.0  # degrees of azimuth from the front
-        back_threshold: float = 45.0  # degrees of azimuth from the back
-        overhead_threshold: float = 60.0  # degrees of elevation
+        front_threshold: float = bounded(45.0, 0, 180)  # degrees of azimuth from the front
+        back_threshold: float = bounded(45.0, 0, 180)  # degrees of azimuth from the back
+        overhead_threshold: float = bounded(60.0, -90, 90)  # degrees of elevation
         use_cache: bool = True  # keep embeddings in .threestudio_cache/text_embeddings
 
     cfg: Config

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import threestudio
 
+from ..bounds import needed, path_of
 from .learned_tokens import read_learned_tokens
 from .prompts import PromptProcessor
 from .text_encoder import LearnedTokens, token_pattern
@@ -21,9 +22,12 @@ class TextualInversionPromptProcessor(PromptProcessor):
 
     @dataclass
     class Config(PromptProcessor.Config):
-        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
-        learned_embeds_path: str | None = None  # .bin or .safetensors of textual inversion
-        token: str = "<token>"  # what stands for the learned token in a prompt
+        pretrained_model_name_or_path: str = path_of(
+            "model", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
+        # .bin or .safetensors of textual inversion
+        learned_embeds_path: str | None = path_of("file", None)
+        token: str = needed("<token>")  # what stands for the learned token in a prompt
 
     cfg: Config
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import threestudio
 
+from ..bounds import path_of
 from .prompts import PromptProcessor
 
 
@@ -11,6 +12,6 @@ from .prompts import PromptProcessor
 class VideoPromptProcessor(PromptProcessor):
     @dataclass
     class Config(PromptProcessor.Config):
-        pretrained_model_name_or_path: str = "damo-vilab/text-to-video-ms-1.7b"
+        pretrained_model_name_or_path: str = path_of("model", "damo-vilab/text-to-video-ms-1.7b")
 
     cfg: Config

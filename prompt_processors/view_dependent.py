@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import threestudio
 
+from ..bounds import path_of
 from .prompts import PromptProcessor
 
 
@@ -11,6 +12,8 @@ from .prompts import PromptProcessor
 class ViewDependentPromptProcessor(PromptProcessor):
     @dataclass
     class Config(PromptProcessor.Config):
-        pretrained_model_name_or_path: str = "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        pretrained_model_name_or_path: str = path_of(
+            "model", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+        )
 
     cfg: Config

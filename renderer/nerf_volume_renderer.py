@@ -28,6 +28,7 @@ from threestudio.utils.ops import chunk_batch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from ..bounds import Bounded, bounded, in_order
 from .compositing import (
     accumulate,
     alpha_and_transmittance,
@@ -162,17 +163,26 @@ def joined_parts(calls: Sequence[Callable[[], Any]], sizes: Sequence[int], most:
 @threestudio.register("animate124-nerf-volume-renderer")
 class NeRFVolumeRenderer(VolumeRenderer):
     @dataclass
-    class Config(VolumeRenderer.Config):
-        num_samples_per_ray: int = 256  # lattice points on the diagonal of the scene's box
+    class Config(VolumeRenderer.Config, Bounded):
+        radius: float = bounded(1.0, above=0, high=1e6)  # half the side of the box that is rendered
+        # lattice points on the diagonal of the scene's box
+        num_samples_per_ray: int = bounded(256, 1, 2**20)
         randomized: bool = True  # training shifts each ray's lattice by a random part of a step
-        near_plane: float = 0.0  # distance from the camera at which rays start, world units
-        far_plane: float = 1e10  # ... and end
-        eval_chunk_size: int = 160000  # samples that eval passes to the geometry at once; 0: all
-        train_chunk_size: int = 2**19  # samples whose graph training keeps at once; 0: all
+        # distance from the camera at which rays start, world units
+        near_plane: float = bounded(0.0, 0)
+        far_plane: float = bounded(1e10, above=0)  # ... and end
+        # samples that eval passes to the geometry at once; 0: all
+        eval_chunk_size: int = bounded(160000, 0)
+        # samples whose graph training keeps at once; 0: all
+        train_chunk_size: int = bounded(2**19, 0)
         grid_prune: bool = True  # leave out samples in empty cells of the occupancy grid
         prune_alpha_threshold: bool = True  # leave out transparent and hidden samples in the others
         return_comp_normal: bool = False  # training renders normals too; eval does if it has them
         return_normal_perturb: bool = False  # training returns normals near the samples too
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            in_order(self, "near_plane", "far_plane")
 
     cfg: Config
 
@@ -180,11 +190,6 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground
     ) -> None:
         super().configure(geometry, material, background)
-        if self.cfg.num_samples_per_ray < 1:
-            raise ValueError(
-                f"renderer.num_samples_per_ray is {self.cfg.num_samples_per_ray}; "
-                "it must be at least 1 (256 is usual, 32 is coarse)."
-            )
         self.estimator = OccupancyGrid(self.bbox.flatten())
         if not self.cfg.grid_prune:
             self.estimator.fill()

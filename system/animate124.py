@@ -31,9 +31,10 @@ from threestudio.utils.config import C_max, parse_structured
 from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
+from ..bounds import Bounded, bounded
 from ..files.torch_files import check_zip
 from ..guidance.distillation import ScoreDistillation
-from ..guidance.speed import check_compile
+from ..guidance.speed import COMPILE
 from . import losses, outputs
 from .finite import check_loaded, not_finite, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
@@ -70,6 +71,7 @@ REGULARISERS = {  # weight: loss, and the render's outputs that it takes
 }
 WEIGHTS = (*REFERENCE_LOSSES, *(slot.weight for slot in SLOTS), *REGULARISERS)
 
+MODULES = ("geometry", "material", "background", "renderer")
 PRIORS = ("prompt_processor", "prompt_processor_cn", "guidance", "guidance_3d", "guidance_cn")
 USUAL_PRIORS = {  # what an error suggests
     "lambda_sd": "animate124-image-guidance",
@@ -94,12 +96,28 @@ def seed_everything(seed: int) -> None:
     torch.manual_seed(seed)
 
 
+def weighs(slot: Slot, loss: Mapping[str, Any]) -> bool:
+    """Whether the slot's weight is other than 0 at some step."""
+    return C_max(loss.get(slot.weight, 0)) != 0
+
+
 def check_weights(loss: Mapping[str, Any]) -> None:
     """A KeyError for each key of `loss` that no loss has."""
     for key in loss:
         if key not in WEIGHTS:
             near = difflib.get_close_matches(key, WEIGHTS, n=3) or list(WEIGHTS)
             raise KeyError(f"No loss has the weight system.loss.{key}. Close: {', '.join(near)}.")
+
+
+def check_priors(cfg: Any) -> None:
+    """A ValueError for a weight whose loss no prior gives."""
+    for slot in SLOTS:
+        if weighs(slot, cfg.loss) and not getattr(cfg, f"{slot.guidance}_type"):
+            raise ValueError(
+                f"system.loss.{slot.weight} is {cfg.loss[slot.weight]}, but there is no "
+                f"system.{slot.guidance}_type to give that loss. Name one, such as "
+                f"{USUAL_PRIORS[slot.weight]}, or set the weight to 0."
+            )
 
 
 def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
@@ -127,14 +145,14 @@ def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
 
 
 @dataclass
-class SpeedConfig:
-    compile: Any = False  # of the guidances' networks: false, graph or inductor (guidance/speed.py)
+class SpeedConfig(Bounded):
+    compile: Any = bounded(False, names=COMPILE)  # of the guidances' networks (guidance/speed.py)
 
 
 @threestudio.register("animate124-system")
 class Animate124(BaseLift3DSystem):
     @dataclass
-    class Config(BaseLift3DSystem.Config):
+    class Config(BaseLift3DSystem.Config, Bounded):
         guidance_3d_type: str = ""  # registered name of the guidance that looks at random cameras
         guidance_3d: dict = field(default_factory=dict)  # its config
         guidance_cn_type: str = ""  # registered name of the second guidance that looks at clips
@@ -142,8 +160,16 @@ class Animate124(BaseLift3DSystem):
         prompt_processor_cn_type: str = ""  # registered name of guidance_cn's prompt processor
         prompt_processor_cn: dict = field(default_factory=dict)  # its config
         speed: dict = field(default_factory=dict)  # SpeedConfig's keys
-        test_fps: int = 30  # frames a second of the test videos
+        loss: dict = bounded({}, 0, schedule=True)  # weights lambda_*
+        test_fps: int = bounded(30, 1, 1000)  # frames a second of the test videos
         keep_test_frames: bool = False  # keep each rgb frame of the test video as a PNG as well
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if isinstance(self.loss, Mapping):
+                check_weights(self.loss)
+                check_priors(self)
+            parse_structured(SpeedConfig, self.speed)
 
     cfg: Config
 
@@ -155,32 +181,43 @@ class Animate124(BaseLift3DSystem):
     def configure(self) -> None:
         self.base_seed = torch.initial_seed()  # before the first step reseeds
         self.speed = parse_structured(SpeedConfig, self.cfg.speed)
-        check_compile(self.speed.compile)
         self.loss_watch = LossWatch(self.way_back)
         self.writes_down = True  # whether the trainer writes down what this step logs
-        check_weights(self.cfg.loss)
-        for slot in SLOTS:
-            if self.wanted(slot) and not self.cfg[f"{slot.guidance}_type"]:
-                raise ValueError(
-                    f"system.loss.{slot.weight} is {self.cfg.loss[slot.weight]}, but there is no "
-                    f"system.{slot.guidance}_type to give that loss. Name one, such as "
-                    f"{USUAL_PRIORS[slot.weight]}, or set the weight to 0."
-                )
         super().configure()
 
-    def wanted(self, slot: Slot) -> bool:
-        """Whether the slot's weight is other than 0 at some step."""
-        return C_max(self.cfg.loss.get(slot.weight, 0)) != 0
+    @classmethod
+    def used_in_training(cls, cfg: Any) -> list[str]:
+        """The sections whose modules training loads: of the priors those that weigh something."""
+        wanted = [slot for slot in SLOTS if weighs(slot, cfg.loss)]
+        priors = {name for slot in wanted for name in (slot.guidance, slot.prompt_processor)}
+        return [*MODULES, *(name for name in PRIORS if name in priors and cfg[f"{name}_type"])]
+
+    @classmethod
+    def check_with_data(cls, cfg: Any, data: Any) -> None:
+        """Raises a ValueError for settings of one section that another can't take."""
+        features = cfg.geometry.get("n_feature_dims", 3)
+        if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
+            raise ValueError(
+                f"system.geometry.n_feature_dims is {features}, but system.material.n_output_dims "
+                f"is {cfg.material.get('n_output_dims', 3)}: they have to be the same."
+            )
+        clip = getattr(getattr(data, "single_view", None), "num_frames", None)
+        frames = cfg.guidance_cn.get("fixed_frames")
+        if "guidance_cn" in cls.used_in_training(cfg) and clip and frames and frames > clip:
+            raise ValueError(
+                f"system.guidance_cn.fixed_frames is {frames}, but a clip has {clip} frames "
+                "(data.single_view.num_frames): give at most that many."
+            )
 
     def on_fit_start(self) -> None:
         """Loads the priors: here, so that nothing but training needs them."""
         super().on_fit_start()
-        wanted = [slot for slot in SLOTS if self.wanted(slot)]
+        wanted = self.used_in_training(self.cfg)
         for name in PRIORS:
             kind = self.cfg[f"{name}_type"]
             if not kind or hasattr(self, name):
                 continue
-            if any(name in (slot.guidance, slot.prompt_processor) for slot in wanted):
+            if name in wanted:
                 setattr(self, name, threestudio.find(kind)(self.cfg[name]))
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")

@@ -412,11 +412,16 @@ def test_a_key_that_nothing_reads_is_refused_at_any_depth(cfg, names):
 @pytest.mark.parametrize(
     "section, key, value, message",
     [
-        ("single_view", "num_frames", 0, "at least 1 frame, and num_frames is 0"),
+        ("single_view", "num_frames", 0, "data.single_view.num_frames is 0"),
         ("single_view", "num_frames", 257, "257 frames of a clip don't fit into frame_precision"),
         ("single_view", "num_frames", "many", "data.single_view.num_frames"),
-        ("single_view", "sample_rand_frames", "f", "mode 'f': give 'fps', 't0' or null"),
-        ("single_view", "test_traj", "spiral", "there are: motion_smooth, circle"),
+        (
+            "single_view",
+            "sample_rand_frames",
+            "f",
+            "sample_rand_frames is 'f', but has to be one of fps, t0, null",
+        ),
+        ("single_view", "test_traj", "spiral", "has to be one of motion_smooth, circle"),
         ("single_view", "batch_size", 0, "data.single_view.batch_size is 0"),
         ("single_view", "zero_rate", 1.5, "zero_rate is 1.5, but has to be between 0 and 1"),
         ("single_view", "elevation_range", [50, -50], "has to be [low, high]"),

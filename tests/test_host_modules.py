@@ -231,7 +231,7 @@ def test_isosurface_without_a_surface_says_so():
     pytest.importorskip("skimage")
     with pytest.raises(ValueError, match="There is no surface"):
         Ball({"isosurface_threshold": 5.0, "isosurface_resolution": 8}).isosurface()
-    with pytest.raises(ValueError, match="a number or 'auto'"):
+    with pytest.raises(ValueError, match="auto, or a finite number"):
         Ball({"isosurface_threshold": "much", "isosurface_resolution": 8}).isosurface()
 
 

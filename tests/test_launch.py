@@ -18,8 +18,10 @@ import threestudio.launch
 import torch
 import yaml
 from omegaconf import OmegaConf
+from threestudio.check import trainer_options
 from threestudio.extensions import load_extension
-from threestudio.launch import parser, run, select_gpus, trainer_options
+from threestudio.launch import parser, run
+from threestudio.utils import gpus
 from threestudio.utils.callbacks import CustomProgressBar
 from threestudio.utils.checkpoints import VERSION
 from threestudio.utils.misc import parse_version
@@ -415,18 +417,53 @@ def test_the_machine_decides_what_the_config_leaves_open():
     assert forced["devices"] == 1 and "strategy" not in forced
 
 
-def test_gpus_are_chosen_by_flag_unless_the_environment_does(monkeypatch):
+@pytest.mark.parametrize(
+    ("gpu", "listed", "count", "expected"),
+    [
+        (None, None, 2, ["0"]),
+        (None, "7,5", 2, ["7", "5"]),  # all that the variable lists
+        ("0", "7,5", 2, ["7"]),
+        ("1,0", "7,5", 2, ["5", "7"]),
+        ("1", "GPU-a, GPU-b", 2, ["GPU-b"]),
+        ("0,1", None, 2, ["0", "1"]),
+        (None, None, 0, []),
+        ("0", None, 0, []),  # the CPU
+        ("0", "", 0, []),
+        (None, "7,5", 1, ["7"]),  # CUDA stops at a number that isn't there
+        ("2", None, 2, "this machine has 2 GPUs, counted from 0: --gpu takes 0 to 1"),
+        ("7", "7", 1, "CUDA_VISIBLE_DEVICES=7 leaves 1 GPU, counted from 0: --gpu 0 would do"),
+        ("1", None, 0, "no GPU that can be used. Without --gpu the CPU"),
+        ("cuda:1", None, 2, "--gpu takes numbers"),
+        ("abc", None, 0, "--gpu takes numbers"),
+        ("-1", None, 2, "--gpu takes numbers"),
+        ("", None, 2, "--gpu takes numbers"),
+        ("0,", None, 2, "--gpu takes numbers"),
+        ("1,1", None, 2, "names a GPU twice"),
+    ],
+)
+def test_gpus_are_counted_among_the_visible_ones(monkeypatch, gpu, listed, count, expected):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: count > 0)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: count)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if listed is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", listed)
+    if isinstance(expected, str):
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            gpus.chosen(gpu)
+    else:
+        assert gpus.chosen(gpu) == expected
+
+
+def test_processes_of_a_launch_take_its_gpus(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    for name in ("CUDA_DEVICE_ORDER", "CUDA_VISIBLE_DEVICES", gpus.SELECTED):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    assert gpus.select("3,1") == 2 and os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "")
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
-    assert select_gpus("0,1") == 2 and os.environ["CUDA_VISIBLE_DEVICES"] == "7"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    select_gpus("0,1")
-    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0,1"
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    with pytest.raises(ValueError, match="this machine has 2 GPUs"):
-        select_gpus("2")
+    # DDP starts the same command line again, with this environment
+    assert gpus.select("3,1") == 2 and os.environ["CUDA_VISIBLE_DEVICES"] == "3,1"
 
 
 def test_the_progress_bar_shows_the_losses(monkeypatch):

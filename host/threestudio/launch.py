@@ -4,7 +4,6 @@ launch.py --config stage.yaml --train data.image.image_path=panda.png trainer.ma
 """
 
 import argparse
-import inspect
 import os
 import shlex
 import shutil
@@ -12,7 +11,7 @@ import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,15 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from omegaconf.errors import OmegaConfBaseException
-from pytorch_lightning.callbacks import LearningRateMonitor, ModelCheckpoint
+from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
+from threestudio.check import check_experiment, trainer_options
 from threestudio.extensions import ExtensionImportError, load_extension
 from threestudio.log import configure as configure_logging
 from threestudio.log import info, warn
-from threestudio.registry import close_names, find
+from threestudio.registry import find
+from threestudio.utils import gpus
 from threestudio.utils.callbacks import (
     ConfigSnapshotCallback,
     CustomProgressBar,
@@ -35,7 +36,12 @@ from threestudio.utils.callbacks import (
     TrialCheckpoint,
 )
 from threestudio.utils.checkpoints import AtomicCheckpointIO, read_checkpoint
-from threestudio.utils.config import config_to_primitive, load_config
+from threestudio.utils.config import (
+    ExperimentSettings,
+    config_to_primitive,
+    merge_config,
+    parse_structured,
+)
 from threestudio.utils.misc import get_rank
 
 # what a person's input can raise; anything else is shown with its traceback
@@ -59,10 +65,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--config", required=True, metavar="FILE", help="the YAML file of a stage")
     p.add_argument(
         "--gpu",
-        default="0",
         metavar="N,N",
-        help="GPUs to use, one process each (default: 0). "
-        "Ignored when CUDA_VISIBLE_DEVICES is set: all that it lists are used.",
+        help="GPUs to use, one process each, counted from 0 among those that CUDA_VISIBLE_DEVICES "
+        "lists, else among all (default: all that it lists, else 0)",
     )
     action = p.add_mutually_exclusive_group(required=True)
     action.add_argument("--train", action="store_true", help="train, then test")
@@ -93,54 +98,6 @@ def _environment() -> Iterator[None]:
         os.environ.update(before)
 
 
-def select_gpus(gpu: str) -> int:
-    """Makes the GPUs asked for visible, if nobody did before; returns how many are (0: CPU)."""
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    if "CUDA_VISIBLE_DEVICES" not in os.environ:
-        wanted = [part.strip() for part in gpu.split(",")]
-        if not all(part.isdigit() for part in wanted):
-            raise ValueError(
-                f"--gpu takes numbers with commas between them, such as 0 or 0,1; not {gpu!r}."
-            )
-        there = torch.cuda.device_count()
-        if there and any(int(part) >= there for part in wanted):
-            raise ValueError(
-                f"--gpu {gpu}: this machine has {there} GPU{'s' * (there > 1)}, counted from 0."
-            )
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(wanted)
-    return torch.cuda.device_count() if torch.cuda.is_available() else 0
-
-
-def _check_names(section: str, given: Mapping[str, Any], function: Callable) -> None:
-    """A key of the section that the function doesn't take is an error that names the close ones."""
-    known = [name for name in inspect.signature(function).parameters if name != "self"]
-    for key in given:
-        if key not in known:
-            near = close_names(key, known)
-            hint = f"close keys: {', '.join(near)}" if near else f"known keys: {', '.join(known)}"
-            raise ValueError(f"Nothing reads the key {section}.{key} ({hint}).")
-
-
-def trainer_options(options: Mapping[str, Any], n_gpus: int) -> dict[str, Any]:
-    """The config's `trainer` section with what it leaves open filled in to suit the machine."""
-    _check_names("trainer", options, pl.Trainer.__init__)
-    options = {"inference_mode": False, **options}  # normals need gradients in validation too
-    options.setdefault("accelerator", "gpu" if n_gpus else "cpu")
-    on_cpu = options["accelerator"] == "cpu"
-    options.setdefault("devices", 1 if on_cpu else -1)
-    several = options["devices"] not in (1, "1", -1, "-1", "auto") or (not on_cpu and n_gpus > 1)
-    if several and "strategy" not in options:
-        # a batch without clips, or a scene without samples, leaves parameters unused
-        options["strategy"] = "ddp_find_unused_parameters_true"
-    if on_cpu and str(options.get("precision")) in ("16", "16-mixed", "16-true"):
-        info(
-            f"trainer.precision={options['precision']} needs a GPU; this run on the CPU "
-            "uses 32-true."
-        )
-        options["precision"] = "32-true"
-    return options
-
-
 def train_callbacks(args: argparse.Namespace, cfg: Any) -> list[pl.Callback]:
     """Checkpoints, the config's copy, and (if not switched off) learning rates."""
     ckpts = os.path.join(cfg.trial_dir, "ckpts")
@@ -149,7 +106,6 @@ def train_callbacks(args: argparse.Namespace, cfg: Any) -> list[pl.Callback]:
     ]
     if cfg.trainer.get("enable_checkpointing") is not False:
         checkpoint = config_to_primitive(cfg.checkpoint)
-        _check_names("checkpoint", checkpoint, ModelCheckpoint.__init__)
         callbacks.append(TrialCheckpoint(**{"dirpath": ckpts, **checkpoint}))
         # on the way to a checkpoint at the end, so that a killed run has something to resume from
         part = min(500, (cfg.trainer.get("max_steps") or 0) // 4)
@@ -182,7 +138,8 @@ def resume_command(args: argparse.Namespace, trial_dir: str) -> str | None:
     if not ckpts:
         return None
     config = os.path.join(trial_dir, "configs", "parsed.yaml")
-    command = ["python", sys.argv[0], "--config", config, "--train", "--gpu", args.gpu]
+    gpu = [] if args.gpu is None else ["--gpu", args.gpu]
+    command = ["python", sys.argv[0], "--config", config, "--train", *gpu]
     return shlex.join([*command, f"resume={ckpts[-1]}"])
 
 
@@ -233,8 +190,11 @@ def _main(args, extras, extension, folder) -> str:
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own
-    n_gpus = select_gpus(args.gpu)
-    cfg = load_config(args.config, cli_args=extras, n_gpus=max(1, n_gpus))
+    n_gpus = gpus.select(args.gpu)
+    merged = merge_config(args.config, cli_args=extras, n_gpus=max(1, n_gpus))
+    cfg = parse_structured(ExperimentSettings, merged)
+    check_experiment(cfg, n_gpus, train=args.train, export=args.export)
+    os.makedirs(cfg.trial_dir, exist_ok=True)
     if cfg.trainer.get("accelerator") == "cpu" and n_gpus:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # so that get_device() says cpu as well
     trial = Path(cfg.trial_dir)

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,20 +14,28 @@ from threestudio.models.exporters.base import Exporter
 from threestudio.registry import find
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
 from threestudio.utils.base import Updateable
+from threestudio.utils.bounds import Bounded, bounded, path_of
 from threestudio.utils.checkpoints import misfits, shortened
 from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import C, cleanup, find_last_path, get_device, load_module_weights
 from threestudio.utils.saving import SaverMixin
 
 
+def sections(config: type) -> list[str]:
+    """The sections of a system's config that a `<section>_type` belongs to."""
+    names = [f.name for f in fields(config)]
+    return [name for name in names if f"{name}_type" in names]
+
+
 class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     @dataclass
-    class Config:
+    class Config(Bounded):
         loggers: dict = field(default_factory=dict)  # wandb: {enable, project, name}
-        loss: dict = field(default_factory=dict)  # weights lambda_*, numbers or schedules
+        loss: dict = bounded({}, schedule=True)  # weights lambda_*, numbers or schedules
         optimizer: dict = field(default_factory=dict)  # {name, args, params}
         scheduler: dict | None = None  # {name, args, interval}
-        weights: str | None = None  # checkpoint to start from; @LAST stands for the newest trial
+        # checkpoint to start from; @LAST stands for the newest trial
+        weights: str | None = path_of("checkpoint", None)
         weights_ignore_modules: list[str] | None = None  # modules of it that are left out
         cleanup_after_validation_step: bool = False  # give memory back after each validation view
         cleanup_after_test_step: bool = False  # give memory back after each test view
@@ -133,6 +141,15 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
     def post_configure(self) -> None:
         """Runs after weights were loaded."""
 
+    @classmethod
+    def used_in_training(cls, cfg: Any) -> list[str]:
+        """The config's sections (`<section>_type` names their module) that training builds."""
+        return sections(cls.Config)
+
+    @classmethod
+    def check_with_data(cls, cfg: Any, data: Any) -> None:
+        """Raises a ValueError where the system's config and the data's don't go together."""
+
     def training_step(self, batch, batch_idx):
         raise NotImplementedError
 
@@ -211,9 +228,8 @@ class BaseLift3DSystem(BaseSystem):
     class Config(BaseSystem.Config):
         geometry_type: str = ""
         geometry: dict = field(default_factory=dict)
-        geometry_convert_from: str | None = (
-            None  # checkpoint whose geometry is turned into this config's kind
-        )
+        # checkpoint whose geometry is turned into this config's kind
+        geometry_convert_from: str | None = path_of("checkpoint", None)
         geometry_convert_inherit_texture: bool = False  # with its colour network
         geometry_convert_override: dict = field(
             default_factory=dict

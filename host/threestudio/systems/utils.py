@@ -69,10 +69,45 @@ def parse_optimizer(config: Any, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
+def check_optimizer(config: Any, scheduler: Any) -> None:
+    """Builds both with a stand-in for the parameters, so that torch says what won't do.
+
+    Raises:
+        ValueError: a name, an argument or a value, with where it stands.
+    """
+    config = config_to_primitive(config)
+    if not config.get("name"):
+        raise ValueError("system.optimizer.name must be given, for example Adam.")
+    kind = _named(torch.optim, config["name"], "optimizer")
+    where, given = "system.optimizer", config
+    try:
+        # a group's options aren't looked at by torch, the optimizer's own are
+        for path, options in (config.get("params") or {}).items():
+            where = f"system.optimizer.params.{path}"
+            given = {**(config.get("args") or {}), **(options or {})}
+            _dummy_optimizer(kind, **given)
+        where, given = "system.optimizer.args", config.get("args") or {}
+        optimizer = _dummy_optimizer(kind, **given)
+        if scheduler is not None:
+            where, given = "system.scheduler", config_to_primitive(scheduler)
+            schedule = parse_scheduler(scheduler, optimizer)["scheduler"]
+            if not isinstance(schedule, lr_scheduler.ReduceLROnPlateau):  # it wants to see a loss
+                optimizer.step()
+                schedule.step()
+    except Exception as error:
+        raise ValueError(f"{where} {given} won't do: {error}") from error
+
+
+def _dummy_optimizer(kind: Any, **options: Any) -> torch.optim.Optimizer:
+    return kind([nn.Parameter(torch.zeros(1))], **options)
+
+
 def parse_scheduler_to_instance(config: Any, optimizer: torch.optim.Optimizer) -> Any:
     """`{name, args}`, or a SequentialLR or ChainedScheduler of `schedulers`."""
     config = config_to_primitive(config)
-    name = config["name"]
+    name = config.get("name")
+    if not name:
+        raise ValueError("scheduler.name must be given, for example ExponentialLR.")
     if name in ("Sequential", "SequentialLR", "ChainedScheduler"):
         parts = [parse_scheduler_to_instance(part, optimizer) for part in config["schedulers"]]
         if name == "ChainedScheduler":

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn as nn
 from omegaconf import DictConfig
+from threestudio.utils.bounds import Bounded, path_of
 from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import find_last_path, get_device, load_module_weights
 
@@ -15,7 +16,7 @@ class Configurable:
     """Something with a config."""
 
     @dataclass
-    class Config:
+    class Config(Bounded):
         pass
 
     def __init__(self, cfg: dict | DictConfig | None = None) -> None:
@@ -68,7 +69,7 @@ class BaseObject(Updateable):
     """Something with a config that is not trained (guidance, prompt processor, exporter)."""
 
     @dataclass
-    class Config:
+    class Config(Bounded):
         pass
 
     cfg: Config
@@ -87,10 +88,9 @@ class BaseModule(nn.Module, Updateable):
     """A torch module with a config."""
 
     @dataclass
-    class Config:
-        weights: str | None = (
-            None  # `path/to/checkpoint:module` to start from that module's weights
-        )
+    class Config(Bounded):
+        # `path/to/checkpoint:module` to start from that module's weights
+        weights: str | None = path_of("weights", None)
 
     cfg: Config
 

@@ -22,29 +22,9 @@ from omegaconf.errors import OmegaConfBaseException
 from packaging import version
 from threestudio.log import warn
 from threestudio.registry import close_names
+from threestudio.utils.bounds import Bounded, bounded, path_of, schedule_knots
 
 TIMESTAMP_VARIABLE = "THREESTUDIO_TIMESTAMP"  # rank 0's timestamp, for the processes it starts
-
-
-def schedule_knots(value: Any) -> list[tuple[float, float]]:
-    """The (step, value) knots of a schedule list.
-
-    [v0, v1, s1] runs from v0 at step 0 to v1 at step s1; [s0, v0, v1, s1] starts at step s0;
-    every further pair (v2, s2, ...) adds a knot. Between knots the value is interpolated, outside
-    it is constant.
-    """
-    value = config_to_primitive(value)
-    numbers = isinstance(value, (list, tuple)) and all(isinstance(v, (int, float)) for v in value)
-    if not numbers or len(value) < 3 or (len(value) > 3 and len(value) % 2):
-        raise ValueError(
-            f"{value!r} is no schedule. Write a number, [v0, v1, s1], [s0, v0, v1, s1] or "
-            "[s0, v0, v1, s1, v2, s2, ...]: values v and the steps s (epochs if written "
-            "with a point) they hold at."
-        )
-    if len(value) == 3:
-        value = [0, *value]
-    start_step, start_value, *rest = value
-    return [(start_step, start_value), *zip(rest[1::2], rest[0::2], strict=True)]
 
 
 def C_max(value: Any) -> float:
@@ -110,14 +90,16 @@ def _new_timestamp() -> str:
 
 
 @dataclass
-class ExperimentConfig:
+class ExperimentSettings(Bounded):
+    """An experiment's keys, and what follows from them; nothing is made."""
+
     name: str = "default"  # folder below exp_root_dir
     description: str = ""  # for people
     tag: str = ""  # start of the trial folder's name
-    seed: int = 0  # of every random generator; each process adds its rank
+    seed: int = bounded(0, 0, 2**32 - 1)  # of every random generator; each process adds its rank
     use_timestamp: bool = True  # adds @<start time> to the trial folder's name
     timestamp: str | None = None  # set when an earlier trial's parsed.yaml is run again
-    exp_root_dir: str = "outputs"  # where everything is written
+    exp_root_dir: str = path_of("new folder", "outputs")  # where everything is written
 
     # these follow from the ones above
     exp_dir: str = "outputs/default"  # <exp_root_dir>/<name>
@@ -125,7 +107,8 @@ class ExperimentConfig:
     trial_dir: str = "outputs/default/exp"  # <exp_dir>/<trial_name>
     n_gpus: int = 1  # GPUs that the launcher was given
 
-    resume: str | None = None  # checkpoint to go on from; @LAST stands for the newest trial
+    # checkpoint to go on from; @LAST stands for the newest trial
+    resume: str | None = path_of("checkpoint", None)
 
     data_type: str = ""  # registered name of the data module
     data: dict = field(default_factory=dict)
@@ -139,6 +122,11 @@ class ExperimentConfig:
     def __post_init__(self):
         from threestudio.utils.misc import find_last_path
 
+        super().__post_init__()
+        for name in ("name", "tag", "exp_root_dir"):
+            if getattr(self, name) is None:
+                raise ValueError(f"{name} is null, but has to be a text.")
+            setattr(self, name, str(getattr(self, name)))
         if not self.tag and not self.use_timestamp:
             raise ValueError("A trial folder needs a name: set a tag, or use_timestamp=true.")
         self.resume = find_last_path(self.resume)  # before this trial's own folder is the newest
@@ -147,6 +135,14 @@ class ExperimentConfig:
         self.trial_name = trial_folder_name(self.tag) + self.timestamp
         self.exp_dir = os.path.join(self.exp_root_dir, self.name)
         self.trial_dir = os.path.join(self.exp_dir, self.trial_name)
+
+
+@dataclass
+class ExperimentConfig(ExperimentSettings):
+    """The same; the trial's folder is made, as threestudio does."""
+
+    def __post_init__(self):
+        super().__post_init__()
         os.makedirs(self.trial_dir, exist_ok=True)
 
 
@@ -205,10 +201,15 @@ def load_yaml(path: str) -> DictConfig:
     return conf
 
 
-def load_config(
+def load_config(*yamls: str, **given: Any) -> Any:
+    """An experiment's config, with its trial's folder; see `merge_config`."""
+    return parse_structured(ExperimentConfig, merge_config(*yamls, **given))
+
+
+def merge_config(
     *yamls: str, cli_args: list | tuple = (), from_string: bool = False, **kwargs
-) -> Any:
-    """Merges YAML files (or strings), key=value overrides and keyword arguments, in this order."""
+) -> DictConfig:
+    """YAML files (or strings), key=value overrides and keyword arguments, in this order."""
     confs = [OmegaConf.create(y) if from_string else load_yaml(y) for y in yamls]
     try:
         cfg = OmegaConf.merge(*confs)
@@ -217,8 +218,10 @@ def load_config(
         cfg = OmegaConf.merge(cfg, kwargs)
         OmegaConf.resolve(cfg)
     except OmegaConfBaseException as error:
-        raise ValueError(f"The config cannot be resolved: {error}") from error
-    return parse_structured(ExperimentConfig, cfg)
+        lines = [line.strip() for line in str(error).splitlines()]
+        key = next((f" ({line})" for line in lines[1:] if line.startswith("full_key")), "")
+        raise ValueError(f"The config cannot be resolved: {lines[0]}{key}") from error
+    return cfg
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -290,7 +293,13 @@ def _build(fields: type, cfg: Any, where: str) -> Any:
         raise ValueError(
             f"{', '.join(prefix + n for n in needed)} must be given. [{fields.__qualname__}]"
         )
-    instance = fields(**values)
+    try:
+        instance = fields(**values)
+    except ValueError as error:  # of __post_init__, which doesn't know where this stands
+        about = re.match(r"\w+", str(error))
+        place = prefix if about and about[0] in known else f"{where}: " if where else ""
+        place = "" if str(error).startswith(prefix) else place  # of a section of this one
+        raise ValueError(f"{place}{error}") from error
     _check_types(instance, where)
     return instance
 

@@ -12,8 +12,9 @@ import torch
 from packaging import version
 from threestudio.log import warn
 from threestudio.registry import close_names
+from threestudio.utils.bounds import schedule_knots
 from threestudio.utils.checkpoints import read_checkpoint
-from threestudio.utils.config import schedule_knots, trial_folder_name
+from threestudio.utils.config import trial_folder_name
 
 
 def parse_version(text: str) -> version.Version:
@@ -71,7 +72,7 @@ def load_module_weights(
 
 
 def C(value: Any, epoch: int, global_step: int, interpolation: str = "linear") -> float:
-    """A number, or a schedule's value now; see `config.schedule_knots` for its forms.
+    """A number, or a schedule's value now; see `bounds.schedule_knots` for its forms.
 
     Knots count in global steps if the segment's end is an int, in epochs if it is a float.
     """

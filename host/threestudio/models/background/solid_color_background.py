@@ -7,6 +7,7 @@ import torch.nn as nn
 from jaxtyping import Float
 from threestudio.models.background.base import BaseBackground
 from threestudio.registry import register
+from threestudio.utils.bounds import bounded
 from torch import Tensor
 
 
@@ -14,20 +15,23 @@ from torch import Tensor
 class SolidColorBackground(BaseBackground):
     @dataclass
     class Config(BaseBackground.Config):
-        n_output_dims: int = 3  # channels
-        color: tuple = (1.0, 1.0, 1.0)  # in [0, 1]
+        n_output_dims: int = bounded(3, 1, 2**16)  # channels
+        color: tuple = bounded((1.0, 1.0, 1.0), 0, 1)
         learned: bool = False  # train the colour
         random_aug: bool = False  # while training, sometimes another colour for each image
-        random_aug_prob: float = 0.5  # how often
+        random_aug_prob: float = bounded(0.5, 0, 1)  # how often
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            if len(self.color) not in (1, self.n_output_dims):
+                raise ValueError(
+                    f"color has {len(self.color)} channels, n_output_dims is {self.n_output_dims}."
+                )
 
     cfg: Config
 
     def configure(self) -> None:
         color = torch.tensor(list(self.cfg.color), dtype=torch.float32)
-        if color.numel() not in (1, self.cfg.n_output_dims):
-            raise ValueError(
-                f"color has {color.numel()} channels, n_output_dims is {self.cfg.n_output_dims}."
-            )
         self.env_color: Float[Tensor, " Nc"]
         if self.cfg.learned:
             self.env_color = nn.Parameter(color)

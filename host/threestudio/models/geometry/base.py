@@ -13,6 +13,7 @@ from threestudio.log import debug, info, warn
 from threestudio.models.isosurface import MarchingCubeCPUHelper
 from threestudio.models.mesh import Mesh
 from threestudio.utils.base import BaseModule
+from threestudio.utils.bounds import bounded
 from threestudio.utils.ops import chunk_batch, scale_tensor
 from torch import Tensor
 
@@ -56,19 +57,18 @@ class BaseGeometry(BaseModule):
 class BaseImplicitGeometry(BaseGeometry):
     @dataclass
     class Config(BaseGeometry.Config):
-        radius: float = 1.0  # half the side of the box around the scene
+        radius: float = bounded(1.0, above=0)  # half the side of the box around the scene
         isosurface: bool = True  # whether a mesh may be asked for
-        isosurface_method: str = "mc-cpu"  # marching cubes; `mt` is taken for the same
-        isosurface_resolution: int = 128  # grid points along an edge of the box
-        isosurface_threshold: float | str = (
-            0.0  # field value at the surface; auto: the mean of the positive ones
-        )
-        isosurface_chunk: int = 0  # grid points evaluated at once; 0: all
+        # marching cubes; `mt` is taken for the same
+        isosurface_method: str = bounded("mc-cpu", names=("mc-cpu", "mt"))
+        isosurface_resolution: int = bounded(128, 2, 4096)  # grid points along an edge of the box
+        # field value at the surface; auto: the mean of the positive ones
+        isosurface_threshold: float | str = bounded(0.0, names=("auto",), numbers=True)
+        isosurface_chunk: int = bounded(0, 0)  # grid points evaluated at once; 0: all
         isosurface_coarse_to_fine: bool = True  # a second pass, in the box of the first pass's mesh
         isosurface_remove_outliers: bool = True  # drop small separate pieces
-        isosurface_outlier_n_faces_threshold: int | float = (
-            0.01  # faces a piece needs, or share of the largest piece's
-        )
+        # faces a piece needs, or share of the largest piece's
+        isosurface_outlier_n_faces_threshold: int | float = bounded(0.01, 0)
 
     cfg: Config
 
@@ -128,10 +128,6 @@ class BaseImplicitGeometry(BaseGeometry):
         """The surface as a mesh in world space."""
         if not self.cfg.isosurface:
             raise NotImplementedError("This geometry's config has isosurface: false.")
-        if self.cfg.isosurface_method not in ("mc-cpu", "mt"):
-            raise ValueError(
-                f"isosurface_method should be 'mc-cpu', not {self.cfg.isosurface_method!r}."
-            )
         if self.cfg.isosurface_method == "mt":
             warn(
                 "Marching tetrahedra need the real threestudio's grid files; taking marching cubes."
@@ -155,7 +151,7 @@ class BaseImplicitGeometry(BaseGeometry):
 class BaseExplicitGeometry(BaseGeometry):
     @dataclass
     class Config(BaseGeometry.Config):
-        radius: float = 1.0  # half the side of the box around the scene
+        radius: float = bounded(1.0, above=0)  # half the side of the box around the scene
 
     cfg: Config
 

@@ -6,6 +6,7 @@ from typing import Any
 from jaxtyping import Float
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.registry import register
+from threestudio.utils.bounds import bounded
 from threestudio.utils.ops import get_activation
 from torch import Tensor
 
@@ -14,11 +15,15 @@ from torch import Tensor
 class NoMaterial(BaseMaterial):
     @dataclass
     class Config(BaseMaterial.Config):
-        n_output_dims: int = 3  # channels of the features, and of the colour
+        n_output_dims: int = bounded(3, 1, 2**16)  # channels of the features, and of the colour
         color_activation: str = "sigmoid"  # takes the features to colours
         requires_normal: bool = (
             False  # the geometry's normals are wanted, for their own picture or loss
         )
+
+        def __post_init__(self) -> None:
+            super().__post_init__()
+            get_activation(self.color_activation)
 
     cfg: Config
 

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Integer
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from threestudio.log import debug, info, warn
 from threestudio.utils.base import BaseObject
+from threestudio.utils.bounds import bounded, path_of
 from threestudio.utils.misc import barrier, cleanup
 from threestudio.utils.ops import shifted_expotional_decay
 from torch import Tensor
@@ -146,14 +147,18 @@ class PromptProcessor(BaseObject):
         prompt_back: str | None = None  # likewise
         prompt_overhead: str | None = None  # likewise
         negative_prompt: str = ""
-        pretrained_model_name_or_path: str = (
-            "stable-diffusion-v1-5/stable-diffusion-v1-5"  # whose text encoder
+        # whose text encoder
+        pretrained_model_name_or_path: str = path_of(
+            "model", "stable-diffusion-v1-5/stable-diffusion-v1-5"
         )
-        overhead_threshold: float = (
-            60.0  # elevation above which a camera looks from overhead, degrees
-        )
-        front_threshold: float = 45.0  # azimuth around 0 that is front, degrees to each side
-        back_threshold: float = 45.0  # azimuth around 180 that is back, degrees to each side
+        # elevation above which a camera looks from overhead, degrees
+        overhead_threshold: float = bounded(60.0, -90, 90)
+        front_threshold: float = bounded(
+            45.0, 0, 180
+        )  # azimuth around 0 that is front, degrees to each side
+        back_threshold: float = bounded(
+            45.0, 0, 180
+        )  # azimuth around 180 that is back, degrees to each side
         view_dependent_prompt_front: bool = (
             False  # "front view of ..." instead of "..., front view"
         )

@@ -9,6 +9,7 @@ from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.utils.base import BaseModule
+from threestudio.utils.bounds import bounded
 from torch import Tensor
 
 
@@ -24,7 +25,7 @@ class SubModules:
 class Renderer(BaseModule):
     @dataclass
     class Config(BaseModule.Config):
-        radius: float = 1.0  # half the side of the box that is rendered
+        radius: float = bounded(1.0, above=0)  # half the side of the box that is rendered
 
     cfg: Config
 
