@@ -20,6 +20,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from omegaconf import OmegaConf
+
 SCALARS = {int, float, str, bool, type(None)}
 
 
@@ -156,7 +158,8 @@ def _check(name: str, value: Any, bounds: Bounds) -> None:
         allowed = not (bounds.names or bounds.schedule)
     elif isinstance(value, Mapping):
         for key in value:
-            _check(f"{name}.{key}", value[key], bounds)
+            if not (OmegaConf.is_config(value) and OmegaConf.is_missing(value, key)):
+                _check(f"{name}.{key}", value[key], bounds)
         return
     elif isinstance(value, Sequence):
         _check_list(name, list(value), bounds)
