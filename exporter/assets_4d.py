@@ -139,7 +139,9 @@ class Assets4DExporter(Exporter):
                 bar.update()
         if meshes:
             write_glb(folder / "animation.glb", meshes, self.cfg.fps)
-        summary = {"threshold": threshold, "fps": self.cfg.fps, "frames": rows}
+        animation = "animation.glb" if meshes else None
+        summary = {"threshold": threshold, "fps": self.cfg.fps, "animation": animation}
+        summary["frames"] = rows
         (folder / "frames.json").write_text(json.dumps(summary, indent=1) + "\n")
 
     def _write_frame(

@@ -32,6 +32,8 @@ from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
 from ..bounds import Bounded, bounded
+from ..exporter.assets_4d import Assets4DExporter
+from ..exporter.old_files import drop_old_files
 from ..files.torch_files import check_zip
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
@@ -439,6 +441,12 @@ class Animate124(BaseLift3DSystem):
         super().on_predict_start()
         self.start_test()
 
+    def on_predict_epoch_end(self) -> None:
+        """Saves what the exporter made; frames of an earlier export that it lacks go."""
+        super().on_predict_epoch_end()
+        if get_rank() == 0 and isinstance(self.exporter, Assets4DExporter):
+            drop_old_files(self.save_path(f"it{self.true_global_step}-export/frames.json").parent)
+
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Renders a view of the test trajectory, and if time runs, again with time frozen at 0."""
         layers = picture_layers(self(batch))
@@ -465,6 +473,9 @@ class Animate124(BaseLift3DSystem):
         if self.cfg.keep_test_frames:
             for index, picture in enumerate(store.read("rgb")):
                 outputs.save_png(path / f"{index}.png", picture)
+            for old in path.glob("*.png"):  # of a longer test before
+                if old.stem.isdigit() and int(old.stem) > index:
+                    old.unlink()
         store.clear()
 
 

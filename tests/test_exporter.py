@@ -11,6 +11,7 @@ import threestudio
 import torch
 import trimesh
 from animate124.exporter.gltf import FACING_Z_UP_Y, linear_light, write_glb
+from animate124.exporter.old_files import drop_old_files
 from animate124.exporter.surface import (
     Mesh,
     automatic_threshold,
@@ -239,14 +240,39 @@ def test_a_stage_exports_what_its_config_names(tmp_path, monkeypatch, stage):
     cfg = load_config(str(config), cli_args=overrides, n_gpus=1)
     system = threestudio.find(cfg.system_type)(cfg.system)
     system.set_save_dir(str(tmp_path / "save"))
+    folder = tmp_path / "save" / "it0-export"
+    old = ["meshes/frame_0000.obj", "meshes/frame_0002.ply", "points/frame_0013.ply"]
+    mine = [
+        "meshes/frame_0002_mine.ply",
+        "meshes/notes.txt",
+        "points/frame_13.ply",
+        "frame_0002.ply",
+    ]
+    for name in [*old, *mine]:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("")
     system.on_predict_start()
     system.on_predict_epoch_end()
-    folder = tmp_path / "save" / "it0-export"
+    there = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    assert not there & set(old) and there >= set(mine)
     frames = json.loads((folder / "frames.json").read_text())["frames"]
     assert [row["tau"] for row in frames] == ([0.0] if stage == 1 else [0.0, 1.0])
     radii = np.linalg.norm(np.asarray(read(folder / frames[0]["ply"]).vertices), axis=-1)
     assert radii.min() > 0.2 and radii.max() < 0.6 and np.ptp(radii) < 0.01
     assert (folder / "animation.glb").exists()
+
+
+def test_an_animation_goes_with_its_frames_when_none_is_asked_for(tmp_path):
+    folder = tmp_path / "it7-export"
+    export(tmp_path, Ball())
+    export(tmp_path, Ball(), formats=["points"], num_frames=2)
+    gone = {path.relative_to(folder).as_posix() for path in drop_old_files(folder)}
+    assert gone == {
+        "animation.glb",
+        "points/frame_0002.ply",
+        *(f"meshes/frame_{n:04d}.ply" for n in range(3)),
+    }
+    assert drop_old_files(folder) == []
 
 
 def test_a_geometry_without_time_gives_one_frame(tmp_path):
