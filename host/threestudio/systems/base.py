@@ -81,13 +81,13 @@ class BaseSystem(pl.LightningModule, Updateable, SaverMixin):
                 f"the system has {shortened(own)}. Is it another stage's or another "
                 "method's checkpoint?"
             )
-        self.load_state_dict(state_dict, strict=False)
+        unexpected = self.load_state_dict(state_dict, strict=False).unexpected_keys
         ignored = tuple(f"{name}." for name in ignore_modules or [])
         missing = [k for k in misfit["missing"] if not (ignored and k.startswith(ignored))]
         if missing:
             warn(f"{weights} lacks {shortened(missing)}: they keep their initial values.")
-        if misfit["unexpected"]:
-            warn(f"{weights} also has {shortened(misfit['unexpected'])}: not used here.")
+        if unexpected:
+            warn(f"{weights} also has {shortened(unexpected)}: not used here.")
         self.do_update_step(epoch, global_step, on_load_weights=True)
 
     def load_state_dict(

@@ -44,6 +44,32 @@ class _Inert:
         return 0
 
 
+class _InertConfig(_Inert):
+    """OmegaConf's list, dict or value, as the real threestudio hands them to its optimizers."""
+
+    def __setstate__(self, state):
+        self.content = state.get("_content", state.get("_val"))
+
+
+def _plain(value: Any) -> Any:
+    """The same with lists, dicts and values in place of what was an OmegaConf config."""
+    if isinstance(value, _InertConfig):
+        return _plain(value.content)
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_plain, value))
+    return value
+
+
+def _has_inert(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(map(_has_inert, [*value, *value.values()]))
+    return isinstance(value, _Inert) or (
+        isinstance(value, (list, tuple, set)) and any(map(_has_inert, value))
+    )
+
+
 class _TensorUnpickler(pickle.Unpickler):
     """Builds tensors and plain containers; other classes become inert, so no code runs."""
 
@@ -66,7 +92,8 @@ class _TensorUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) in self.allowed or (module == "torch" and name.endswith("Storage")):
             return super().find_class(module, name)
-        return type(name, (_Inert,), {})
+        config = module in ("omegaconf.listconfig", "omegaconf.dictconfig", "omegaconf.nodes")
+        return type(name, (_InertConfig if config else _Inert,), {})
 
 
 class _TensorPickle:
@@ -94,9 +121,9 @@ def read_checkpoint(
 ) -> dict[str, Any]:
     """A Lightning checkpoint as a dict with a `state_dict`; nothing in the file is executed.
 
-    A checkpoint of the real threestudio also holds config objects, in its optimizer's settings.
-    For its `weights` they don't matter and are left out; to go on training from it
-    (`weights=False`) they would, and reading it is an error.
+    A checkpoint of the real threestudio may also hold config objects, in its optimizer's settings:
+    they are read as plain lists and numbers. Other objects don't matter for its `weights` and are
+    left out; to go on training from it (`weights=False`) they would, and reading it is an error.
     """
     path = Path(path)
     if not path.is_file():
@@ -131,18 +158,19 @@ def read_checkpoint(
     except pickle.UnpicklingError as error:
         if not zipfile.is_zipfile(path):
             raise corrupt from error
-        if not weights:
-            raise ValueError(
-                f"{str(path)!r} holds Python objects besides tensors (older ones of the real "
-                "threestudio do), so training cannot go on from it here. Start from its weights "
-                "instead: system.weights=... in place of resume=..."
-            ) from error
         try:
             ckpt = torch.load(
                 path, map_location=map_location, weights_only=False, pickle_module=_TensorPickle
             )
         except Exception as second:
             raise corrupt from second
+        ckpt = _plain(ckpt)
+        if not weights and _has_inert(ckpt):
+            raise ValueError(
+                f"{str(path)!r} holds Python objects besides tensors and settings, so training "
+                "cannot go on from it here. Start from its weights instead: system.weights=... in "
+                "place of resume=..."
+            ) from error
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("state_dict"), Mapping):
         holds = (
             ", ".join(map(str, list(ckpt)[:8])) if isinstance(ckpt, dict) else type(ckpt).__name__
