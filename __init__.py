@@ -18,7 +18,7 @@ from .guidance import image, tile, video, zero123
 from .prompt_processors import textual_inversion, view_dependent
 from .prompt_processors import video as video_prompts
 from .renderer import nerf_volume_renderer
-from .system import animate124
+from .system import animate124, stock_names
 
 __version__ = "0.1.0"
 __all__ = [
@@ -28,6 +28,7 @@ __all__ = [
     "image_video_datamodule",
     "implicit_volume",
     "nerf_volume_renderer",
+    "stock_names",
     "textual_inversion",
     "tile",
     "video",

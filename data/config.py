@@ -11,6 +11,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..bounds import bounded, check_bounds, expand_paths, path_of
 from .frame_times import MODES, check_frame_times
+from .original_keys import adopt
 from .trajectories import TRAJECTORIES
 
 T = TypeVar("T")
@@ -90,8 +91,8 @@ class SingleViewConfig(RandomCameraConfig):
     eval_camera_distance: float = bounded(2.5, *DISTANCES)  # scene units
     eval_fovy_deg: float = bounded(40.0, *FOVYS)  # degrees, vertical
     n_val_views: int = count(4)  # validation pictures, evenly spaced around the subject
-    # camera path of the test video: see trajectories.py
-    test_traj: str = bounded("motion_smooth", names=tuple(TRAJECTORIES))
+    # camera path of the test video: see trajectories.py; null: motion_smooth if there are clips
+    test_traj: Optional[str] = bounded(None, names=(*TRAJECTORIES, None))
     num_frames_factor: int = count(4)  # motion_smooth: num_frames times this are a round's frames
     n_test_views: int = count(120)  # circle: frames of the test video
 
@@ -120,10 +121,15 @@ class DataConfig:
         """Whether time runs at all: in training batches, so in validation views too."""
         return bool(self.prob_single_view_video)
 
+    @property
+    def test_traj(self) -> str:
+        """The test video's camera path; a scene that stands still is best seen in a circle."""
+        return self.single_view.test_traj or ("motion_smooth" if self.dynamic else "circle")
+
 
 def parse_data_config(cfg: Mapping[str, Any] | None) -> DataConfig:
     """The section as typed and checked dataclasses."""
-    parsed = parse_nested(DataConfig, cfg, "data")
+    parsed = parse_nested(DataConfig, adopt(cfg, "data"), "data")
     check(parsed)
     return parsed
 

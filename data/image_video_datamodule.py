@@ -170,7 +170,7 @@ class EvaluationViews(Dataset):
             n = self.cfg.n_val_views
             azimuth, times = torch.arange(n) * 360 / n, torch.linspace(0, 1, n)
         else:
-            azimuth, times = TRAJECTORIES[self.cfg.test_traj](self.cfg)
+            azimuth, times = TRAJECTORIES[cfg.test_traj](self.cfg)
         self.azimuth_deg = azimuth  # [T]
         self.times = times if cfg.dynamic else torch.zeros_like(times)  # [T]
 

@@ -3,6 +3,7 @@ with scale 100, one t a clip in 0.02..0.98 of the timesteps, w(t) = 1 - alpha_ba
 is that of its first frame's camera.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -17,6 +18,17 @@ from .distillation import Condition, PromptedDistillation
 from .latents import clip_length, encode_clips, resize
 
 
+def usual_size(model: str, sample_size: Any, factor: int) -> tuple[int, int]:
+    """Width and height in pixels that a video model is made for: ModelScope's is square, ZeroScope
+    is told by its id or folder's name, others say so in their UNet's config, in latents."""
+    if "zeroscope" in model.lower():
+        return 576, 320
+    if isinstance(sample_size, Sequence):
+        height, width = sample_size
+        return width * factor, height * factor
+    return 256, 256
+
+
 @threestudio.register("animate124-zeroscope-guidance")
 class VideoGuidance(PromptedDistillation):
     """A clip is one sample: [B*F H W 3], frames of a clip adjacent -> latents [B 4 F h w]."""
@@ -29,8 +41,9 @@ class VideoGuidance(PromptedDistillation):
         min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
         max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t) = 1 - alpha_bar
-        width: int = bounded(256, 1, 2**14)  # pixels, of the VAE's input (ZeroScope: 576)
-        height: int = bounded(256, 1, 2**14)  # pixels, of the VAE's input (ZeroScope: 320)
+        # pixels, of the VAE's input; null: what the model is made for
+        width: int | None = bounded(None, 1, 2**14)
+        height: int | None = bounded(None, 1, 2**14)
         # frames of a clip that keep the VAE graph; -1 keeps all
         low_ram_vae: int = bounded(-1, 1, 2**16, names=(-1,))
 
@@ -40,13 +53,21 @@ class VideoGuidance(PromptedDistillation):
 
     def configure(self) -> None:
         super().configure()
-        self.check_size(width=self.cfg.width, height=self.cfg.height)
+        model, sample = self.cfg.pretrained_model_name_or_path, self.unet.config.sample_size
+        width, height = usual_size(
+            model, sample, 2 ** (len(self.vae.config.block_out_channels) - 1)
+        )
+        self.width = width if self.cfg.width is None else self.cfg.width
+        self.height = height if self.cfg.height is None else self.cfg.height
+        self.check_size(width=self.width, height=self.height)
+        if None in (self.cfg.width, self.cfg.height):
+            threestudio.info(f"{model} is shown clips of {self.width} x {self.height} pixels.")
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
     ) -> tuple[Float[Tensor, "B 4 F h w"], Condition]:
         length = clip_length(len(images), camera.get("num_frames"))
-        frames = resize(images, self.cfg.height, self.cfg.width)
+        frames = resize(images, self.height, self.width)
         text = self.text_embeddings(prompt_utils, camera, slice(None, None, length))
         clips = frames.unflatten(0, (-1, length))
         latents = encode_clips(self.vae, clips, self.cfg.low_ram_vae, self.cfg.vae_chunk)

@@ -32,6 +32,7 @@ from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
 from ..bounds import Bounded, bounded
+from ..data.original_keys import adopt
 from ..exporter.assets_4d import Assets4DExporter
 from ..exporter.old_files import drop_old_files
 from ..files.torch_files import check_zip
@@ -146,6 +147,38 @@ def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
         )
 
 
+def check_clips(loss: Mapping[str, Any], clips: bool) -> None:
+    """A ValueError if losses on clips have a weight, but the data module makes no clips."""
+    idle = [slot.weight for slot in SLOTS if slot.view == "clip" and weighs(slot, loss)]
+    if idle and not clips:
+        raise ValueError(
+            f"{' and '.join(f'system.loss.{weight}' for weight in idle)} would do nothing: there "
+            "are no clips to look at, since data.prob_single_view_video is 0. Give it a "
+            "probability, such as 1.0, or set the weight to 0."
+        )
+
+
+def without_copies(state_dict: Mapping[str, Any]) -> dict[str, Any]:
+    """A state dict without what the original has twice: its time grid's and space grid's entries
+    are also called `geometry_encoding.`, beside `geometry.encoding.encoding.`."""
+    return {k: v for k, v in state_dict.items() if not k.startswith("geometry_encoding.")}
+
+
+def reordered(groups: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    """An optimizer's saved parameter groups in the order of these names, by which torch takes them.
+
+    A ValueError where they aren't the same ones.
+    """
+    saved = {group.get("name"): group for group in groups}
+    if sorted(map(str, saved)) != sorted(names):
+        raise ValueError(
+            f"The checkpoint was trained with the optimizer's groups {', '.join(map(str, saved))}, "
+            f"but system.optimizer.params has {', '.join(names)}: give it the same ones to go on, "
+            "or start from the checkpoint's weights with system.weights=... in place of resume=..."
+        )
+    return [saved[name] for name in names]
+
+
 @dataclass
 class SpeedConfig(Bounded):
     compile: Any = bounded(False, names=COMPILE)  # of the guidances' networks (guidance/speed.py)
@@ -161,6 +194,7 @@ class Animate124(BaseLift3DSystem):
         guidance_cn: dict = field(default_factory=dict)  # its config
         prompt_processor_cn_type: str = ""  # registered name of guidance_cn's prompt processor
         prompt_processor_cn: dict = field(default_factory=dict)  # its config
+        exporter_type: str = "animate124-4d-exporter"  # used by --export only
         speed: dict = field(default_factory=dict)  # SpeedConfig's keys
         loss: dict = bounded({}, 0, schedule=True)  # weights lambda_*
         test_fps: int = bounded(30, 1, 1000)  # frames a second of the test videos
@@ -176,6 +210,7 @@ class Animate124(BaseLift3DSystem):
     cfg: Config
 
     def __init__(self, cfg: Mapping[str, Any], resumed: bool = False) -> None:
+        cfg = adopt(cfg, "system")
         if resumed:  # the checkpoint overwrites what it once started from, which may be gone
             cfg = OmegaConf.merge(cfg, {"weights": None})
         super().__init__(cfg, resumed)
@@ -197,6 +232,7 @@ class Animate124(BaseLift3DSystem):
     @classmethod
     def check_with_data(cls, cfg: Any, data: Any) -> None:
         """Raises a ValueError for settings of one section that another can't take."""
+        check_clips(cfg.loss, getattr(data, "dynamic", True))
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
             raise ValueError(
@@ -214,6 +250,8 @@ class Animate124(BaseLift3DSystem):
     def on_fit_start(self) -> None:
         """Loads the priors: here, so that nothing but training needs them."""
         super().on_fit_start()
+        data = getattr(self._trainer, "datamodule", None)  # tests and tools have no trainer
+        self.check_with_data(self.cfg, getattr(data, "cfg", None))
         wanted = self.used_in_training(self.cfg)
         for name in PRIORS:
             kind = self.cfg[f"{name}_type"]
@@ -285,7 +323,8 @@ class Animate124(BaseLift3DSystem):
         prompt = getattr(self, slot.prompt_processor or "", None)
         prompt_utils = () if prompt is None else (prompt(),)
         said = getattr(self, slot.guidance)(rgb, *prompt_utils, **camera)
-        parts = [value for key, value in said.items() if key.startswith("loss_")]
+        # threestudio's Stable Diffusion also gives HiFA's loss on pixels, which has no weight here
+        parts = [v for k, v in said.items() if k.startswith("loss_") and k != "loss_sd_img"]
         if not parts:
             kind = self.cfg[f"{slot.guidance}_type"]
             raise KeyError(f"{kind} returned {sorted(said)}: there is no loss_* to weigh.")
@@ -368,6 +407,12 @@ class Animate124(BaseLift3DSystem):
         if hasattr(self.geometry, "take_layout"):
             self.geometry.take_layout(state_dict, "geometry.")
 
+    def load_state_dict(
+        self, state_dict: Mapping[str, Any], strict: bool = True, **options: Any
+    ) -> Any:
+        """torch's, for `system.weights` and `resume` both, without the original's copies."""
+        return super().load_state_dict(without_copies(state_dict), strict=strict, **options)
+
     def geometry_parameters(self, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
         """By state-dict name, without those of ignored modules."""
         return {
@@ -407,6 +452,10 @@ class Animate124(BaseLift3DSystem):
                 f"and this config is {self.stage()}. To start this stage from another stage's "
                 "result, give its checkpoint as system.weights instead of resume."
             )
+        if self.trainer.training and self.cfg.optimizer.get("params"):
+            for optimizer in checkpoint.get("optimizer_states", []):
+                names = list(self.cfg.optimizer.params)
+                optimizer["param_groups"] = reordered(optimizer["param_groups"], names)
 
     # ------------------------------------------------------------------ pictures and videos
 

@@ -96,6 +96,8 @@ def place(tmp_path_factory):
     image = Image.new("RGBA", (64, 64))
     ImageDraw.Draw(image).ellipse((16, 12, 48, 52), fill=(200, 120, 40, 255))
     image.save(folder / "disc_rgba.png")
+    # threestudio's Zero123 reads its pipeline from there, where it is started
+    (folder / "extern").symlink_to(Path(CHECKOUT).resolve() / "extern")
     yield folder
     assert files_of(CHECKOUT) == before, "the checkout was modified"
 
@@ -197,6 +199,89 @@ def test_export_writes_assets_through_threestudios_saver(stages, place, random_p
     assert (folder / "animation.glb").read_bytes()[:4] == b"glTF"
     assert len(list((folder / "points").glob("*.ply"))) == 2
     assert list((exported / "save").rglob("*.mp4")), "save_video wrote no video"
+
+
+def published(name, priors, place) -> list[str]:
+    """Config and overrides of a config with the original's key names, which names modules of
+    threestudio's own; these have their sizes and load fp16 files unless told not to."""
+    still = "stage1" in name
+    model = "pretrained_model_name_or_path"
+    values = {
+        "data.image.image_path": place / "disc_rgba.png",
+        "data.image.width": 16,
+        "data.image.height": 16,
+        "data.single_view.width": 16,
+        "data.single_view.height": 16,
+        "system.geometry.pos_encoding_config.log2_hashmap_size": 10,
+        "system.renderer.num_samples_per_ray": 16,
+        "system.guidance.half_precision_weights": "false",
+        f"system.guidance.{model}": priors / ("sd" if still else "text-to-video"),
+        f"system.prompt_processor.{model}": priors / ("sd" if still else "text-to-video"),
+        "system.guidance_3d.half_precision_weights": "false",
+        f"system.guidance_3d.{model}": priors / "zero123",
+        "trainer.precision": 32,
+    }
+    if still:
+        values["data.single_view.n_test_views"] = 2
+    else:
+        values |= {
+            "system.weights": "null",
+            "data.single_view.num_frames": 2,
+            "data.single_view.width_vid": 16,
+            "data.single_view.height_vid": 16,
+            "system.guidance.width": 64,
+            "system.guidance.height": 64,
+        }
+    if "stage3" in name:
+        values |= {
+            f"system.guidance_cn.{model}": priors / "sd",
+            "system.guidance_cn.controlnet_name_or_path": priors / "controlnet-tile",
+            "system.guidance_cn.fixed_size": 64,
+            f"system.prompt_processor_cn.{model}": priors / "sd",
+            "system.prompt_processor_cn.prompt": "a panda is dancing",
+            "system.prompt_processor_cn.learned_embeds_path": "null",
+        }
+    return [
+        "--config",
+        f"custom/threestudio-animate124/tests/published/animate124-{name}.yaml",
+        *TINY,
+        *([] if still else TINY_VIDEO),
+        *(f"{key}={value}" for key, value in values.items()),
+    ]
+
+
+PUBLISHED = ["stage1", "stage2-ms", "stage2-zs", "stage3-ms", "stage3-zs"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_configs_with_the_originals_keys_run_in_threestudio(name, place, random_priors):
+    """With threestudio's own modules where they name such, and goes on from what they wrote."""
+    tag = ["use_timestamp=false", f"tag={name}"]
+    output = launch(place, *published(name, random_priors, place), *tag, "--train")
+    assert "These keys of the original mean nothing here: " in output
+    assert "system.stage" in output and "data.prob_single_view_video=" in output
+    own = "system.guidance.guidance_type" not in output if name == "stage1" else True
+    assert own, "a key that threestudio's own guidance reads was taken from it"
+    trial = place / "outputs" / f"animate124-{name[:6]}" / name
+    assert checkpoint(trial)["global_step"] == STEPS
+    assert list((trial / "save").rglob("*.mp4"))
+
+
+def test_a_checkpoint_of_the_original_is_resumed_in_threestudio(place, random_priors):
+    """Its state dict has the grids twice."""
+    trial = place / "outputs/animate124-stage1/stage1"
+    held = checkpoint(trial)
+    for grid in ("encoding", "encoding_time"):
+        params = held["state_dict"][f"geometry.encoding.encoding.{grid}.params"]
+        held["state_dict"][f"geometry_encoding.{grid}.params"] = params
+    del held["animate124_stage"]
+    theirs = place / "theirs.ckpt"
+    torch.save(held, theirs)
+    more = [f"resume={theirs}", f"trainer.max_steps={STEPS + 1}", "use_timestamp=false", "tag=more"]
+    launch(place, *published("stage1", random_priors, place), *more, "--train")
+    resumed = checkpoint(place / "outputs/animate124-stage1/more")
+    assert resumed["global_step"] == STEPS + 1
+    assert not [key for key in resumed["state_dict"] if key.startswith("geometry_encoding.")]
 
 
 @pytest.fixture(scope="module")
