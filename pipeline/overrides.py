@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from threestudio.check import check
-from threestudio.utils.config import parse_overrides
+from threestudio.utils.config import overridden, parse_overrides
 
 from .places import ROOT, as_meant
 from .presets import STAGES, STEPS
@@ -92,9 +92,7 @@ def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     """
     cfg = copy.deepcopy(_as_written(path))
     try:
-        for key, value in parse_overrides(list(overrides)):
-            OmegaConf.update(cfg, key, value, merge=True)
-        return OmegaConf.to_container(cfg, resolve=True)
+        return OmegaConf.to_container(overridden(cfg, list(overrides)), resolve=True)
     except (ValueError, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(error).split())) from error
 

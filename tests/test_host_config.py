@@ -4,6 +4,7 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
+import threestudio
 from omegaconf import OmegaConf
 from threestudio.utils.config import (
     C_max,
@@ -166,6 +167,13 @@ def test_overrides_win_and_reach_lists_and_new_keys(in_tmp):
     }
 
 
+def test_a_key_with_dots_is_reached_by_its_dots(in_tmp):
+    params = {"geometry.encoding": {"lr": 1.0}, "geometry": {"lr": 2.0}}
+    cfg = experiment("system.params.geometry.encoding.lr=3", system={"params": params})
+    assert cfg.system.params["geometry.encoding"].lr == 3
+    assert cfg.system.params.geometry == {"lr": 2.0}
+
+
 def test_parse_structured_fills_in_defaults_also_in_nested_dataclasses(in_tmp):
     cfg = parse_structured(
         Module, experiment(system={"radius": 2, "camera": {"size": [3, 4]}}).system
@@ -210,8 +218,9 @@ def test_a_bad_key_two_dicts_deep_says_where_it_stands(in_tmp):
     [
         (["systm.a=1"], r"systm \(close keys: system"),
         (["seed=many"], "seed: "),
-        (["tag=${rmspace:${system.prompt},_}"], "system.prompt"),
-        (["tag=${nothing:1}"], "nothing"),
+        (["system.a=${rmspace:${system.prompt},_}"], "system.prompt"),
+        (["system.a=${nothing:1}"], "nothing"),
+        (["system.a=${oc.env:HOME}"], "nothing is read from the environment"),
         (["tag=''"], "set a tag, or use_timestamp=true"),
         (["a=[1"], "not valid YAML"),
     ],
@@ -219,6 +228,55 @@ def test_a_bad_key_two_dicts_deep_says_where_it_stands(in_tmp):
 def test_bad_experiments_say_what_is_wrong(in_tmp, overrides, message):
     with pytest.raises(ValueError, match=message):
         experiment(*overrides)
+
+
+TEXTS = [
+    "${oc.env:HOME}",
+    "${price} for a panda",
+    "a ${",
+    "\\${x} and \\\\${y}",
+    "${rmspace:a b,_}",
+    "&panda",
+    "*panda",
+    "010",
+    "1e3",
+    "true",
+    "null",
+    "~",
+    "[red] panda",
+    "{a: 1}",
+    "a: b # c",
+    "'tis a panda",
+    '"a" and "b"',
+    "50% & more | <token> `x` $HOME !",
+    "熊猫 🐼",
+    "a/b",
+]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_text_is_text_from_the_command_line_to_a_second_start(in_tmp, text):
+    @dataclass
+    class Speaks:
+        prompt: str = ""
+
+    threestudio.register("speaks")(type("Speaker", (), {"Config": Speaks}))
+    try:
+        words = ["system.speaker_type=speaks", f"system.speaker.prompt={text}", f"tag={text}"]
+        first = experiment(*words, "use_timestamp=true")
+        dump_config("parsed.yaml", first)
+        for cfg in (first, load_config("parsed.yaml")):
+            assert cfg.tag == text
+            assert parse_structured(Speaks, cfg.system.speaker).prompt == text
+            assert config_to_primitive(cfg.system)["speaker"]["prompt"] == text
+    finally:
+        del threestudio.__modules__["speaks"]
+
+
+def test_a_tag_with_slashes_is_found_again(in_tmp):
+    trial = in_tmp / experiment("tag=half/half/panda", "use_timestamp=true").trial_dir
+    (trial / "last.ckpt").touch()
+    assert find_last_path("outputs/test/half/half/panda@LAST/last.ckpt").endswith("/last.ckpt")
 
 
 def test_a_missing_config_says_which_there_are(in_tmp):

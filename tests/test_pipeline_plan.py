@@ -286,6 +286,27 @@ def test_any_text_arrives_as_it_is(text):
     assert parse_overrides([written("a.b", text)]) == [("a.b", text)]
 
 
+@pytest.mark.parametrize(
+    "text", ["${oc.env:HOME} ${", "010", "&a", "[a] 'b'", "'a'", "null", "a/b\\${c}"]
+)
+def test_prompts_arrive_at_the_stages_as_they_are(text, tmp_path):
+    plan = make_plan(
+        Scene(
+            PANDA,
+            f"a panda {text}",
+            tmp_path,
+            subject="panda",
+            static_prompt=text,
+            refine_prompt=f"<token> {text}",
+            preset="toy",
+        )
+    )
+    prompts = [
+        config_of(plan[stage], tmp_path)[0].system.prompt_processor.prompt for stage in STAGES
+    ]
+    assert prompts == [text, f"a panda {text}", f"a panda {text}"]
+
+
 def test_flags():
     parser = argparse.ArgumentParser()
     parser.add_argument("photo")

@@ -126,7 +126,7 @@ def check_bounds(instance: Any, path: str = "") -> None:
             check_bounds(value, name)
             continue
         bounds = f.metadata.get("bounds", Bounds())
-        kinds = _alternatives(hints[f.name])
+        kinds = alternatives(hints[f.name])
         if kinds <= SCALARS and isinstance(value, (Mapping, Sequence)) and type(value) is not str:
             raise ValueError(f"{name} is {value}, but has to be {_of_types(kinds, bounds)}.")
         if isinstance(value, str) and kinds & {int, float} and str not in kinds:
@@ -137,7 +137,7 @@ def check_bounds(instance: Any, path: str = "") -> None:
         _check(name, value, bounds)
 
 
-def _alternatives(hint: Any) -> set:
+def alternatives(hint: Any) -> set:
     """The types of a union; others stand for themselves."""
     union = typing.get_origin(hint) in (typing.Union, types.UnionType)
     return set(typing.get_args(hint)) if union else {hint}

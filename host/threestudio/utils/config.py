@@ -5,6 +5,7 @@ Every message uses the full dotted path (`system.geometry.radius`), also for a m
 got its own part of the config.
 """
 
+import copy
 import dataclasses
 import hashlib
 import os
@@ -21,8 +22,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging import version
 from threestudio.log import warn
-from threestudio.registry import close_names
-from threestudio.utils.bounds import Bounded, bounded, path_of, schedule_knots
+from threestudio.registry import __modules__, close_names
+from threestudio.utils.bounds import Bounded, alternatives, bounded, path_of, schedule_knots
 
 TIMESTAMP_VARIABLE = "THREESTUDIO_TIMESTAMP"  # rank 0's timestamp, for the processes it starts
 
@@ -159,23 +160,105 @@ def _parse_value(text: str) -> Any:
         if structured:
             raise ValueError(f"{text!r} is not valid YAML: {error}") from None
         return text
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{text!r} can't be read: {str(error).splitlines()[0]}") from None
     value = OmegaConf.to_container(parsed)["value"]
     return text if isinstance(value, (str, dict, list)) and not structured else value
+
+
+def split_override(argument: str) -> tuple[str, str]:
+    """`a.b=1` -> "a.b", "1"."""
+    key, equals, text = argument.partition("=")
+    if not equals or key.startswith("-") or not key.strip():
+        raise ValueError(
+            f"Don't know what to do with {argument!r}: overrides are written key=value, "
+            "for example trainer.max_steps=100 (quote it if the value has spaces)."
+        )
+    return key.strip(), text
 
 
 def parse_overrides(arguments: list[str]) -> list[tuple[str, Any]]:
     """`a.b=1` -> ("a.b", 1)."""
     pairs = []
     for argument in arguments:
-        key, equals, text = argument.partition("=")
-        if not equals or key.startswith("-") or not key.strip():
-            raise ValueError(
-                f"Don't know what to do with {argument!r}: overrides are written key=value, "
-                "for example "
-                "trainer.max_steps=100 (quote it if the value has spaces)."
-            )
-        pairs.append((key.strip(), _parse_value(text)))
+        key, text = split_override(argument)
+        pairs.append((key, _parse_value(text)))
     return pairs
+
+
+def escaped(value: Any) -> Any:
+    """The value, with texts such that OmegaConf reads them as they are, also those with `${`."""
+    if isinstance(value, str):
+        return re.sub(r"(\\*)\$\{", lambda match: 2 * match[1] + "\\${", value)
+    if isinstance(value, dict):
+        return {key: escaped(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return type(value)(escaped(part) for part in value)
+    return value
+
+
+def _text_types(cfg: DictConfig, key: str) -> set:
+    """The types of a key that takes text and no number; empty if it isn't known to be one."""
+    section, _, name = key.rpartition(".")
+    if section == "":
+        fields: Any = ExperimentSettings
+    else:
+        kind = OmegaConf.select(cfg, f"{section}_type", default=None)
+        fields = getattr(__modules__.get(str(kind).partition(":")[0]), "Config", None)
+    if fields is None:
+        return {str} if name.endswith("_path") else set()
+    found = alternatives(typing.get_type_hints(fields).get(name))
+    return found if found <= {str, type(None)} else set()
+
+
+def _override(cfg: DictConfig, argument: str) -> None:
+    """Sets one `key=value`. Prompts, names and paths are text, character by character, unless it
+    stands in quotes; an environment variable is never put in."""
+    key, text = split_override(argument)
+    types = _text_types(cfg, key)
+    if types and not (text in ("", "null") and type(None) in types):
+        quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+        try:
+            value = yaml.safe_load(text) if quoted else text
+        except yaml.YAMLError:
+            value = text
+        value = escaped(value if isinstance(value, str) else text)
+    elif re.search(r"\$\{\s*oc\.", text):
+        raise ValueError(
+            f"{argument}: on the command line nothing is read from the environment. The shell "
+            'can put a variable in: key="$VARIABLE".'
+        )
+    else:
+        value = _parse_value(text)
+    OmegaConf.update(cfg, _with_brackets(cfg, key), value, merge=True)
+
+
+def _with_brackets(cfg: DictConfig, key: str) -> str:
+    """The key with `[a.b]` where the config has a key `a.b`, as optimizer.params does."""
+    parts, node, path = key.split("."), cfg, ""
+    while parts:
+        sizes = range(len(parts), 1, -1) if OmegaConf.is_dict(node) else ()
+        size = next((n for n in sizes if ".".join(parts[:n]) in node), 1)
+        name = ".".join(parts[:size])
+        path += f"[{name}]" if size > 1 else f".{name}" if path else name
+        is_there = OmegaConf.is_dict(node) and name in node
+        node = node._get_node(name) if is_there else None
+        parts = parts[size:]
+    return path
+
+
+def overridden(cfg: DictConfig, arguments: list[str], **kwargs: Any) -> DictConfig:
+    """The config with key=value overrides and keyword arguments, everything that refers to others
+    resolved. It is changed on the way."""
+    try:
+        for argument in arguments:
+            _override(cfg, argument)
+        cfg = OmegaConf.merge(cfg, kwargs)
+        return OmegaConf.create(escaped(OmegaConf.to_container(cfg, resolve=True)))
+    except OmegaConfBaseException as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        key = next((f" ({line})" for line in lines[1:] if line.startswith("full_key")), "")
+        raise ValueError(f"The config cannot be resolved: {lines[0]}{key}") from error
 
 
 def load_yaml(path: str) -> DictConfig:
@@ -211,17 +294,7 @@ def merge_config(
 ) -> DictConfig:
     """YAML files (or strings), key=value overrides and keyword arguments, in this order."""
     confs = [OmegaConf.create(y) if from_string else load_yaml(y) for y in yamls]
-    try:
-        cfg = OmegaConf.merge(*confs)
-        for key, value in parse_overrides(list(cli_args)):
-            OmegaConf.update(cfg, key, value, merge=True)
-        cfg = OmegaConf.merge(cfg, kwargs)
-        OmegaConf.resolve(cfg)
-    except OmegaConfBaseException as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        key = next((f" ({line})" for line in lines[1:] if line.startswith("full_key")), "")
-        raise ValueError(f"The config cannot be resolved: {lines[0]}{key}") from error
-    return cfg
+    return overridden(OmegaConf.merge(*confs), list(cli_args), **kwargs)
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:
@@ -304,10 +377,22 @@ def _build(fields: type, cfg: Any, where: str) -> Any:
     return instance
 
 
+def _escaped_fields(instance: Any) -> Any:
+    """A copy of the dataclass instance whose plain texts OmegaConf reads as they are."""
+    if OmegaConf.is_config(instance):
+        return instance
+    twin = copy.copy(instance)
+    for f in dataclasses.fields(instance):
+        value = getattr(instance, f.name)
+        nested = dataclasses.is_dataclass(value)
+        setattr(twin, f.name, _escaped_fields(value) if nested else escaped(value))
+    return twin
+
+
 def _check_types(instance: Any, where: str) -> DictConfig:
     """The dataclass instance as a config; a value of the wrong type is an error with its path."""
     try:
-        return OmegaConf.structured(instance)
+        return OmegaConf.structured(_escaped_fields(instance))
     except OmegaConfBaseException as error:
         text = str(error)
         key = re.search(r"full_key: (\S+)", text)

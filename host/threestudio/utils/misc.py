@@ -1,6 +1,7 @@
 """Ranks and devices, schedules, checkpoints, the newest trial."""
 
 import gc
+import glob
 import os
 import re
 from collections.abc import Callable
@@ -164,6 +165,11 @@ def find_last_path(path: str | None) -> str | None:
     if here is None:
         return path
     base = Path(*parts[:here])
+    # the name of a trial whose tag has slashes in it
+    for start in range(here - 1, 0, -1):
+        folder, name = Path(*parts[:start]), trial_folder_name("/".join(parts[start : here + 1]))
+        if not base.is_dir() and any(folder.glob(f"{glob.escape(name.removesuffix('LAST'))}*")):
+            return find_last_path(str(Path(folder, name, *parts[here + 1 :])))
     if not base.is_dir():
         base = Path(*(part.replace(" ", "_") for part in parts[:here]))
     tag, at, _ = parts[here].rpartition("@")
