@@ -276,6 +276,38 @@ def test_resuming_equals_never_having_stopped(launch):
     assert a["param_groups"] == b["param_groups"]
 
 
+def test_a_seed_of_minus_one_is_drawn_and_written_down(launch):
+    assert launch("--train", "trainer.max_steps=1", "seed=-1", "use_timestamp=false") == 0
+    drawn = OmegaConf.load("outputs/toy/a_line/configs/parsed.yaml").seed
+    assert 0 <= drawn < 2**31
+
+
+def test_a_second_run_in_the_same_folder_keeps_the_first_ones_checkpoints(launch, capsys):
+    for steps in (3, 1):
+        assert launch("--train", f"trainer.max_steps={steps}", "use_timestamp=false") == 0
+    kept = Path("outputs/toy/a_line/ckpts-earlier-1/last.ckpt")
+    assert torch.load(kept)["global_step"] == 3
+    assert f"kept in {kept.parent}" in capsys.readouterr().err
+    again = ["tag=more", f"resume={kept}", "trainer.max_steps=3", "system.pause=0.001"]
+    assert launch("--train", *again) == 0
+    said = capsys.readouterr().err
+    assert "step 3 and trainer.max_steps is 3: there is nothing left to train" in said
+    assert "other settings than before: system.pause unset -> 0.001" in said
+    assert launch("--train", "resume=outputs/toy/a_line") == 1
+    said = capsys.readouterr().err
+    assert "error: resume: outputs/toy/a_line is a folder; give a checkpoint, such as" in said
+
+
+def test_out_of_memory_names_what_takes_less(launch, capsys, monkeypatch):
+    def full(self, *_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory.\nmore")
+
+    monkeypatch.setattr(sys.modules["toy_extension"].line.ToySystem, "training_step", full)
+    assert launch("--train") == 1
+    said = capsys.readouterr().err
+    assert "--vram" in said and "vae_chunk" in said and "Traceback" not in said
+
+
 def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(launch, capsys, monkeypatch):
     handler = signal.getsignal(signal.SIGINT)
     monkeypatch.setattr(sys, "argv", ["launch.py"])

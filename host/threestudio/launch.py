@@ -43,6 +43,7 @@ from threestudio.utils.config import (
     parse_structured,
 )
 from threestudio.utils.misc import get_rank
+from threestudio.utils.trials import keep_earlier, say_what_resumes
 
 # what a person's input can raise; anything else is shown with its traceback
 INPUT_ERRORS = (
@@ -51,6 +52,11 @@ INPUT_ERRORS = (
     OSError,
     OmegaConfBaseException,
     MisconfigurationException,
+)
+OUT_OF_MEMORY = (
+    "The GPU's memory ran out. animate.py --vram GB sets what fits; of a stage alone "
+    "system.guidance.vae_chunk=4, system.renderer.train_chunk_size=262144 and "
+    'system.guidance_cn.fixed_size=512 take less (README, "Less memory, or more").'
 )
 STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
 
@@ -221,6 +227,8 @@ def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> 
         ckpt = read_checkpoint(cfg.resume, weights=not args.train)
         status = int(ckpt.get("epoch", 0)), int(ckpt.get("global_step", 0))
         del ckpt
+        if args.train:
+            say_what_resumes(cfg, status[1])
     pl.seed_everything(cfg.seed + get_rank(), workers=True)
     datamodule = find(cfg.data_type)(cfg.data)
     system = find(cfg.system_type)(cfg.system, resumed=cfg.resume is not None)
@@ -243,6 +251,8 @@ def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> 
     trainer = pl.Trainer(**{**defaults, **options})
 
     if args.train:
+        if cfg.resume is None and get_rank() == 0:
+            keep_earlier(Path(cfg.trial_dir))
         _fit(trainer, system, datamodule, args, cfg)
         return
     if cfg.resume is not None:
@@ -303,6 +313,11 @@ def run(
     except ExtensionImportError as error:
         traceback.print_exception(error.__cause__)
         print(f"\nerror: {error} Nothing was run; the traceback above says why.", file=sys.stderr)
+        return 1
+    except torch.cuda.OutOfMemoryError as error:
+        if args.verbose:
+            traceback.print_exc()
+        print(f"\nerror: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
         return 1
     except (*INPUT_ERRORS, FloatingPointError) as error:
         a_bug = _from_a_step(error) and not isinstance(error, FloatingPointError)

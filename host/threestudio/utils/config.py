@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import os
 import re
+import secrets
 import typing
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -25,6 +26,7 @@ from threestudio.log import warn
 from threestudio.registry import __modules__, close_names
 from threestudio.utils.bounds import Bounded, alternatives, bounded, path_of, schedule_knots
 
+SEED_VARIABLE = "THREESTUDIO_SEED"  # the seed that rank 0 drew, likewise
 TIMESTAMP_VARIABLE = "THREESTUDIO_TIMESTAMP"  # rank 0's timestamp, for the processes it starts
 
 
@@ -90,6 +92,15 @@ def _new_timestamp() -> str:
     return os.environ[TIMESTAMP_VARIABLE]
 
 
+def _drawn_seed() -> int:
+    """A seed that nobody chose, the same for the processes that rank 0 starts."""
+    from threestudio.utils.misc import get_rank
+
+    if get_rank() == 0 or SEED_VARIABLE not in os.environ:
+        os.environ[SEED_VARIABLE] = str(secrets.randbelow(2**31))
+    return int(os.environ[SEED_VARIABLE])
+
+
 @dataclass
 class ExperimentSettings(Bounded):
     """An experiment's keys, and what follows from them; nothing is made."""
@@ -97,7 +108,8 @@ class ExperimentSettings(Bounded):
     name: str = "default"  # folder below exp_root_dir
     description: str = ""  # for people
     tag: str = ""  # start of the trial folder's name
-    seed: int = bounded(0, 0, 2**32 - 1)  # of every random generator; each process adds its rank
+    # of every random generator; each process adds its rank; -1 draws one and writes it down
+    seed: int = bounded(0, 0, 2**32 - 2**10, names=(-1,))
     use_timestamp: bool = True  # adds @<start time> to the trial folder's name
     timestamp: str | None = None  # set when an earlier trial's parsed.yaml is run again
     exp_root_dir: str = path_of("new folder", "outputs")  # where everything is written
@@ -128,6 +140,8 @@ class ExperimentSettings(Bounded):
             if getattr(self, name) is None:
                 raise ValueError(f"{name} is null, but has to be a text.")
             setattr(self, name, str(getattr(self, name)))
+        if self.seed == -1:
+            self.seed = _drawn_seed()
         if not self.tag and not self.use_timestamp:
             raise ValueError("A trial folder needs a name: set a tag, or use_timestamp=true.")
         self.resume = find_last_path(self.resume)  # before this trial's own folder is the newest
