@@ -106,9 +106,16 @@ class Manifest:
         if record is None or inputs is None or record["inputs"] != inputs:
             return "new"
         if record["finished"]:
-            outputs = record["outputs"].items()
-            return "done" if all(file_hash(self.folder / p) == h for p, h in outputs) else "new"
+            return "new" if self.changed(name, inputs) else "done"
         return "half" if checkpoint is not None and checkpoint.exists() else "new"
+
+    def changed(self, name: str, inputs: str) -> list[str]:
+        """What a step that was finished with these inputs wrote, and is gone or other now."""
+        record = self.steps.get(name)
+        if record is None or record["inputs"] != inputs or not record["finished"]:
+            return []
+        outputs = record["outputs"].items()
+        return [path for path, digest in outputs if file_hash(self.folder / path) != digest]
 
     def begin(self, name: str, inputs: str, again: bool) -> None:
         """A step starts, or goes on where it stopped (`again`)."""

@@ -175,7 +175,9 @@ def run_step(
     again = state == "half"
     if again:
         step = go_on_from_sound(step, line)
-    elif (kept := put_aside(step)) is not None:
+    for path in manifest.changed(step.name, inputs):
+        line.say(f"{step.name}: {path} isn't what it wrote any more, so it runs again")
+    if not again and (kept := put_aside(step)) is not None:
         line.say(f"{step.name}: what it made before is kept in {kept}")
     manifest.begin(step.name, inputs, again)
     if step.copies is not None:

@@ -192,9 +192,14 @@ def test_another_picture_reruns_everything_and_the_same_one_elsewhere_nothing(do
     assert done.go() == list(STEPS)
 
 
-def test_the_manifest_decides_and_not_a_files_existence(done):
+def test_the_manifest_decides_and_not_a_files_existence(done, capsys):
     write(done.folder / "stage2" / "ckpts" / "last.ckpt", "of someone else")
     assert done.go() == ["stage2"]  # its new checkpoint is the old one, so the rest stands
+    said = capsys.readouterr().out
+    assert "stage2: stage2/ckpts/last.ckpt isn't what it wrote any more" in said
+    kept = done.folder / "earlier" / "stage2-1"
+    assert f"stage2: what it made before is kept in {kept}" in said
+    assert (kept / "ckpts" / "last.ckpt").read_text() == "of someone else"
     (done.folder / "token" / "learned_embeds.bin").unlink()
     assert done.go() == ["token"]
     (done.folder / "manifest.json").unlink()
