@@ -12,6 +12,8 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from ..host.git_lfs import refuse_pointer
+
 MASK_THRESHOLD = 0.5  # of alpha; above it a pixel belongs to the subject
 
 NO_ALPHA = (
@@ -35,6 +37,7 @@ def load_rgba(path: str | Path) -> Float[Tensor, "H W 4"]:
             "Pass data.image.image_path=<an RGBA image>."
         )
     try:
+        refuse_pointer(path)
         with Image.open(path) as file:
             image = ImageOps.exif_transpose(file)
             image.load()

@@ -1,9 +1,10 @@
 """Files of tensors, by torch.save or safetensors, read with a look at whether they are what was
 written: torch.load alone doesn't ask the zip's checksums, so that a flipped bit becomes another
 weight. A .safetensors file has none: there only its header and sizes, and whether what should be
-a number is one, can tell.
+a number is one, can tell, unless who wrote it put a `digest` into its metadata.
 """
 
+import hashlib
 import os
 import zipfile
 from collections.abc import Mapping
@@ -11,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor
 
 from ..host.git_lfs import refuse_pointer
 
 BLOCK = 1 << 22  # bytes read at once
+DIGEST = "sha256"  # its name in a .safetensors file's metadata
 
 
 def check_zip(path: str | os.PathLike) -> None:
@@ -81,14 +83,32 @@ def read_safetensors(path: str | os.PathLike) -> dict[str, Tensor]:
     """
     refuse_pointer(path)
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            held = (file.metadata() or {}).get(DIGEST)
+        problem = "its digest is another" if held not in (None, digest(tensors)) else None
     except OSError:
         raise
     except Exception as error:  # a damaged header may also name a shape or dtype that torch refuses
+        problem = error
+    if problem is not None:
         raise ValueError(
             f"{str(path)!r} cannot be read: it is damaged, cut off, or no .safetensors file "
-            f"({error}). Take another copy of it, or make it anew."
-        ) from error
+            f"({problem}). Take another copy of it, or make it anew."
+        )
+    return tensors
+
+
+def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
+    """sha256 over names, types, shapes and numbers, and over texts that belong to them."""
+    found = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        tensor = tensor.detach().cpu().contiguous()
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    for text in texts:
+        found.update(f"{len(text)} {text}".encode())
+    return found.hexdigest()
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:

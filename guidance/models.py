@@ -214,9 +214,9 @@ def read_part(
         return kind.from_pretrained(folder, subfolder=subfolder, trust_remote_code=False, **options)
     except Exception as error:  # the libraries raise whatever a damaged file leads to
         files = f" from {', '.join(names)}" if names else ""
-        why = textwrap.shorten(str(error), 300) or type(error).__name__
+        why = textwrap.shorten(str(error), 300).rstrip(".") or type(error).__name__
         raise ValueError(
-            f"The {kind.__name__} in {folder / subfolder} can't be loaded{files}: {why} "
+            f"The {kind.__name__} in {folder / subfolder} can't be loaded{files}: {why}. "
             "If a file is damaged or cut off, delete and download it again."
         ) from error
 

@@ -52,8 +52,10 @@ def read_clip_settings(path: Path) -> ClipSettings:
     """From a feature extractor's preprocessor_config.json.
 
     Raises:
-        ValueError: the file is damaged, or lacks a number; OSError: it can't be opened.
+        FileNotFoundError: no such file; ValueError: it is damaged, or lacks a number.
     """
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no {path}. Was the download cut off?")
     held = read_json(path)
     try:
         size = held["crop_size"]  # a number in older files

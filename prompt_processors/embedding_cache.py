@@ -3,7 +3,7 @@
 A file's name is a hash of everything that shapes the embedding: the model's tokenizer and text
 encoder (the hub's commit, or the contents of a local folder), the prompt, and the learned tokens
 with their values. Two models or two tokens never share an entry. Files appear in one piece (written
-aside and renamed) and hold a checksum; one that isn't what was written is made again, and where
+aside and renamed) and hold a digest; one that isn't what was written is made again, and where
 nothing can be written, nothing is kept.
 """
 
@@ -20,6 +20,7 @@ from safetensors.torch import save_file
 from threestudio.utils.misc import barrier, cleanup, get_rank
 from torch import Tensor
 
+from ..files.torch_files import DIGEST, digest
 from ..files.whole import clear_parts, whole_file
 from ..guidance.models import fingerprint
 from .text_encoder import LearnedTokens, TextEncoder, token_pattern
@@ -36,16 +37,10 @@ def entry_key(source: str, prompt: str, learned: LearnedTokens) -> str:
     for token, vectors in sorted(learned.items()):
         values = vectors.detach().cpu().float().contiguous()
         parts += [token.encode(), str(tuple(values.shape)).encode(), values.numpy().tobytes()]
-    digest = hashlib.sha256()
+    key = hashlib.sha256()
     for part in parts:
-        digest.update(len(part).to_bytes(8, "big") + part)
-    return digest.hexdigest()
-
-
-def checksum(entry: Entry) -> str:
-    embedding, cut = entry
-    content = f"{embedding.dtype} {tuple(embedding.shape)} {cut}".encode()
-    return hashlib.sha256(content + embedding.contiguous().numpy().tobytes()).hexdigest()
+        key.update(len(part).to_bytes(8, "big") + part)
+    return key.hexdigest()
 
 
 def read_entry(path: Path) -> Entry | None:
@@ -56,9 +51,9 @@ def read_entry(path: Path) -> Entry | None:
         with safe_open(path, framework="pt") as file:
             held = file.metadata()
             entry = file.get_tensor("embedding"), held["cut"]
-        if held["sha256"] == checksum(entry):
+        if held[DIGEST] == digest({"embedding": entry[0]}, entry[1]):
             return entry
-        problem = "its checksum is another: it is damaged"
+        problem = "its digest is another"
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         problem = error
     threestudio.warn(f"The text embedding {path} can't be read ({problem}); making it again.")
@@ -70,9 +65,10 @@ def write_entry(path: Path, entry: Entry, prompt: str) -> None:
     Raises:
         OSError, SafetensorError: there can't be written.
     """
-    held = {"cut": entry[1], "prompt": prompt, "sha256": checksum(entry)}
+    tensors = {"embedding": entry[0].contiguous()}
+    held = {"cut": entry[1], "prompt": prompt, DIGEST: digest(tensors, entry[1])}
     with whole_file(path) as part:
-        save_file({"embedding": entry[0].contiguous()}, part, held)
+        save_file(tensors, part, held)
 
 
 def write_entries(made: Mapping[str, tuple[Path, Entry]]) -> None:

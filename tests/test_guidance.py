@@ -485,6 +485,9 @@ def test_what_clip_wants_is_named_where_it_is_missing(workplace, change):
     path.write_text(json.dumps(good | change))
     with pytest.raises(ValueError, match=r"preprocessor_config\.json doesn't say"):
         read_clip_settings(path)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=r"no .*preprocessor_config\.json.*cut off"):
+        read_clip_settings(path)
 
 
 def test_zero123_condition(build, random_priors, workplace):

@@ -67,6 +67,12 @@ def test_a_damaged_checkpoint_says_so(checkpoint, damage):
         read_checkpoint(checkpoint)
 
 
+def test_a_git_lfs_pointer_is_called_one(checkpoint):
+    checkpoint.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(ValueError, match=r"last\.ckpt' is a Git LFS pointer.*git lfs pull"):
+        read_checkpoint(checkpoint)
+
+
 @pytest.mark.parametrize("content", [{"unet": torch.ones(1)}, [1, 2], {"state_dict": 3}])
 def test_a_file_without_state_dict_says_so(checkpoint, content):
     torch.save(content, checkpoint)

@@ -203,3 +203,9 @@ def test_a_subject_that_vanishes_at_the_renders_size_is_refused(save):
     image[3, 3, 3] = 255
     with pytest.raises(ValueError, match=r"empty at 8 x 8: raise data\.image\.height"):
         reference(save(image), 8, 8)
+
+
+def test_a_git_lfs_pointer_is_called_one(tmp_path):
+    (tmp_path / "a.png").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    with pytest.raises(ValueError, match=r"a\.png' is a Git LFS pointer.*git lfs pull"):
+        load_rgba(tmp_path / "a.png")

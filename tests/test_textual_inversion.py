@@ -165,6 +165,10 @@ def test_the_files_mean_the_same_in_diffusers_and_in_our_prompts(
         assert not left
     content = load_file(tmp_path / "out" / "learned_embeds.safetensors")
     assert content["_panda_"].shape == ((32,) if vectors == 1 else (3, 32))
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:])
+    with pytest.raises(ValueError, match=r"learned_embeds\.safetensors' cannot be read"):
+        read_learned_tokens(file)
 
 
 def test_the_whole_pipeline_is_saved_with_the_word(learn, tmp_path):
@@ -297,6 +301,10 @@ def test_a_checkpoint_that_holds_nan_is_no_checkpoint(learn, tmp_path, spoil, ca
     assert "holds nan" in capsys.readouterr().err
     assert learn("--resume_from_checkpoint latest") == 0
     assert "holds nan" in (said := capsys.readouterr().out) and "starting anew" in said
+    path.parent.mkdir()
+    path.mkdir()
+    assert learn("--checkpointing_steps 4 --resume_from_checkpoint latest") == 0
+    assert "Is a directory" in capsys.readouterr().out and path.is_file()
 
 
 def test_a_run_that_starts_anew_keeps_what_an_earlier_one_made(learn, tmp_path, capsys):

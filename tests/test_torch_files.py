@@ -5,7 +5,9 @@ import random
 import pytest
 import torch
 from animate124.files.torch_files import (
+    DIGEST,
     check_zip,
+    digest,
     is_finite,
     not_finite,
     read_safetensors,
@@ -99,6 +101,30 @@ def test_safetensors_are_read_as_written_or_refused_by_name(tmp_path):
     assert refused > 0.8 * len(spoilt)  # the rest are names, blanks, another shape of that size
     with pytest.raises(FileNotFoundError):
         read_safetensors(tmp_path / "b.safetensors")
+
+
+def test_a_digest_in_the_metadata_tells_a_flipped_bit(tmp_path):
+    path, content = (
+        tmp_path / "a.safetensors",
+        {"a": torch.arange(300.0), "b": torch.ones(2).half()},
+    )
+    save_file(content, path, {DIGEST: digest(content)})
+    assert read_safetensors(path).keys() == content.keys()
+    whole = path.read_bytes()
+    header = 8 + int.from_bytes(whole[:8], "little")
+    for place in range(header, len(whole), 7):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match="its digest is another"):
+            read_safetensors(path)
+
+
+def test_digests_differ_where_anything_does():
+    a = torch.arange(4.0)
+    cases = [{"a": a}, {"b": a}, {"a": a[:3]}, {"a": a.reshape(2, 2)}, {"a": a.half()}, {"a": -a}]
+    cases = [(case, ()) for case in cases] + [({"a": a}, texts) for texts in (("x",), ("x", ""))]
+    found = [digest(tensors, *texts) for tensors, texts in cases]
+    assert len(set(found)) == len(found)
+    assert digest({"a": a.clone(), "b": a}) == digest({"b": a, "a": a})
 
 
 @pytest.mark.parametrize("read", [read_torch_file, read_safetensors])

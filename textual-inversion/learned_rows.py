@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from animate124.files.torch_files import DIGEST, digest
 from animate124.files.whole import whole_file
 from animate124.prompt_processors.text_encoder import token_pattern
 from jaxtyping import Float, Int
@@ -120,6 +121,6 @@ def write_learned(
             if suffix == ".bin":
                 torch.save(content, file)
             else:
-                file.write(save(content, metadata={"format": "pt"}))
+                file.write(save(content, metadata={"format": "pt", DIGEST: digest(content)}))
         written.append(path)
     return written

@@ -42,7 +42,7 @@ def checkpoints(folder: Path) -> list[Path]:
     found = [
         p
         for p in folder.glob("checkpoint-*")
-        if re.fullmatch(r"checkpoint-\d+", p.name) and (p / STATE).is_file()
+        if re.fullmatch(r"checkpoint-\d+", p.name) and (p / STATE).exists()
     ]
     # by time: a folder may also hold later steps of an earlier run
     return sorted(found, key=lambda p: ((p / STATE).stat().st_mtime_ns, int(p.name[11:])))
@@ -101,7 +101,7 @@ def newest_checkpoint(
     for path in reversed(checkpoints(folder)):
         try:
             return path, load_checkpoint(path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             say(f"resume: {error}")
     return None, None
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from git_lfs import refuse_pointer
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 # one that is being written: the number of the process, and one that others can't predict
@@ -136,6 +137,7 @@ def read_checkpoint(
             else f"{path.parent} has no checkpoint."
         )
         raise FileNotFoundError(f"There is no checkpoint {str(path)!r}. {hint}")
+    refuse_pointer(path)
     corrupt = ValueError(
         f"{str(path)!r} cannot be read as a checkpoint: it is damaged, incomplete, or "
         "something else. "
