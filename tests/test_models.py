@@ -304,10 +304,11 @@ def test_weights_of_another_shape_are_named(sd):
 
 
 @pytest.mark.parametrize("name", [f"{name}Scheduler" for name in models.SAMPLERS_OF_DDPM])
-def test_samplers_of_ddpm_models_tell_the_same_noise_levels(sd, tmp_path, name):
+def test_samplers_of_ddpm_models_tell_the_same_noise_levels(sd, name):
     """What diffusers itself writes for each, so that the names are real ones."""
     ddpm = load_component(DDPMScheduler, str(sd), "scheduler")
-    if name != "DPMSolverSDEScheduler":  # needs a package of its own
+    # the one needs a package of its own, and older versions lack some
+    if name != "DPMSolverSDEScheduler" and hasattr(diffusers, name):
         getattr(diffusers, name).from_config(ddpm.config).save_pretrained(sd / "scheduler")
     else:
         spoil(sd / "scheduler" / "scheduler_config.json", {"_class_name": name})
