@@ -439,7 +439,7 @@ def only_local(model: str) -> bool:
 
 def estimate_depth(rgb: Image.Image, model: str) -> np.ndarray:
     """Relative inverse depth [H W], larger is nearer, by transformers' depth estimation."""
-    local = {"local_files_only": only_local(model)}
+    local = {"local_files_only": only_local(model), "trust_remote_code": False}
     import torch
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
@@ -482,7 +482,7 @@ def normals_from_depth(depth: np.ndarray, mask: np.ndarray, relief: float = 0.5)
 
 def estimate_normals(rgb: Image.Image, model: str) -> np.ndarray:
     """Unit normals [H W 3] by a diffusers normals pipeline (Marigold, for example)."""
-    local = {"local_files_only": only_local(model)}
+    local = {"local_files_only": only_local(model), "trust_remote_code": False}
     import torch
     from diffusers import MarigoldNormalsPipeline
 
@@ -494,7 +494,7 @@ def estimate_normals(rgb: Image.Image, model: str) -> np.ndarray:
 
 def caption(rgb: Image.Image, model: str) -> str:
     """One sentence about the picture, by BLIP."""
-    local = {"local_files_only": only_local(model)}
+    local = {"local_files_only": only_local(model), "trust_remote_code": False}
     from transformers import BlipForConditionalGeneration, BlipProcessor
 
     processor = BlipProcessor.from_pretrained(model, **local)
