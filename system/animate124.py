@@ -35,11 +35,11 @@ from ..bounds import Bounded, bounded
 from ..data.original_keys import adopt
 from ..exporter.assets_4d import Assets4DExporter
 from ..exporter.old_files import drop_old_files
-from ..files.torch_files import check_zip
+from ..files.torch_files import check_zip, not_finite
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
 from . import losses, outputs
-from .finite import check_loaded, not_finite, optimizer_tensors, some
+from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 
 
@@ -355,7 +355,7 @@ class Animate124(BaseLift3DSystem):
 
     # ------------------------------------------------------------------ numbers that are none
 
-    def check_finite(self, tensors: Mapping[str, Any]) -> None:
+    def check_finite(self, tensors: Mapping[str, Tensor]) -> None:
         """A FloatingPointError if training has come to numbers that aren't finite, up to now."""
         self.loss_watch.finish()
         if bad := not_finite(tensors):

@@ -1,21 +1,11 @@
-"""Tensors that stop being numbers: found by one reduction each, before they are saved or used."""
+"""What a checkpoint holds, looked at for NaN and infinity."""
 
-import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
-
-def not_finite(tensors: Mapping[str, Any]) -> list[str]:
-    """Names of the floating-point tensors that hold a NaN or an infinity."""
-    extremes = {
-        name: torch.aminmax(tensor.detach())  # a NaN is the least and the largest
-        for name, tensor in tensors.items()
-        if isinstance(tensor, Tensor) and tensor.is_floating_point() and tensor.numel()
-    }
-    return [name for name, ends in extremes.items() if not all(map(math.isfinite, ends))]
+from ..files.torch_files import not_finite
 
 
 def optimizer_tensors(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
@@ -27,7 +17,8 @@ def _entries(optimizers: Any) -> Iterator[tuple[str, Tensor]]:
     for i, optimizer in enumerate(optimizers):
         for parameter, state in optimizer["state"].items():
             for key, value in state.items():
-                yield f"optimizer {i}'s {key} of parameter {parameter}", value
+                if isinstance(value, Tensor):
+                    yield f"optimizer {i}'s {key} of parameter {parameter}", value
 
 
 def some(names: list[str], most: int = 3) -> str:
@@ -36,7 +27,7 @@ def some(names: list[str], most: int = 3) -> str:
     return ", ".join(names[:most]) + more
 
 
-def check_loaded(tensors: Mapping[str, Any], source: str) -> None:
+def check_loaded(tensors: Mapping[str, Tensor], source: str) -> None:
     """A ValueError if what was read from `source` isn't finite."""
     if bad := not_finite(tensors):
         raise ValueError(
