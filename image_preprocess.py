@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import os
+import re
 import secrets
 import sys
 import warnings
@@ -22,12 +23,21 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+sys.path.insert(0, str(Path(__file__).resolve().parent / "host"))
+
+from argument_types import finite_number, path, text_with_content, whole_number
+
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 CAPTION_MODEL = "Salesforce/blip-image-captioning-base"
 MIN_SIDE = 16  # pixels; below this there is nothing to cut out
 LARGEST_SIDE = 8192  # pixels, of the results
 WORKING_SIDE = 2048  # pixels; larger photos are reduced to this before anything else
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98  # of the picture that a subject may cover
+LOOSE_SHARE = 0.05  # of a subject outside its largest piece; from there on it is said
+BY_HAND = (
+    "cut the subject out by hand, save it as _rgba.png beside the photo and pass "
+    "--use_existing_background (to animate.py: preprocess.use_existing_background=true)"
+)
 
 
 class PreprocessError(ValueError):
@@ -99,11 +109,15 @@ def eight_bit(image: Image.Image) -> Image.Image:
     if "A" not in image.getbands():
         return image.convert("RGB")
     image = image.convert("RGBA")
-    opaque = (np.asarray(image)[..., 3] > 127).mean()
+    alpha = np.asarray(image)[..., 3]
+    opaque = (alpha > 127).mean()
     if opaque <= LARGEST_SHARE:
         return image
-    white = Image.new("RGBA", image.size, "white")  # rounded corners, say: there's no cut-out yet
-    return Image.alpha_composite(white, image).convert("RGB")
+    if alpha.min() < alpha.max():  # rounded corners, say: there's no cut-out yet
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    image = image.convert("RGB")
+    image.info["opaque"] = opaque  # what `cut_out` says
+    return image
 
 
 # ------------------------------------------------------------------------------- background
@@ -303,10 +317,17 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
     `auto` takes the first remover that is installed and finds a subject.
 
     Raises:
-        PreprocessError: nothing was found, or the remover that was asked for can't run.
+        PreprocessError: nothing was found, the remover that was asked for can't run, or next to
+            nothing of a transparent photo is opaque.
     """
     if image.mode == "RGBA":
+        alpha = np.asarray(image.getchannel("A")) / 255
+        check_not_empty(alpha)
+        print(f"background: the picture is cut out already; {coverage(alpha)}")
         return image
+    if "opaque" in image.info:
+        share = 100 * image.info["opaque"]
+        print(f"background: {share:.0f} % of the picture is opaque, so its alpha is left out")
     rgb = np.asarray(image)
     installed = [n for n in REMOVERS if n not in PACKAGES or importlib.util.find_spec(n)]
     names = installed if background == "auto" else [background]
@@ -317,8 +338,7 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
             if name == names[-1]:
                 raise PreprocessError(
                     f"{error}. Try another --background ({', '.join(REMOVERS)}), a plainer photo, "
-                    "or cut the subject out by hand, save it as _rgba.png beside the photo and "
-                    "pass --use_existing_background."
+                    f"or {BY_HAND}."
                 ) from error
             print(f"background: {error}; trying the next")
             continue
@@ -327,15 +347,46 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
     raise AssertionError("GrabCut is always installed")
 
 
+def check_not_empty(alpha: np.ndarray) -> None:
+    """A PreprocessError if some, but next to none, of the picture is opaque."""
+    opaque = int((alpha > 0.5).sum())
+    if 0 < opaque < SMALLEST_SHARE * alpha.size:
+        raise PreprocessError(
+            f"Of the picture {opaque} pixel{'s are' if opaque > 1 else ' is'} opaque, under "
+            f"{100 * SMALLEST_SHARE:g} %: that is no subject. Cut it out again, or crop the "
+            "picture closer to it."
+        )
+
+
 def coverage(alpha: np.ndarray) -> str:
-    """Words on how much of the picture the subject covers, and where the border cuts it off."""
+    """Words on how much of the picture the subject covers, where the border cuts it off, and
+    whether it hangs together."""
     mask = alpha > 0.5
     edges = {"top": mask[0], "bottom": mask[-1], "left": mask[:, 0], "right": mask[:, -1]}
     cut = [side for side, edge in edges.items() if edge.mean() > 0.05]
     words = f"the subject covers {100 * mask.mean():.0f} %"
     if cut:
         words += f" and is cut off at the {', '.join(cut)}"
-    return words + (": look whether that is all of it" if mask.mean() < 0.05 else "")
+    if mask.mean() < 0.05:
+        words += ": look whether that is all of it"
+    pieces, loose = loose_share(mask)
+    if loose >= LOOSE_SHARE:
+        words += (
+            f"; it is in {pieces} pieces, {100 * loose:.0f} % of it outside the largest: look at "
+            f"_rgba.png. If they don't belong to it, try another --background, or {BY_HAND}"
+        )
+    return words
+
+
+def loose_share(mask: np.ndarray) -> tuple[int, float]:
+    """A mask's pieces (of 0.5 % of it or more), and which share of it is outside the largest."""
+    import cv2
+
+    _, _, stats, _ = cv2.connectedComponentsWithStats(mask.astype(np.uint8))
+    areas = stats[1:, cv2.CC_STAT_AREA]
+    if not areas.size:
+        return 0, 0.0
+    return int((areas >= 0.005 * areas.sum()).sum()), float(1 - areas.max() / areas.sum())
 
 
 def recentre(rgba: Image.Image, size: int, border_ratio: float) -> Image.Image:
@@ -395,6 +446,16 @@ def straight(values: np.ndarray) -> Image.Image:
 
 
 # ----------------------------------------------------------------- depth, normals, caption
+
+
+def check_model(option: str, model: str) -> None:
+    """A PreprocessError if a model is neither a folder nor could be a name on the hub."""
+    if not Path(model).is_dir() and not re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", model):
+        what = "it is a file" if Path(model).is_file() else "there is no such folder"
+        raise PreprocessError(
+            f"{option}: {model} can't be used here: {what}. Pass a folder with a model, or its "
+            f"name on the hub, such as {DEPTH_MODEL}."
+        )
 
 
 def hub_answers() -> bool:
@@ -582,6 +643,13 @@ def preprocess(
         raise PreprocessError(f"--size {size}: from {MIN_SIDE} to {LARGEST_SIDE} pixels.")
     if not 0 <= border_ratio < 1:
         raise PreprocessError(f"--border_ratio {border_ratio}: from 0 (no margin) to under 1.")
+    for option, model in {
+        "depth": depth_model,
+        "normal": normal_model,
+        "caption": caption_model,
+    }.items():
+        if model is not None:
+            check_model(f"--{option}_model", model)
     names = {
         "rgba": "_rgba.png",
         "depth": "_depth.png",
@@ -605,12 +673,18 @@ def preprocess(
             raise PreprocessError(
                 f"--use_existing_background: {paths['rgba']} has no transparent background."
             )
+        check_not_empty(np.asarray(rgba)[..., 3] / 255)
     else:
         rgba = cut_out(read_photo(photo), background)
         rgba = fit(rgba, size) if dont_recenter else recentre(rgba, size, border_ratio)
     mask = np.asarray(rgba)[..., 3] > 127
     if not mask.any():
         raise PreprocessError("The picture has no opaque pixel: there is no subject.")
+    if mask.mean() < SMALLEST_SHARE:
+        raise PreprocessError(
+            f"Of {size} x {size} pixels the subject would cover {mask.sum()}: that is too few. "
+            "Lower --border_ratio, or raise --size."
+        )
     if not use_existing_background:
         save("rgba", rgba)
     on_white = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
@@ -635,12 +709,25 @@ def preprocess(
     return written
 
 
+def model_name(text: str) -> str:
+    """A folder, with `~` as a shell reads it, or a name on the hub."""
+    return os.path.expanduser(text_with_content(text))
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    p.add_argument("image", type=Path, help="the photo; the results are written beside it")
-    p.add_argument("--size", type=int, default=512, help="side of the square results in pixels")
+    p.add_argument("image", type=path, help="the photo; the results are written beside it")
     p.add_argument(
-        "--border_ratio", type=float, default=0.2, help="share of the side that is margin"
+        "--size",
+        type=whole_number(MIN_SIDE, LARGEST_SIDE),
+        default=512,
+        help="side of the square results in pixels",
+    )
+    p.add_argument(
+        "--border_ratio",
+        type=finite_number(0, below=1),
+        default=0.2,
+        help="share of the side that is margin",
     )
     p.add_argument(
         "--background", choices=["auto", *REMOVERS], default="auto", help="what removes it"
@@ -652,11 +739,15 @@ def parser() -> argparse.ArgumentParser:
         help="keep the _rgba.png that is there, as it is",
     )
     p.add_argument("--need_caption", action="store_true", help="also write _caption.txt")
-    p.add_argument("--depth_model", help=f"transformers depth model (default {DEPTH_MODEL})")
     p.add_argument(
-        "--normal_model", help="diffusers normals model; without it normals come from depth"
+        "--depth_model", type=model_name, help=f"transformers depth model (default {DEPTH_MODEL})"
     )
-    p.add_argument("--caption_model", help=f"BLIP model (default {CAPTION_MODEL})")
+    p.add_argument(
+        "--normal_model",
+        type=model_name,
+        help="diffusers normals model; without it normals come from depth",
+    )
+    p.add_argument("--caption_model", type=model_name, help=f"BLIP model (default {CAPTION_MODEL})")
     return p
 
 

@@ -15,16 +15,33 @@ from torch import Tensor
 from ..host.git_lfs import refuse_pointer
 
 MASK_THRESHOLD = 0.5  # of alpha; above it a pixel belongs to the subject
+SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98  # of the picture, as image_preprocess.py has them
 
 NO_ALPHA = (
     "{path} has no alpha channel ({mode}), so nothing says what is subject and what is background. "
     "Run `python image_preprocess.py {path}` and give the _rgba.png that it writes, or give an "
     "RGBA PNG of your own."
 )
+ALL_OPAQUE = (
+    "{share:.4g} % of {path} is opaque, so its alpha doesn't say what is subject and what is "
+    "background; it would be learned as a slab. Run `python image_preprocess.py {path}` and give "
+    "the _rgba.png that it writes. If the subject does fill the picture, leave a transparent "
+    "margin round it."
+)
+NEARLY_EMPTY = (
+    "The mask of {path} is nearly empty: {pixels} of its pixels ({share:.2g} %) have alpha above "
+    "{threshold}. The background's removal took the subject too, or the subject is tiny: cut it "
+    "out again, or crop the picture closer to it."
+)
 
 
 def load_rgba(path: str | Path) -> Float[Tensor, "H W 4"]:
-    """Straight RGBA in [0, 1] of an image file with transparency, upright (EXIF)."""
+    """Straight RGBA in [0, 1] of an image file with transparency, upright (EXIF).
+
+    Raises:
+        FileNotFoundError: no file; ValueError: it can't be read, has no alpha, or an alpha that
+            is no cut-out's: opaque everywhere, or nearly nowhere.
+    """
     if not str(path):
         raise ValueError(
             "No reference image is given: pass data.image.image_path=<an RGBA image>, for instance "
@@ -50,7 +67,17 @@ def load_rgba(path: str | Path) -> Float[Tensor, "H W 4"]:
     if not {"A", "a"} & set(image.getbands()) and "transparency" not in image.info:
         raise ValueError(NO_ALPHA.format(path=path, mode=image.mode))
     rgba = torch.from_numpy(np.array(image.convert("RGBA"))).float() / 255
-    if not (rgba[..., 3] > MASK_THRESHOLD).any():
+    mask = rgba[..., 3] > MASK_THRESHOLD
+    share = mask.float().mean().item()
+    if share > LARGEST_SHARE:
+        raise ValueError(ALL_OPAQUE.format(path=path, share=100 * share))
+    if 0 < share < SMALLEST_SHARE:
+        raise ValueError(
+            NEARLY_EMPTY.format(
+                path=path, pixels=int(mask.sum()), share=100 * share, threshold=MASK_THRESHOLD
+            )
+        )
+    if share == 0:
         raise ValueError(
             f"The mask of {path} is empty: no pixel's alpha is above {MASK_THRESHOLD}. "
             "The background's removal took the subject too; try image_preprocess.py with another "

@@ -60,7 +60,7 @@ class Step:
     outputs: list[Path]
     cost: Cost
     steps: int | None = None  # training steps; None: it doesn't train
-    copies: tuple[Path, Path] | None = None  # a file that is copied first: from, to
+    copies: tuple[tuple[Path, Path], ...] = ()  # files that are copied first: from, to
     checkpoint: Path | None = None  # what a half-done step goes on from
     resume: list[str] = field(default_factory=list)  # words that make it go on
     slight: tuple[str, ...] = ()  # patterns of its files that are worth nothing by themselves
@@ -92,10 +92,10 @@ class Step:
         """As it would be typed, with the copy before it."""
         variables = "".join(f"{k}={shlex.quote(v)} " for k, v in self.environment.items())
         line = f"{variables}{shlex.join([interpreter(), *self.words(again)])}"
-        if self.copies is not None:
-            source, target = (shlex.quote(str(path)) for path in self.copies)
-            folder = shlex.quote(str(self.copies[1].parent))
-            line = f"mkdir -p {folder} && cp {source} {target}\n{line}"
+        copied = [shlex.join(["cp", str(source), str(target)]) for source, target in self.copies]
+        if copied:
+            folder = shlex.quote(str(self.copies[0][1].parent))
+            line = f"{' && '.join([f'mkdir -p {folder}', *copied])}\n{line}"
         return line
 
 
@@ -246,7 +246,16 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
         options["need_caption"] = "true"
     folder = scene.folder / "input"
     photo = folder / f"photo{scene.image.suffix.lower()}"
-    outputs = [folder / "_rgba.png"]
+    reads = {"image": scene.image}
+    copies = [(scene.image, photo)]
+    if str(options.get("use_existing_background", "")).lower() == "true":
+        reads["cut-out by hand"] = by_hand = scene.image.parent / "_rgba.png"
+        copies.append((by_hand, cut_out(scene)))
+        if not by_hand.is_file():
+            raise FileNotFoundError(
+                f"preprocess.use_existing_background: there is no {by_hand}. Save the subject, cut "
+                "out, under that name."
+            )
     return Step(
         name="preprocess",
         command=[
@@ -255,10 +264,10 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
         ],
         folder=folder,
         settings=options,
-        reads={"image": scene.image},
-        outputs=outputs,
+        reads=reads,
+        outputs=[cut_out(scene)],
         cost=preset.costs["preprocess"],
-        copies=(Path(shown(scene.image)), Path(shown(photo))),
+        copies=tuple((Path(shown(source)), Path(shown(target))) for source, target in copies),
         slight=(photo.name,),
     )
 

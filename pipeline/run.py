@@ -180,10 +180,9 @@ def run_step(
     if not again and (kept := put_aside(step)) is not None:
         line.say(f"{step.name}: what it made before is kept in {kept}")
     manifest.begin(step.name, inputs, again)
-    if step.copies is not None:
-        target = ROOT / step.copies[1]
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / step.copies[0], target)
+    for source, target in step.copies:
+        (ROOT / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / source, ROOT / target)
     line.say(f"{step.name}: {'going on from its last checkpoint' if again else 'starts'}")
     log = manifest.folder / "logs" / f"{step.name}.log"
     last: list[str] = []

@@ -336,6 +336,50 @@ def test_a_few_transparent_pixels_are_no_cut_out(tmp_path, capsys):
     assert "removed by grabcut" in capsys.readouterr().out
 
 
+OPAQUE = {  # pictures with an alpha that says nothing: name -> how it is saved
+    "alpha 255": lambda image, path: image.convert("RGBA").save(path),
+    "grey, alpha 255": lambda image, path: image.convert("LA").save(path),
+    "alpha 128": lambda image, path: with_alpha(image, 128).save(path),
+    "a palette's unused colour": lambda image, path: image.quantize(200).save(
+        path, transparency=255
+    ),
+    "16 bit": lambda image, path: cv2.imwrite(
+        str(path), np.asarray(image.convert("RGBA"))[..., [2, 1, 0, 3]].astype(np.uint16) * 257
+    ),
+}
+
+
+def with_alpha(image, value):
+    image = image.convert("RGB")
+    image.putalpha(value)
+    return image
+
+
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_an_alpha_that_is_opaque_everywhere_is_no_cut_out(tmp_path, capsys, kind):
+    image = Image.open(PANDA / "image.png").convert("RGB").resize((96, 96))
+    OPAQUE[kind](image, tmp_path / "photo.png")
+    assert run(tmp_path / "photo.png", "--background", "grabcut", "--size", 64) == 0
+    out = capsys.readouterr().out
+    assert "100 % of the picture is opaque" in out and "removed by grabcut" in out
+    assert 0.02 < alpha_mask(tmp_path / "_rgba.png").mean() < 0.7
+    read = np.asarray(image_preprocess.read_photo(tmp_path / "photo.png"), int)
+    wanted = image.convert("L").convert("RGB") if kind.startswith("grey") else image
+    assert np.abs(read - np.asarray(wanted)).mean() < 3
+
+
+def test_a_subject_in_loose_pieces_gets_a_remark_and_one_that_hangs_together_none():
+    alpha = np.zeros((100, 100))
+    alpha[20:60, 20:60] = 1
+    assert "pieces" not in image_preprocess.coverage(alpha)
+    alpha[70:71, 70:71] = 1  # a speck
+    assert "pieces" not in image_preprocess.coverage(alpha)
+    alpha[70:90, 70:90] = 1  # 400 beside 1600 pixels
+    said = image_preprocess.coverage(alpha)
+    assert "in 2 pieces, 20 % of it outside the largest" in said
+    assert "--background" in said and "use_existing_background" in said
+
+
 STORED = {  # EXIF orientation -> what a camera does to the upright picture
     1: None,
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -613,6 +657,12 @@ def test_normals_of_a_half_sphere_are_a_spheres():
 # ------------------------------------------------------------------- what can't be, and messages
 
 
+def one_opaque_pixel(path):
+    image = Image.new("RGBA", (64, 64))
+    image.putpixel((20, 30), (9, 9, 9, 255))
+    image.save(path)
+
+
 @pytest.mark.parametrize(
     ("make", "words"),
     [
@@ -624,6 +674,8 @@ def test_normals_of_a_half_sphere_are_a_spheres():
         (lambda p: Image.new("RGB", (64, 64), "gray").save(p), "found no subject"),
         (lambda p: Image.new("RGBA", (64, 64)).save(p), "transparent everywhere"),
         (lambda p: Image.new("RGBA", (64, 64), (9, 9, 9, 99)).save(p), "no opaque pixel"),
+        (lambda p: Image.new("RGBA", (64, 64), (9, 9, 9, 128)).save(p), "found no subject"),
+        (lambda p: one_opaque_pixel(p), "1 pixel is opaque"),
         (lambda p: p.mkdir(), "is a folder"),
         (lambda p: p.write_bytes((PANDA / "image.png").read_bytes()[:4000]), "truncated"),
         (lambda p: Image.new("1", (15000, 12000)).save(p), "million pixels"),
@@ -647,12 +699,25 @@ def test_the_input_is_never_overwritten(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    "options", [["--size", 8], ["--size", 10**6], ["--border_ratio", 1], ["--border_ratio", "nan"]]
+    ("option", "values", "words"),
+    [
+        ("--size", ["8", "1000000", "1.5", "1e9", "-1", "0", "nan", ""], "16 to 8192"),
+        ("--border_ratio", ["1", "2", "-1", "nan", "inf", "x"], "0 or more and below 1"),
+        ("--background", ["grabcutt", ""], "grabcut"),
+        ("--depth_model", ["", " "], "it is empty"),
+        ("image", [""], "it is empty"),
+    ],
 )
-def test_options_out_of_range_say_what_would_do(photo, capsys, options):
-    assert run(photo, *options) == 1
-    assert f"{options[0]} {options[1]}" in capsys.readouterr().err
+def test_options_out_of_range_say_what_would_do(photo, capsys, option, values, words):
+    for value in values:
+        with pytest.raises(SystemExit, match="2"):
+            run(*([value] if option == "image" else [photo, f"{option}={value}"]))
+        err = capsys.readouterr().err
+        assert option in err and words in err
     assert on_disk(photo.parent) == {"image.png"}
+    for size, margin in ((8, 0.2), (10**9, 0.2), (64, 1.0), (64, float("nan"))):
+        with pytest.raises(image_preprocess.PreprocessError, match=r"--(size|border_ratio)"):
+            image_preprocess.preprocess(photo, size=size, border_ratio=margin)
 
 
 def test_results_that_cannot_be_written_are_named(photo, capsys):
@@ -688,6 +753,8 @@ def test_an_existing_cut_out_stays_as_it_is(photo, depth_models):
         (lambda p: None, "there is no"),
         (lambda p: Image.new("RGB", (64, 64)).save(p), "no transparent background"),
         (lambda p: Image.new("RGBA", (64, 64)).save(p), "no opaque pixel"),
+        (lambda p: Image.new("RGBA", (64, 64), "red").save(p), "no transparent background"),
+        (one_opaque_pixel, "1 pixel is opaque"),
     ],
 )
 def test_an_existing_cut_out_has_to_be_one(photo, capsys, make, words):

@@ -331,6 +331,25 @@ def test_names_of_scenes(tmp_path):
     assert len(long) <= 80 and long != slug("word " * 101)
 
 
+def test_a_cut_out_by_hand_is_taken_along_from_beside_the_photo(tmp_path):
+    image, cut = tmp_path / "a photo.png", tmp_path / "_rgba.png"
+    image.write_bytes(PANDA.read_bytes())
+    words = {"preprocess": {"use_existing_background": "true"}}
+    by_hand = Scene(image, PROMPT, out=tmp_path / "out", preset="toy", overrides=words)
+    with pytest.raises(FileNotFoundError, match=r"_rgba\.png"):
+        make_plan(by_hand)
+    cut.write_bytes(b"one")
+    step = make_plan(by_hand)["preprocess"]
+    folder = by_hand.folder / "input"
+    assert step.copies == ((image, folder / "photo.png"), (cut, folder / "_rgba.png"))
+    assert f"'{image}'" in step.shown() and f"cp {cut} {folder / '_rgba.png'}" in step.shown()
+    before = step.inputs()
+    cut.write_bytes(b"another")
+    assert make_plan(by_hand)["preprocess"].inputs() != before
+    words["preprocess"]["use_existing_background"] = "false"
+    assert len(make_plan(by_hand)["preprocess"].copies) == 1
+
+
 def test_a_caption_says_who_where_the_prompt_doesnt(tmp_path):
     image = tmp_path / "photo.png"
     image.write_bytes(PANDA.read_bytes())

@@ -198,9 +198,44 @@ def test_empty_mask_is_refused(save):
         load_rgba(save(image))
 
 
-def test_a_subject_that_vanishes_at_the_renders_size_is_refused(save):
+OPAQUE = {
+    "255 everywhere": lambda rgba: Image.fromarray(rgba[..., :3]).convert("RGBA"),
+    "grey": lambda rgba: Image.fromarray(rgba[..., :3]).convert("LA"),
+    "128 everywhere": lambda rgba: Image.fromarray(
+        np.dstack([rgba[..., :3], rgba[..., 3] * 0 + 128])
+    ),
+    "rounded corners": lambda rgba: Image.fromarray(np.dstack([rgba[..., :3], corners(rgba)])),
+}
+
+
+def corners(rgba):
+    alpha = np.full(rgba.shape[:2], 255, np.uint8)
+    alpha[:3, :3] = alpha[-3:, -3:] = 0
+    return alpha
+
+
+@pytest.mark.parametrize("kind", OPAQUE)
+def test_an_alpha_that_is_opaque_everywhere_is_no_mask(save, kind):
+    with pytest.raises(ValueError, match=r"is opaque.*slab.*image_preprocess\.py"):
+        load_rgba(save(OPAQUE[kind](disc()), "photo.png"))
+
+
+def test_a_palettes_unused_transparent_colour_is_no_mask(save):
+    picture = Image.fromarray(disc()[..., :3]).quantize(8)
+    with pytest.raises(ValueError, match=r"100 % of .* is opaque"):
+        load_rgba(save(picture, "palette.png", transparency=200))
+
+
+def test_one_opaque_pixel_is_no_subject(save):
     image = disc(radius=0.0)
     image[3, 3, 3] = 255
+    with pytest.raises(ValueError, match=r"nearly empty: 1 of its pixels .*crop"):
+        load_rgba(save(image))
+
+
+def test_a_subject_that_vanishes_at_the_renders_size_is_refused(save):
+    image = disc(radius=0.0)
+    image[::8, ::8, 3] = 255
     with pytest.raises(ValueError, match=r"empty at 8 x 8: raise data\.image\.height"):
         reference(save(image), 8, 8)
 
