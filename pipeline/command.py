@@ -48,6 +48,7 @@ def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
     scene = scene_of(args)
     if args.dry_run:
         manifest = Manifest(scene.folder)
+        manifest.claim(scene.prompt, scene.image)
         if args.start is not None:
             for name in STEPS[STEPS.index(args.start) :]:
                 manifest.steps.pop(name, None)

@@ -80,11 +80,13 @@ class Manifest:
         self.folder = folder
         self.path = folder / "manifest.json"
         self.steps: dict[str, dict[str, Any]] = {}
+        self.scene: dict[str, Any] | None = None  # whose folder this is
         if self.path.is_file():
             try:
                 held = json.loads(self.path.read_text(encoding="utf-8"))
                 self.steps = held["steps"]
                 check_records(self.steps)
+                self.scene = held.get("scene")
             except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise ValueError(
                     f"{self.path} can't be read ({error!r}). Put a copy of it back, if you have "
@@ -93,9 +95,26 @@ class Manifest:
                 ) from error
 
     def save(self) -> None:
-        text = json.dumps({"format": FORMAT, "steps": self.steps}, indent=1)
+        held = {"format": FORMAT, "scene": self.scene, "steps": self.steps}
+        text = json.dumps(held, indent=1)
         with whole_file(self.path) as part:
             part.write_text(text + "\n", encoding="utf-8")
+
+    def claim(self, prompt: str, image: Path) -> None:
+        """Notes whose folder this is. The picture may change, or lie elsewhere, but not both.
+
+        Raises:
+            ValueError: it is another scene's, whose name is the same.
+        """
+        ours = {"prompt": prompt, "image": str(image.absolute()), "sha256": file_hash(image)}
+        held = self.scene if isinstance(self.scene, dict) else ours  # older runs noted nothing
+        same_picture = held.get("sha256") == ours["sha256"] or held.get("image") == ours["image"]
+        if held.get("prompt") != prompt or not same_picture:
+            raise ValueError(
+                f"{self.folder} is of another scene, the prompt {held.get('prompt')!r} with the "
+                f"picture {held.get('image')}. Pass another --out, or move that folder away."
+            )
+        self.scene = ours
 
     def state(self, name: str, inputs: str | None, checkpoint: Path | None = None) -> State:
         """Whether a step is done; `half`: it was begun with these inputs and has a checkpoint.

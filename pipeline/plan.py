@@ -82,11 +82,10 @@ class Step:
         return [*self.command, *(self.resume if again else [])]
 
     def told(self, text: str) -> str:
-        """What the command says, with the person's file for the copy that it was given."""
-        if self.copies is None:
-            return text
-        source, target = map(str, self.copies)
-        return text.replace(target, source)
+        """What the command says, with the person's files for the copies that it was given."""
+        for source, target in self.copies:
+            text = text.replace(str(target), str(source))
+        return text
 
     def shown(self, again: bool = False) -> str:
         """As it would be typed, with the copy before it."""

@@ -94,6 +94,8 @@ def run_scene(
     with locked(scene.folder, interrupt) as lock:
         clear_parts(scene.folder)
         manifest = Manifest(scene.folder)
+        manifest.claim(scene.prompt, scene.image)
+        manifest.save()
         if start is not None:
             manifest.forget(STEPS[STEPS.index(start) :])
         for line in remarks(plan):

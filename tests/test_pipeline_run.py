@@ -497,6 +497,26 @@ def test_a_damaged_caption_is_named(world):
         world.scene().caption()
 
 
+def test_a_folder_of_another_scene_is_not_shared(world, tmp_path):
+    world.go(until="preprocess")
+    record = world.folder / "manifest.json"
+    before = record.read_bytes()
+    with pytest.raises(ValueError, match=r"another scene, the prompt .*--out"):
+        world.go(prompt=world.scene().prompt + "!")
+    other = tmp_path / "other" / world.scene().image.name
+    other.parent.mkdir()
+    other.write_bytes(world.scene().image.read_bytes())
+    Manifest(world.folder).claim(world.scene().prompt, other)  # the same picture from elsewhere
+    record.write_bytes(before)
+    other.write_bytes(b"another picture")
+    with pytest.raises(ValueError, match=r"another scene.*with the picture"):
+        Manifest(world.folder).claim(world.scene().prompt, other)
+    held = json.loads(before)
+    del held["scene"]  # as older runs wrote it
+    record.write_text(json.dumps(held))
+    assert world.go(until="preprocess") == []
+
+
 def test_the_command_that_goes_on_does_not_force_again():
     words = ["animate.py", "a.png", "--from", "stage1", "--prompt", "x"]
     assert go_on(words)[1:] == ["animate.py", "a.png", "--prompt", "x"]
