@@ -347,61 +347,73 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
         print(f"waits of the CPU for the GPU in one step: {watch.syncs.total()} ({where})")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def step_options(description: str) -> argparse.ArgumentParser:
+    """What says which step: of this script, and of others that time one."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--stage", type=int, choices=[1, 2, 3], required=True)
     parser.add_argument("--scene", choices=["blob", "sharp"], default="blob")
     parser.add_argument("--video", choices=["ms", "zs"], default="ms", help="ModelScope, ZeroScope")
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="false")
+    parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
+    models = parser.add_mutually_exclusive_group()
+    models.add_argument("--toy", action="store_true", help="the quickstart's step")
+    models.add_argument("--tiny", action="store_true", help="tiny models and pictures")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    return parser
+
+
+def train(
+    args: argparse.Namespace, folder: Path, callback: pl.Callback, steps: int, devices: int = 1
+) -> pl.Trainer:
+    """So many steps of the stage under Lightning, with learning rates of 0."""
+    warnings.filterwarnings("ignore", module="pytorch_lightning")
+    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
+    diffusers.utils.logging.set_verbosity_error()
+    sys.argv[0] = os.path.abspath(sys.argv[0])  # DDP starts it again
+    os.chdir(folder)  # the cache of text embeddings lies in the working directory
+    path, overrides = build_config(args, folder)
+    cfg = load_config(str(path), cli_args=overrides)
+    for group in cfg.system.optimizer.params.values():
+        group.lr = 0.0
+    pl.seed_everything(cfg.seed + get_rank())
+    data = threestudio.find(cfg.data_type)(cfg.data)
+    system = threestudio.find(cfg.system_type)(cfg.system)
+    options = {
+        "max_steps": steps,
+        "precision": cfg.trainer.precision,
+        "log_every_n_steps": cfg.trainer.log_every_n_steps,
+        "logger": TensorBoardLogger(folder),
+        "callbacks": [callback],
+        "devices": devices,
+        "limit_val_batches": 0,
+        "num_sanity_val_steps": 0,
+        "enable_checkpointing": False,
+        "enable_progress_bar": False,
+        "enable_model_summary": False,
+    }
+    trainer = pl.Trainer(**trainer_options(options, devices if torch.cuda.is_available() else 0))
+    trainer.fit(system, datamodule=data)
+    return trainer
+
+
+def main() -> None:
+    parser = step_options(__doc__.splitlines()[0])
     parser.add_argument(
         "--baseline", action="store_true", help="the original's figures beside ours"
     )
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
-    parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
     parser.add_argument("--steps", type=int, default=30, help="steps that are measured")
     parser.add_argument("--split-steps", type=int, default=6, help="steps that are split")
-    models = parser.add_mutually_exclusive_group()
-    models.add_argument("--toy", action="store_true", help="the quickstart's step")
-    models.add_argument("--tiny", action="store_true", help="tiny models and pictures")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()
 
     cap_memory(args.memory_fraction_gb)
-    warnings.filterwarnings("ignore", module="pytorch_lightning")
-    logging.getLogger("pytorch_lightning").setLevel(logging.ERROR)
-    diffusers.utils.logging.set_verbosity_error()
+    watch = Watch(args.warm_up, args.steps, args.split_steps)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        sys.argv[0] = os.path.abspath(sys.argv[0])  # DDP starts it again
-        os.chdir(folder)  # the cache of text embeddings lies in the working directory
-        path, overrides = build_config(args, folder)
-        cfg = load_config(str(path), cli_args=overrides)
-        for group in cfg.system.optimizer.params.values():
-            group.lr = 0.0
-        pl.seed_everything(cfg.seed + get_rank())
-        data = threestudio.find(cfg.data_type)(cfg.data)
-        system = threestudio.find(cfg.system_type)(cfg.system)
-        watch = Watch(args.warm_up, args.steps, args.split_steps)
-        options = {
-            "max_steps": watch.last + 1,
-            "precision": cfg.trainer.precision,
-            "log_every_n_steps": cfg.trainer.log_every_n_steps,
-            "logger": TensorBoardLogger(folder),
-            "callbacks": [watch],
-            "devices": args.devices,
-            "limit_val_batches": 0,
-            "num_sanity_val_steps": 0,
-            "enable_checkpointing": False,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-        }
-        n_gpus = args.devices if torch.cuda.is_available() else 0
-        trainer = pl.Trainer(**trainer_options(options, n_gpus))
-        trainer.fit(system, datamodule=data)
+        trainer = train(args, Path(temporary), watch, watch.last + 1, args.devices)
         leave_process_group()
         if trainer.is_global_zero:
-            report(args, watch, system)
+            report(args, watch, trainer.lightning_module)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The benchmarks: models have the sizes of the real ones, and the scripts run on a CPU."""
 
+import json
 import os
 import re
 import subprocess
@@ -52,6 +53,18 @@ def test_a_tiny_step_is_timed_and_split(tmp_path):
             assert float(split[f"{part} {what}"]) > 0
     parts = sum(float(ms) for label, ms in split.items() if label not in ("step", "of it march"))
     assert parts > 0.9 * float(split["step"])
+
+
+def test_the_checks_are_timed_and_written_down(tmp_path):
+    (tmp_path / "figures.json").write_text('{"another": 1}')
+    options = ["--stage", "1", "--tiny", "--warm-up", "1", "--blocks", "1"]
+    output_of("checks.py", *options, "--figures", "figures.json", folder=tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert figures.pop("another") == 1
+    parts = {key.rpartition("/")[2]: figure for key, figure in figures.items()}
+    step, alone = parts["step with"]["value"], parts["checks alone"]["value"]
+    assert 0 < alone < step and parts["checkpoint checksums"]["value"] > 0
+    assert parts["step more"]["unit"] == "%" and parts["step with"]["commit"]
 
 
 def test_the_unets_are_timed_and_right(tmp_path):
