@@ -55,7 +55,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--vram", type=gigabytes, metavar="GB", help="sets options that fit this much GPU memory"
     )
-    p.add_argument("--gpu", metavar="N,N", help="as launch.py's; with --batch: one scene each (0)")
+    p.add_argument(
+        "--gpu", metavar="N,N", help="as launch.py's, or cpu; with --batch: one scene each"
+    )
     p.add_argument("--out", type=path, default=Path("outputs"), help="results go to OUT/<name>")
     p.add_argument("--fast", action="store_true", help="a quarter of the training steps")
     p.add_argument("--from", dest="start", metavar="STEP", help="do this step and all after again")

@@ -143,6 +143,21 @@ def hub_folder(model: str, subfolder: str, half: bool) -> Path:
     return folder
 
 
+def unreachable(models: Iterable[str], offline: bool = False) -> list[str]:
+    """Those that are neither a folder nor in the cache, where nothing may be fetched: `offline`, or
+    HF_HUB_OFFLINE is set; else none."""
+    if not offline and not huggingface_hub.constants.HF_HUB_OFFLINE:
+        return []
+    found = []
+    for model in sorted(set(models)):
+        try:
+            if not Path(model).is_dir():
+                huggingface_hub.snapshot_download(living_id(model), local_files_only=True)
+        except (OSError, ValueError):  # huggingface_hub's own are both
+            found.append(model)
+    return found
+
+
 def load_component(
     kind: type,
     model: str,

@@ -16,6 +16,7 @@ from typing import Any
 from threestudio.launch import INPUT_ERRORS
 
 from . import process, table
+from .machine import cards
 from .overrides import OVERRIDE, by_step, option, yes_or_no
 from .plan import ROOT, interpreter
 from .process import STOPPED, Interrupt, Outcome
@@ -104,9 +105,14 @@ def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Pa
 
 
 def visible_gpus(gpu: str | None) -> list[str | None]:
-    """The GPUs to use, one scene each; [None] leaves it to the scene."""
-    given = os.environ.get("CUDA_VISIBLE_DEVICES") or gpu  # as launch.py: the variable wins
-    return [part.strip() for part in given.split(",")] if given else [None]
+    """The GPUs to use, one scene each; [None] leaves it to the scene.
+
+    Raises:
+        ValueError: --gpu names one that isn't there.
+    """
+    if gpu is None and "CUDA_VISIBLE_DEVICES" not in os.environ:
+        return [None]
+    return [*cards(gpu)] or [None]
 
 
 def command(entry: Entry) -> list[str]:

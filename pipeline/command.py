@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import batch
-from .manifest import Manifest
+from .machine import CPU
 from .overrides import by_step, is_override, option, read_words
 from .plan import interpreter, make_plan, script_parser
 from .presets import STEPS
 from .process import Interrupt
-from .run import StepFailed, describe, run_scene
+from .run import StepFailed, beginning, check_here, describe, run_scene
 from .scene import Scene
 
 
@@ -47,12 +47,8 @@ def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
             raise ValueError("--launcher submitit and --slurm-... go with --batch.")
     scene = scene_of(args)
     if args.dry_run:
-        manifest = Manifest(scene.folder)
-        manifest.claim(scene.prompt, scene.image)
-        if args.start is not None:
-            for name in STEPS[STEPS.index(args.start) :]:
-                manifest.steps.pop(name, None)
-        print(describe(make_plan(scene, args.until, check=True), manifest))
+        plan = make_plan(scene, args.until, check=True)
+        print(describe(plan, beginning(scene, args.start)))
         return 0
     with Interrupt() as interrupt:
         return run_scene(scene, args.start, args.until, go_on(argv), interrupt)
@@ -98,7 +94,7 @@ def scene_of(args: argparse.Namespace) -> Scene:
         refine_prompt=args.refine_prompt,
         preset=args.preset,
         vram=args.vram,
-        gpu=args.gpu or "0",
+        gpu=args.gpu,
         fast=args.fast,
         overrides=by_step(word for word in args.words if is_override(word)),
     )
@@ -121,11 +117,18 @@ def run_table(args: argparse.Namespace) -> int:
     images = [word for word in args.words if not is_override(word)]
     if images or args.prompt:
         raise ValueError("With --batch the images and prompts are those of the table.")
+    if args.launcher == "submitit" and args.gpu is not None:
+        raise ValueError(
+            "--gpu is for this machine; with --launcher submitit SLURM gives each job one."
+        )
+    gpus = batch.visible_gpus(args.gpu)
     parser = script_parser("animate.py")
 
     def check(words: Sequence[str]) -> None:
         row = read_words(parser, words)
-        make_plan(scene_of(row), row.until, check=True)
+        plan = make_plan(scene_of(row), row.until, check=True)
+        if args.launcher == "local" and not args.dry_run:
+            check_here(plan, row.start)
 
     entries = batch.read_table(args.batch, common_words(args), args.out, check)
     if args.dry_run:
@@ -139,7 +142,7 @@ def run_table(args: argparse.Namespace) -> int:
         return batch.wait_for(entries, jobs)
     # a scene that gets a second Ctrl-C kills its own step
     with Interrupt(second=signal.SIGINT) as interrupt:
-        code = batch.run_here(entries, batch.visible_gpus(args.gpu), interrupt)
+        code = batch.run_here(entries, gpus, interrupt)
     if interrupt.asked:
         print(f"To go on:\n  {shlex.join([interpreter(Path.cwd()), *sys.argv])}")
     return code
@@ -151,6 +154,7 @@ def common_words(args: argparse.Namespace) -> list[str]:
     for name in ("subject", "static_prompt", "refine_prompt", "vram"):
         if getattr(args, name) is not None:
             words += option(f"--{name.replace('_', '-')}", str(getattr(args, name)))
+    words += ["--gpu", CPU] if args.gpu == CPU else []  # of others a scene is given one
     words += ["--fast"] if args.fast else []
     words += ["--from", args.start] if args.start is not None else []
     words += ["--until", args.until] if args.until != "result" else []

@@ -18,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from . import result
+from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
 from .overrides import check_stage, flags, stage_config, written
 from .places import MODELS, ROOT, check_model, check_writable, located, models_of, shown
@@ -65,6 +66,7 @@ class Step:
     resume: list[str] = field(default_factory=list)  # words that make it go on
     slight: tuple[str, ...] = ()  # patterns of its files that are worth nothing by themselves
     environment: dict[str, str] = field(default_factory=dict)
+    models: frozenset[str] = frozenset()  # folders and hub ids that it reads
 
     @cached_property
     def _settings_hash(self) -> str:
@@ -232,11 +234,9 @@ def checkpoint(scene: Scene, stage: str) -> Path:
 
 def environment(scene: Scene, preset: Preset, name: str) -> dict[str, str]:
     """Variables that a step is given."""
-    variables = {"HF_HUB_OFFLINE": "1"} if preset.offline else {}
-    first = scene.gpu.split(",")[0]
-    if name not in STAGES and first != "0":  # launch.py has --gpu, the other scripts don't
-        variables |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": first}
-    return variables
+    given = {"HF_HUB_OFFLINE": "1"} if preset.offline else {}
+    # launch.py has --gpu, the other scripts don't
+    return given | (variables(scene.gpu) if name not in STAGES or scene.gpu == CPU else {})
 
 
 def preprocess_step(scene: Scene, preset: Preset) -> Step:
@@ -300,6 +300,7 @@ def token_step(
         steps=int(options["max_train_steps"]),
         checkpoint=folder,
         resume=["--resume_from_checkpoint", "latest"],
+        models=frozenset(model for _, model in models_of(options)),
         slight=("logs/*/events.out.tfevents.*", "logs/*/hparams.yml"),
     )
 
@@ -354,9 +355,10 @@ def stage_step(
     if stage == "stage3":
         reads["token"] = learned_token(scene)
     trainer = config["trainer"]
+    gpu = [] if scene.gpu in (None, CPU) else ["--gpu", scene.gpu]
     return Step(
         name=stage,
-        command=["launch.py", "--config", path, "--train", "--gpu", scene.gpu, *overrides],
+        command=["launch.py", "--config", path, "--train", *gpu, *overrides],
         folder=folder,
         settings=without_places(config, reads),
         reads=reads,

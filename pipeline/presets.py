@@ -33,6 +33,7 @@ class Preset:
     result: Options  # flags of pipeline/result.py
     costs: Mapping[str, Cost]  # of the steps, on the machine that the preset is meant for
     offline: bool = False  # everything is in this checkout: the hub isn't asked
+    on_cpu: bool = False  # its models are small enough for one
 
 
 TOKEN_FULL = {
@@ -86,6 +87,7 @@ PRESETS = {
             "result": Cost(11),
         },
         offline=True,
+        on_cpu=True,
     ),
     "modelscope": Preset(
         configs=(

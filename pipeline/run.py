@@ -14,12 +14,14 @@ from pathlib import Path
 
 from ..files.torch_files import check_zip
 from ..files.whole import clear_parts
+from ..prompt_processors.learned_tokens import read_learned_tokens
 from . import process, report
 from .earlier import put_aside
 from .lock import locked
+from .machine import lacks
 from .manifest import Manifest, State
 from .plan import ROOT, Plan, Step, make_plan, resume_words
-from .presets import STEPS
+from .presets import STEPS, preset_named
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration, read_bar
 from .scene import Scene
@@ -56,9 +58,49 @@ def describe(plan: Plan, manifest: Manifest) -> str:
     says = {"done": "done", "half": "goes on from its last checkpoint", "new": "runs"}
     lines = [f"# {plan.scene.folder}: preset {plan.scene.preset}", *remarks(plan)]
     lines += [f"# the commands run in {ROOT}"] if Path.cwd() != ROOT else []
-    for step, state in pending(plan, manifest):
+    states = pending(plan, manifest)
+    lines += [f"# not here: {line}" for line in here(plan, states)]
+    for step, state in states:
         lines += ["", f"# {step.name}: {says[state]}", step.shown(again=state == "half")]
     return "\n".join(lines)
+
+
+def beginning(scene: Scene, start: str | None) -> Manifest:
+    """The manifest as a run from the step `start` begins with it; nothing is written."""
+    manifest = Manifest(scene.folder)
+    manifest.claim(scene.prompt, scene.image)
+    for name in STEPS[STEPS.index(start) :] if start is not None else ():
+        manifest.steps.pop(name, None)
+    return manifest
+
+
+def here(plan: Plan, states: Sequence[tuple[Step, State]]) -> list[str]:
+    """What the steps that are left need and this machine doesn't have.
+
+    Raises:
+        ValueError: a token that is done, but can't be read.
+    """
+    left = {step.name: step for step, state in states if state != "done"}
+    if "token" not in left and "stage3" in left:
+        try:
+            read_learned_tokens(plan["token"].outputs[0])
+        except ValueError as error:
+            raise ValueError(f"{error} (--from token learns it again)") from error
+    needs = [name for name in left if name != "preprocess"]
+    models = {model for step in left.values() for model in step.models}
+    return lacks(plan.scene, preset_named(plan.scene.preset), models) if needs else []
+
+
+def check_here(plan: Plan, start: str | None) -> list[tuple[Step, State]]:
+    """The steps' states before a run from the step `start`.
+
+    Raises:
+        ValueError: something that they need isn't here.
+    """
+    states = pending(plan, beginning(plan.scene, start))
+    if lacking := here(plan, states):
+        raise ValueError(" ".join(lacking))
+    return states
 
 
 def remarks(plan: Plan) -> list[str]:
@@ -91,6 +133,7 @@ def run_scene(
     start: forces this step and those after it; go_on: the command line that continues this run.
     """
     plan = make_plan(scene, until, check=True)
+    states = check_here(plan, start)
     with locked(scene.folder, interrupt) as lock:
         clear_parts(scene.folder)
         manifest = Manifest(scene.folder)
@@ -100,7 +143,7 @@ def run_scene(
             manifest.forget(STEPS[STEPS.index(start) :])
         for line in remarks(plan):
             print(line.removeprefix("# "), flush=True)
-        estimate = Estimate(works(plan, manifest))
+        estimate = Estimate(works(states))
         line = ProgressLine(estimate)
         try:
             for name in [step.name for step in plan.steps]:
@@ -146,12 +189,8 @@ def write_report(plan: Plan, manifest: Manifest) -> Path | None:
         return None
 
 
-def works(plan: Plan, manifest: Manifest) -> list[Work]:
-    return [
-        Work(step.name, step.cost, step.steps)
-        for step, state in pending(plan, manifest)
-        if state != "done"
-    ]
+def works(states: Sequence[tuple[Step, State]]) -> list[Work]:
+    return [Work(step.name, step.cost, step.steps) for step, state in states if state != "done"]
 
 
 def run_step(

@@ -23,7 +23,7 @@ class Scene:
     refine_prompt: str | None = None  # None: the prompt with the token for the subject
     preset: str = "modelscope"
     vram: float | None = None  # GB; None: no limit
-    gpu: str = "0"  # as launch.py's
+    gpu: str | None = None  # as launch.py's, or cpu
     fast: bool = False
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # step -> key -> value
 

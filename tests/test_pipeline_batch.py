@@ -13,6 +13,7 @@ import animate124
 import pytest
 from animate124.pipeline import batch
 from animate124.pipeline.process import STOPPED, Interrupt
+from threestudio.utils import gpus
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
 SCRIPT = """
@@ -219,10 +220,17 @@ def test_all_scenes_stop_when_nobody_reads(tmp_path, stand_in, monkeypatch):
 
 def test_the_gpus_are_those_that_are_visible(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1"])
     assert batch.visible_gpus(None) == [None]
     assert batch.visible_gpus("0, 1") == ["0", "1"]
+    for word in ("2", "abc", "cuda:1", "-1", ""):
+        with pytest.raises(ValueError, match="--gpu"):
+            batch.visible_gpus(word)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
-    assert batch.visible_gpus("0") == ["6", "7"]
+    monkeypatch.setattr(gpus, "visible", lambda: ["6", "7"])
+    assert batch.visible_gpus(None) == ["6", "7"]
+    assert batch.visible_gpus("1") == ["7"]
+    assert batch.visible_gpus("cpu") == [None]
 
 
 def test_submitit_runs_each_scene_as_a_job(tmp_path, stand_in, capsys):

@@ -2,22 +2,28 @@
 
 import argparse
 import os
+import re
 import shlex
 from pathlib import Path
 
 import animate124
+import huggingface_hub
 import pytest
 import threestudio.launch
 from animate124.pipeline import result
+from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.overrides import by_step, flags, stage_config, written
 from animate124.pipeline.plan import ROOT, make_plan, script_parser
 from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM, memory_options
+from animate124.pipeline.run import check_here, describe
 from animate124.pipeline.scene import Scene, slug
 from omegaconf import OmegaConf
+from threestudio.utils import gpus
 from threestudio.utils.config import load_config, parse_overrides
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
 PROMPT = "a panda is dancing"
+MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
 CHUNK = "system.renderer.train_chunk_size"
 
 
@@ -71,7 +77,7 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
         assert step.checkpoint == Path(cfg.trial_dir, "ckpts", "last.ckpt")
         assert Path(cfg.data.image.image_path) == plan["preprocess"].outputs[0]
         assert cfg.system.prompt_processor.prompt == prompt
-        assert args.gpu == "0"
+        assert args.gpu is None
         assert step.steps == cfg.trainer.max_steps
         before = STAGES[STAGES.index(stage) - 1]
         weights = None if stage == "stage1" else str(plan[before].checkpoint)
@@ -183,9 +189,6 @@ def test_a_value_that_its_step_would_refuse_is_refused_before_the_first_one(word
         make_plan(scene(tmp_path, overrides=by_step([word])), "token", check=True)
 
 
-MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
-
-
 @pytest.fixture
 def elsewhere(tmp_path, monkeypatch):
     """The current folder, which is not the checkout, with a model in it."""
@@ -265,13 +268,49 @@ def test_until_ends_with_that_steps_result(until, tmp_path):
         assert ("animation.mp4" in {p.name for p in step.outputs}) == (until != "stage1")
 
 
-def test_gpus_are_the_persons(tmp_path):
+def test_all_steps_get_the_persons_gpus(tmp_path, monkeypatch):
+    """In the order of the bus, counted among those that are visible."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "2", "3"])
     plan = make_plan(scene(tmp_path, gpu="2,3"))
     _, args = config_of(plan["stage1"], tmp_path)
     assert args.gpu == "2,3"
     assert "CUDA_VISIBLE_DEVICES" not in plan["stage1"].environment  # launch.py sets it
-    assert plan["token"].environment["CUDA_VISIBLE_DEVICES"] == "2"
-    assert "CUDA_VISIBLE_DEVICES=2" in plan["token"].shown()
+    for name in ("preprocess", "token", "result"):
+        assert plan[name].environment["CUDA_VISIBLE_DEVICES"] == "2"
+    assert "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=2" in plan["token"].shown()
+    assert make_plan(scene(tmp_path))["token"].environment["CUDA_VISIBLE_DEVICES"] == "0"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
+    monkeypatch.setattr(gpus, "visible", lambda: ["6", "7"])
+    assert make_plan(scene(tmp_path, gpu="1"))["token"].environment["CUDA_VISIBLE_DEVICES"] == "7"
+    for word in ("2", "abc", "cuda:1"):
+        with pytest.raises(ValueError, match=f"--gpu.*{word}"):
+            make_plan(scene(tmp_path, gpu=word))
+    for step in make_plan(scene(tmp_path, gpu="cpu")).steps:
+        assert step.environment["CUDA_VISIBLE_DEVICES"] == "" and "--gpu" not in step.command
+
+
+def test_what_the_machine_lacks_is_said_before_the_first_step(tmp_path, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    for cards, preset, gpu, says in (
+        ([], "modelscope", None, "modelscope needs a GPU.*--preset toy.*--gpu cpu"),
+        ([], "modelscope", "cpu", None),
+        (["0"], "modelscope", None, None),
+        ([], "toy", None, None),
+    ):
+        monkeypatch.setattr(gpus, "visible", lambda cards=cards: cards)
+        plan = make_plan(scene(tmp_path, preset=preset, gpu=gpu))
+        if says is None:
+            assert check_here(plan, None)
+            continue
+        with pytest.raises(ValueError, match=says):
+            check_here(plan, None)
+        assert re.search(f"# not here: .*{says}", describe(plan, Manifest(tmp_path)))
+    word = f"{MODEL}=someone/not-here"
+    with pytest.raises(ValueError, match=r"someone/not-here: neither .*never asks the hub"):
+        check_here(make_plan(scene(tmp_path, overrides=by_step([word]))), None)
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_toy_never_asks_the_hub(tmp_path):
