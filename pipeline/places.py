@@ -104,9 +104,3 @@ def models_of(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str
             yield from models_of(value, f"{prefix}{key}.")
         elif key in MODELS and isinstance(value, str) and value:
             yield f"{prefix}{key}", value
-
-
-def check_model(word: str, model: str) -> None:
-    """A FileNotFoundError unless it is a folder, seen from the checkout, or may be a hub id."""
-    if located(model) == model and not Path(model).is_dir() and not is_hub_id(model):
-        raise FileNotFoundError(f"{word}: there is no folder {ROOT / model}.")

@@ -21,7 +21,7 @@ from . import result
 from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
 from .overrides import check_stage, flags, stage_config, written
-from .places import MODELS, ROOT, check_model, check_writable, located, models_of, shown
+from .places import MODELS, ROOT, check_writable, located, models_of, shown
 from .presets import (
     FAST,
     STAGES,
@@ -150,8 +150,6 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
         script(PREPROCESS_SCRIPT).read_photo(scene.image)
         later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
         for stage, path in zip(STAGES, preset.configs, strict=True):
-            for key, model in models_of(resolved[stage]):
-                check_model(f"{stage}.{key}={model}", model)
             check_stage(stage, ROOT / path, configs[stage], map(shown, later))
     if until not in (*STAGES, "result"):  # the result isn't planned, but what is said of it is read
         result_step(scene, preset, STAGES[-1])
