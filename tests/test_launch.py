@@ -352,6 +352,21 @@ def test_the_other_actions_know_the_step_of_their_checkpoint(launch):
         assert not Path("outputs", "toy", prefix, "ckpts").exists()
 
 
+def test_a_copied_trial_writes_where_it_lies(launch, tmp_path):
+    assert launch("--train", "trainer.max_steps=2", "use_timestamp=false") == 0
+    here, there = Path("outputs/toy/a_line"), tmp_path / "a copy" / "of it"
+    shutil.copytree(here, there)
+    before = sorted(here.rglob("*"))
+    config, resume = str(there / "configs/parsed.yaml"), f"resume={there}/ckpts/last.ckpt"
+    assert launch("--test", resume, config=config) == 0
+    assert (there / "save/test-it2-0.json").is_file()
+    assert launch("--train", resume, "trainer.max_steps=4", config=config) == 0
+    assert torch.load(there / "ckpts/last.ckpt", weights_only=True)["global_step"] == 4
+    assert sorted(here.rglob("*")) == before
+    assert launch("--test", resume, "tag=elsewhere", config=config) == 0
+    assert (here.parent / "elsewhere/save/test-it4-0.json").is_file()
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

@@ -41,6 +41,7 @@ from threestudio.utils.config import (
     config_to_primitive,
     merge_config,
     parse_structured,
+    split_override,
 )
 from threestudio.utils.misc import get_rank
 from threestudio.utils.trials import keep_earlier, say_what_resumes
@@ -58,6 +59,7 @@ OUT_OF_MEMORY = (
     "system.guidance.vae_chunk=4, system.renderer.train_chunk_size=262144 and "
     'system.guidance_cn.fixed_size=512 take less (README, "Less memory, or more").'
 )
+PLACES = {"name", "tag", "exp_root_dir", "use_timestamp", "timestamp"}  # where a trial is
 STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
 
 
@@ -132,6 +134,20 @@ def progress_bar(trainer: Mapping[str, Any]) -> list[pl.Callback]:
     return [CustomProgressBar(refresh_rate=1 if sys.stdout.isatty() else calm)]
 
 
+def stay_in_place(cfg: Any, config: str, extras: list[str]) -> None:
+    """A trial that was moved or copied, and is started from its own parsed.yaml, writes where it
+    lies now, unless the words name another place."""
+    path = Path(config).absolute()
+    trial = path.parent.parent
+    named = {split_override(word)[0] for word in extras if "=" in word}
+    if path.parts[-2:] != ("configs", "parsed.yaml") or not named.isdisjoint(PLACES):
+        return
+    if os.path.isdir(cfg.trial_dir) and os.path.samefile(cfg.trial_dir, trial):
+        return
+    info(f"The trial of {config} was made in {cfg.trial_dir}; results go to {trial}.")
+    cfg.exp_dir, cfg.trial_name, cfg.trial_dir = str(trial.parent), trial.name, str(trial)
+
+
 def _write_command(cfg: Any, args: argparse.Namespace) -> None:
     """How this trial was started."""
     command = shlex.join(["python", *sys.argv])
@@ -199,6 +215,7 @@ def _main(args, extras, extension, folder) -> str:
     n_gpus = gpus.select(args.gpu)
     merged = merge_config(args.config, cli_args=extras, n_gpus=max(1, n_gpus))
     cfg = parse_structured(ExperimentSettings, merged)
+    stay_in_place(cfg, args.config, extras)
     check_experiment(cfg, n_gpus, train=args.train, export=args.export)
     os.makedirs(cfg.trial_dir, exist_ok=True)
     if cfg.trainer.get("accelerator") == "cpu" and n_gpus:
