@@ -26,6 +26,7 @@ from PIL import ExifTags, Image, ImageOps
 sys.path.insert(0, str(Path(__file__).resolve().parent / "host"))
 
 from argument_types import finite_number, path, text_with_content, whole_number
+from git_lfs import refuse_pointer
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
 CAPTION_MODEL = "Salesforce/blip-image-captioning-base"
@@ -61,6 +62,10 @@ def read_photo(path: Path, longest: int = WORKING_SIDE) -> Image.Image:
         raise PreprocessError(
             f"There is no image at {path}. Pass the path of a photo (jpg, png, webp)."
         )
+    try:
+        refuse_pointer(path)
+    except (ValueError, OSError) as error:
+        raise PreprocessError(str(error)) from error
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # it is reduced below

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 WHOLE = 0.999  # share of a gradient
-PATIENCE = 3  # steps in a row: half precision may overflow once, single elements may be left out
+FEW = 0.01  # share that may be left out in every step
+PATIENCE = 3  # steps in a row that may lose more: half precision may overflow once
 
 
 @dataclass
@@ -84,7 +85,7 @@ class LossWatch:
                 f"or trainer.precision=32. {self.way_back()}"
             )
         for prior, share in lost.items():
-            self.streaks[prior] = self.streaks[prior] + 1 if share else 0
+            self.streaks[prior] = self.streaks[prior] + 1 if share > FEW else 0
             if self.streaks[prior] >= (self.patience[prior] if share > WHOLE else PATIENCE):
                 raise FloatingPointError(
                     f"The gradient of {prior} is not finite ({share:.1%} of it, "

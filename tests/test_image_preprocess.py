@@ -761,3 +761,10 @@ def test_an_existing_cut_out_has_to_be_one(photo, capsys, make, words):
     make(photo.with_name("_rgba.png"))
     assert run(photo, "--use_existing_background") == 1
     assert words in capsys.readouterr().err
+
+
+def test_a_git_lfs_pointer_is_told_as_one(tmp_path):
+    pointer = tmp_path / "photo.jpg"
+    pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(image_preprocess.PreprocessError, match=r"Git LFS pointer.*git lfs pull"):
+        image_preprocess.read_photo(pointer)

@@ -421,6 +421,7 @@ def lose(watch, *shares, patience=PATIENCE):
     [
         (1, [0.5, 0.0], [1.0]),  # float32: a whole gradient ends the run
         (1, [0.1, 0.1, 0.0, 0.1, 0.1], [0.1]),  # part of it, three steps in a row
+        (1, [0.001] * 9, [1.0]),  # single elements may be left out for ever
         (3, [1.0, 1.0, 0.0, 1.0, 0.3], [1.0]),  # half precision may overflow once
     ],
 )
