@@ -13,8 +13,10 @@ def read_json(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         ValueError: it is damaged, cut off, a Git LFS pointer, or holds no object.
-        OSError: it can't be opened.
+        OSError: it isn't there, or can't be opened.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {str(path)!r}. Take another copy of its folder.")
     refuse_pointer(path)
     try:
         content = json.loads(Path(path).read_text(encoding="utf-8"))

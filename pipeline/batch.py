@@ -82,7 +82,7 @@ def read_table(
 def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Path) -> Entry:
     for needed in ("image", "prompt"):
         if needed not in cells:
-            raise ValueError(f"has no {needed}.")
+            raise ValueError(f"has no {needed}: its cell should say one.")
     image = Path(os.path.expanduser(cells["image"]))
     beside = csv.parent / image
     if not image.exists() and beside.exists():

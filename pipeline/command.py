@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import difflib
 import os
+import re
 import shlex
 import signal
 import sys
@@ -44,7 +45,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
 def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
     for name in ("slurm_partition", "slurm_time"):
         if getattr(args, name) is not None or args.launcher != "local":
-            raise ValueError("--launcher submitit and --slurm-... go with --batch.")
+            raise ValueError(
+                "--launcher submitit, --slurm-partition and --slurm-time go with --batch."
+            )
     scene = scene_of(args)
     if args.dry_run:
         plan = make_plan(scene, args.until, check=True)
@@ -83,8 +86,8 @@ def scene_of(args: argparse.Namespace) -> Scene:
     if not image.is_file():
         what = " (it is a folder)" if image.is_dir() else ""
         raise FileNotFoundError(f"There is no image {image}{what}. Pass the path of a photo.")
-    if not (args.prompt or "").strip():
-        raise ValueError('--prompt is needed, such as --prompt "a panda is dancing".')
+    if not re.search(r"\w", args.prompt or ""):
+        raise ValueError('--prompt is needed, in words, such as --prompt "a panda is dancing".')
     return Scene(
         image=image,
         prompt=args.prompt.strip(),

@@ -15,6 +15,8 @@ from typing import Any, Literal
 from ..files.whole import whole_file
 
 FORMAT = 1
+# what text that is no manifest raises
+UNREADABLE = (ValueError, LookupError, TypeError, AttributeError, RecursionError)
 CONTENT = 64 << 20  # bytes; of a model's larger files size and time of change are looked at
 State = Literal["done", "half", "new"]
 
@@ -81,13 +83,13 @@ class Manifest:
         self.path = folder / "manifest.json"
         self.steps: dict[str, dict[str, Any]] = {}
         self.scene: dict[str, Any] | None = None  # whose folder this is
-        if self.path.is_file():
+        if self.path.exists():
             try:
                 held = json.loads(self.path.read_text(encoding="utf-8"))
                 self.steps = held["steps"]
                 check_records(self.steps)
                 self.scene = held.get("scene")
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except (OSError, *UNREADABLE) as error:
                 raise ValueError(
                     f"{self.path} can't be read ({error!r}). Put a copy of it back, if you have "
                     "one. Delete it if not: every step then runs again, and what they made is kept "

@@ -23,10 +23,13 @@ OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
 # what the plan itself decides, and the option that a person has for it
 PLANNED = {
     **dict.fromkeys(("name", "tag", "exp_root_dir", "use_timestamp", "timestamp"), "--out"),
+    **dict.fromkeys(("exp_dir", "trial_name", "trial_dir", "checkpoint.dirpath"), "--out"),
+    "n_gpus": "--gpu",
     **dict.fromkeys(("resume", "system.weights"), "--from"),
     "data.image.image_path": "IMAGE",
     "system.prompt_processor.prompt": "--prompt and --static-prompt",
     "system.prompt_processor_cn.prompt": "--refine-prompt",
+    "system.prompt_processor_cn.token": "--refine-prompt",
     "system.prompt_processor_cn.learned_embeds_path": "--from token",
 }
 PLANNED_FLAGS = {  # likewise, of the other steps' scripts
@@ -50,7 +53,7 @@ def by_step(words: Iterable[str]) -> dict[str, dict[str, str]]:
     """`stage2.a.b=1` -> {"stage2": {"a.b": "1"}}.
 
     Raises:
-        ValueError: a step that isn't one, or a key that the plan sets itself.
+        ValueError: a step that isn't one, a key that is none, or one that the plan sets itself.
         FileNotFoundError: a model's folder or a file that isn't there.
     """
     found: dict[str, dict[str, str]] = {}
@@ -60,6 +63,8 @@ def by_step(words: Iterable[str]) -> dict[str, dict[str, str]]:
             near = difflib.get_close_matches(step, STEPS, n=1)
             hint = f" Did you mean {near[0]}.{key}?" if near else ""
             raise ValueError(f"{word}: no step is called {step!r}; {', '.join(STEPS)} are.{hint}")
+        if not all(key.split(".")):
+            raise ValueError(f"{word}: {step}.{key} has a point too many.")
         planned = PLANNED if step in STAGES else PLANNED_FLAGS.get(step, {})
         if key in planned:
             raise ValueError(f"{word}: animate.py sets {key} itself; {planned[key]} is for that.")
@@ -109,6 +114,43 @@ def check_stage(
     except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{step}: {text}") from error
+
+
+def check_handover(configs: Mapping[str, Mapping[str, Any]]) -> None:
+    """A ValueError where a stage leaves no checkpoint, or one that doesn't fit the next stage.
+
+    configs: of all stages, in order; `check_stage` has seen them.
+    """
+    for stage, config in configs.items():
+        for key in ("trainer.enable_checkpointing", "checkpoint.save_last"):
+            section, name = key.split(".")
+            if config.get(section, {}).get(name) is False:
+                raise ValueError(
+                    f"{stage}.{key} is false, but what comes after {stage} starts from its "
+                    "checkpoint, ckpts/last.ckpt: leave it out."
+                )
+        if config["trainer"].get("limit_train_batches") in (0, 0.0):
+            raise ValueError(f"{stage}.trainer.limit_train_batches is 0: nothing would be trained.")
+    shapes = {stage: shape(config["system"]["geometry"]) for stage, config in configs.items()}
+    (first, expected), *others = shapes.items()
+    for stage, found in others:
+        for key in expected.keys() | found.keys():
+            if found.get(key) != expected.get(key):
+                raise ValueError(
+                    f"{stage}.system.geometry.{key} is {found.get(key)}, but in {first} it is "
+                    f"{expected.get(key)}: each stage starts from the one before, so that this has "
+                    "to be given to all of them."
+                )
+
+
+def shape(geometry: Mapping[str, Any]) -> dict[str, Any]:
+    """What a geometry's weights have their shapes from."""
+    free = ("static", "backend")  # of the grids: how they are used
+    found = {"n_feature_dims": geometry.get("n_feature_dims")}
+    for part in ("pos_encoding_config", "mlp_network_config"):
+        settings = geometry.get(part, {})
+        found |= {f"{part}.{key}": value for key, value in settings.items() if key not in free}
+    return found
 
 
 # ------------------------------------------------------------------------- flags of scripts

@@ -20,7 +20,7 @@ from typing import Any
 from . import result
 from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
-from .overrides import check_stage, flags, stage_config, written
+from .overrides import check_handover, check_stage, flags, stage_config, written
 from .places import MODELS, ROOT, check_writable, located, models_of, shown
 from .presets import (
     FAST,
@@ -151,6 +151,7 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
         later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
         for stage, path in zip(STAGES, preset.configs, strict=True):
             check_stage(stage, ROOT / path, configs[stage], map(shown, later))
+        check_handover(resolved)
     if until not in (*STAGES, "result"):  # the result isn't planned, but what is said of it is read
         result_step(scene, preset, STAGES[-1])
     steps = [

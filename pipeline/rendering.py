@@ -87,7 +87,8 @@ class TrainedScene:
         self.system = threestudio.find(cfg.system_type)(system, resumed=True)
         try:
             self.system.take_layout(held["state_dict"])
-            check_geometry(held["state_dict"], self.system.geometry_parameters())
+            shapes = self.system.geometry_parameters()
+            check_geometry(held["state_dict"], shapes, checkpoint.name)
             self.system.load_state_dict(held["state_dict"])
         except (ValueError, RuntimeError) as error:  # the latter is torch's, of other modules
             raise ValueError(f"{checkpoint} doesn't fit {config}: {error}") from error

@@ -113,7 +113,7 @@ def read_head(
         missing = " and ".join(name for name in needed if name not in head)
         raise ValueError(
             f"{path} has the columns {', '.join(filter(None, head)) or '(none)'} in its first row; "
-            f"{missing} is missing."
+            f"{missing} should be there too."
         )
     twice = {name for name in head if name and head.count(name) > 1}
     if twice:

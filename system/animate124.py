@@ -123,13 +123,18 @@ def check_priors(cfg: Any) -> None:
             )
 
 
-def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """A ValueError if a state dict isn't one of a geometry like `expected`; keys `geometry...`."""
+def check_geometry(
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """A ValueError if a state dict isn't one of a geometry like `expected`; keys `geometry...`.
+
+    path: of the checkpoint that it comes from.
+    """
     ours = {key: tuple(value.shape) for key, value in expected.items()}
     theirs = {k: tuple(v.shape) for k, v in found.items() if k.startswith("geometry.")}
     if ours and not theirs:
         raise ValueError(
-            "The checkpoint holds no geometry (no key starts with 'geometry.'; it has "
+            f"The checkpoint {path} holds no geometry (no key starts with 'geometry.'; it has "
             f"{sorted(found)[:5]}...). The ckpts/last.ckpt of an earlier stage would do."
         )
     wrong = [
@@ -139,7 +144,7 @@ def check_geometry(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) 
     ]
     if wrong:
         raise ValueError(
-            "The checkpoint is of another geometry than this stage's config describes:\n  "
+            f"The checkpoint {path} is of another geometry than this stage's config describes:\n  "
             + "\n  ".join(wrong)
             + "\nAll stages of a scene share system.geometry: a checkpoint of the toy configs fits "
             "only the toy configs, and an override of system.geometry.pos_encoding_config or "
@@ -239,6 +244,15 @@ class Animate124(BaseLift3DSystem):
                 f"system.geometry.n_feature_dims is {features}, but system.material.n_output_dims "
                 f"is {cfg.material.get('n_output_dims', 3)}: they have to be the same."
             )
+        ours = cfg.renderer_type == "animate124-nerf-volume-renderer"
+        without_normals = ours and not cfg.renderer.get("return_comp_normal", False)
+        for weight, (_, takes) in REGULARISERS.items():
+            normals = any("normal" in name for name in takes)
+            if without_normals and normals and C_max(cfg.loss.get(weight, 0)):
+                raise ValueError(
+                    f"system.loss.{weight} is {cfg.loss[weight]}, but no normals are rendered: set "
+                    "system.renderer.return_comp_normal=true, or the weight to 0."
+                )
         clip = getattr(getattr(data, "single_view", None), "num_frames", None)
         frames = cfg.guidance_cn.get("fixed_frames")
         if "guidance_cn" in cls.used_in_training(cfg) and clip and frames and frames > clip:
@@ -393,7 +407,7 @@ class Animate124(BaseLift3DSystem):
         state_dict = load_module_weights(weights, ignore_modules=ignored, map_location="cpu")[0]
         check_loaded(state_dict, weights)
         self.take_layout(state_dict)
-        check_geometry(state_dict, self.geometry_parameters(ignored))
+        check_geometry(state_dict, self.geometry_parameters(ignored), weights)
         grid = state_dict.get("geometry.encoding.encoding.encoding_time.params")
         if self.cfg.guidance_cn_type and grid is not None and grid.abs().max() <= FRESH_TIME_GRID:
             threestudio.warn(
@@ -444,7 +458,7 @@ class Animate124(BaseLift3DSystem):
         remembered = optimizer_tensors(checkpoint) if self.trainer.training else {}
         check_loaded({**checkpoint["state_dict"], **remembered}, str(path))
         self.take_layout(checkpoint["state_dict"])
-        check_geometry(checkpoint["state_dict"], self.geometry_parameters())
+        check_geometry(checkpoint["state_dict"], self.geometry_parameters(), path)
         theirs = checkpoint.get("animate124_stage", self.stage())
         if self.trainer.training and theirs != self.stage():
             raise ValueError(

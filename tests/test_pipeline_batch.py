@@ -92,8 +92,8 @@ def test_a_row_is_a_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("picture,prompt\na,b\n", "image is missing"),
-        ("a,b\n", "image and prompt is missing"),
+        ("picture,prompt\na,b\n", "image should be there"),
+        ("a,b\n", "image and prompt should be there"),
         ("image,prompt,colour\na,b,c\n", "'colour'.*subject"),
         ("image,prompt,prompt\na,b,c\n", "column prompt twice"),
         ("image,prompt,stage5.seed\na,b,1\n", "stage5"),

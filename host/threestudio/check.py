@@ -55,6 +55,7 @@ class TrainerValues(Bounded):
     overfit_batches: int | float = bounded(0.0, 0)
     num_sanity_val_steps: int | None = bounded(2, 0, names=(-1,))
     num_nodes: int = bounded(1, 1)
+    enable_checkpointing: bool | None = None
 
 
 @dataclass

@@ -34,7 +34,7 @@ from values import CHECKOUT, PROMPT
 # what a way out is said with
 WAY_OUT = re.compile(
     r"again|delete|remove|give|pass|take|took|start|use |save|is needed|will do|would do|unset|"
-    r"--\w+|write|download|should|has to|close|make|put|columns are|with",
+    r"--\w+|write|download|should|has to|close|make|put|lies? in|own is",
     re.IGNORECASE,
 )
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:" + b"0" * 64 + b"\nsize 3819\n"
@@ -374,7 +374,8 @@ class Case:
             return "healed" if self.heals and outcome.value == sound else "silent"
         message = outcome.said[outcome.said.rfind("error: ") :]
         file = Path(self.file)
-        if file.name not in message and str(file.parent) not in message:
+        places = {file.name, str(file.parent)} - {"."}
+        if not any(place in message for place in places):
             return "unnamed"
         return "named" if WAY_OUT.search(message) else "no way out"
 

@@ -9,6 +9,7 @@ Numbers that state nothing have to be finite. A value of another type is left to
 This file imports nothing of its host: extensions read it inside the real threestudio as well.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import itertools
@@ -205,6 +206,9 @@ def _check_list(name: str, values: list, bounds: Bounds) -> None:
             raise ValueError(f"{name} is {values}: the steps {steps} of a schedule can't go down.")
         values = [value for _, value in knots]
     for value in values:
+        if isinstance(value, str) and not bounds.names:
+            with contextlib.suppress(ValueError):  # what the type check will make of it
+                value = float(value)
         _check(name, value, dataclasses.replace(bounds, schedule=False))
     if bounds.ordered and (len(values) != 2 or values[0] > values[1]):
         raise ValueError(f"{name} is {values}, but has to be [low, high].")

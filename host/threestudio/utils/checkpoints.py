@@ -153,7 +153,9 @@ def read_checkpoint(
         OSError,
         zipfile.BadZipFile,
         zlib.error,
-        KeyError,
+        LookupError,  # and the next two: text, which is read as an old pickle
+        AttributeError,
+        TypeError,
         UnicodeDecodeError,
     ) as error:
         raise corrupt from error

@@ -295,6 +295,8 @@ def load_yaml(path: str) -> DictConfig:
         raise ValueError(f"The config {path!r} is not valid YAML: {error}") from None
     if not isinstance(conf, DictConfig):
         raise ValueError(f"The config {path!r} should be a mapping of keys, but is a list.")
+    if not conf:
+        raise ValueError(f"The config {path!r} is empty. Take another copy of it.")
     return conf
 
 
