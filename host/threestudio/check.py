@@ -103,6 +103,9 @@ def check_experiment(
     check_checkpoint(config_to_primitive(cfg.checkpoint))
 
     found: dict[str, tuple[str, Any]] = {}  # key -> kind of path, value
+    for key in ("data_type", "system_type"):
+        if not cfg[key]:
+            raise ValueError(f"{key} is empty: give a registered name, as a stage's config has it.")
     data = find(cfg.data_type)(cfg.data)
     settings = getattr(data, "cfg", None)
     if train and settings is not None:
@@ -186,6 +189,8 @@ def _check_path(key: str, what: str, value: str, folder: Path) -> None:
             raise FileNotFoundError(f"{key}: {value} {kind} {here}.")
         return
     # a model: a folder, else a hub id, <owner>/<name>
+    if not value:
+        raise ValueError(f"{key} is empty: give a folder in diffusers' format, or a hub id.")
     local = value.startswith(("/", ".", "~")) or value.count("/") != 1
     local = local or path.parent.is_dir() or path.exists()
     if local and not path.is_dir():
