@@ -376,6 +376,15 @@ def test_overflows_that_the_scaler_answers_end_no_run(inversion):
     assert (run.rows != start).all() and run.rows.isfinite().all()
 
 
+def test_a_short_run_whose_every_step_overflows_leaves_no_token(inversion):
+    run = with_nan(inversion("--max_train_steps 2"))
+    run.scaler = torch.amp.GradScaler("cpu")
+    run.watch = Watch(0, scaled=True)
+    with pytest.raises(FloatingPointError, match=r"steps 1 to 2 overflowed in float16.*bf16"):
+        run.run()
+    assert not written(run.folder)
+
+
 def test_a_run_whose_every_step_overflows_says_so(inversion):
     run = with_nan(inversion(f"--max_train_steps {MOST_UNDONE + 5}"))
     run.scaler = torch.amp.GradScaler("cpu")

@@ -36,7 +36,7 @@ class Watch:
 
         Raises:
             FloatingPointError: a loss is no number, the rows are none or absurd, or each of many
-                steps was undone.
+                steps was undone, or of all at the end.
         """
         for i, loss in enumerate(losses[self.seen : step].tolist(), start=self.seen + 1):
             if math.isfinite(loss):
@@ -50,7 +50,8 @@ class Watch:
             raise FloatingPointError(self.came_apart(what))
         if taken != self.taken:
             self.taken, self.taken_at = taken, step
-        if self.scaled and step - self.taken_at >= MOST_UNDONE:
+        never = step == len(losses) and not taken  # at the end
+        if self.scaled and (never or step - self.taken_at >= MOST_UNDONE):
             raise FloatingPointError(
                 f"Each of the steps {self.taken_at + 1} to {step} overflowed in float16 and was "
                 "undone, so nothing is learnt. Try --mixed_precision bf16, or no."

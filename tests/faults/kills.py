@@ -62,21 +62,25 @@ def command(out: Path) -> list[str]:
     return [sys.executable, str(ROOT / "animate.py"), *words]
 
 
-def processes(out: Path) -> Iterator[tuple[int, str]]:
-    """Number and command line of what works in `out`, this script aside."""
+def processes(out: Path) -> Iterator[tuple[int, int, str]]:
+    """Number, parent's number and command line of what works in `out`, this script aside."""
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             line = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            state = (folder / "stat").read_text().rpartition(")")[2].split()[0]
+            state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
         except OSError:  # it ended meanwhile
             continue
         if f"{out}" in line and state != "Z" and int(folder.name) != os.getpid():
-            yield int(folder.name), line
+            yield int(folder.name), int(parent), line
 
 
 def steps_of(out: Path) -> list[int]:
-    """Processes of a scene's steps."""
-    return [pid for pid, line in processes(out) if line.split()[1].endswith(SCRIPTS)]
+    """Processes of a scene's steps, their own children aside: one that a step has just forked has
+    its command line until it runs another."""
+    found = {
+        pid: parent for pid, parent, line in processes(out) if line.split()[1].endswith(SCRIPTS)
+    }
+    return [pid for pid, parent in found.items() if parent not in found]
 
 
 class Trainers(threading.Thread):
@@ -175,7 +179,7 @@ def kill(out: Path, run: subprocess.Popen, kind: str) -> str:
     who, signals = KINDS[kind]
     steps = steps_of(out)
     at_work = "between steps"
-    for pid, line in processes(out):
+    for pid, _, line in processes(out):
         if pid in steps:
             names = [name for name in STAGES if f"tag={name} " in line]
             at_work = names[0] if names else line.split()[1]
