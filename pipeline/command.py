@@ -147,7 +147,9 @@ def run_table(args: argparse.Namespace) -> int:
     with Interrupt(second=signal.SIGINT) as interrupt:
         code = batch.run_here(entries, gpus, interrupt)
     if interrupt.asked:
-        print(f"To go on:\n  {shlex.join([interpreter(Path.cwd()), *sys.argv])}")
+        print(f"To go on:\n  {shlex.join(go_on(sys.argv))}")
+        if any(word.startswith("--from") for entry in entries for word in entry.words):
+            print("(Without a column `from`, which would begin those steps again.)")
     return code
 
 

@@ -25,6 +25,9 @@ PLANNED = {
     **dict.fromkeys(("name", "tag", "exp_root_dir", "use_timestamp", "timestamp"), "--out"),
     **dict.fromkeys(("exp_dir", "trial_name", "trial_dir", "checkpoint.dirpath"), "--out"),
     "n_gpus": "--gpu",
+    # a stage has to train whole, and to be one that can go on
+    **dict.fromkeys(("trainer.fast_dev_run", "trainer.max_time"), "stageN.trainer.max_steps"),
+    "checkpoint.save_weights_only": "stageN.checkpoint.every_n_train_steps",
     **dict.fromkeys(("resume", "system.weights"), "--from"),
     "data.image.image_path": "IMAGE",
     "system.prompt_processor.prompt": "--prompt and --static-prompt",
@@ -144,9 +147,9 @@ def check_handover(configs: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def shape(geometry: Mapping[str, Any]) -> dict[str, Any]:
-    """What a geometry's weights have their shapes from."""
+    """What a geometry's weights have their shapes and their meaning from."""
     free = ("static", "backend")  # of the grids: how they are used
-    found = {"n_feature_dims": geometry.get("n_feature_dims")}
+    found = {"n_feature_dims": geometry.get("n_feature_dims"), "radius": geometry.get("radius", 1)}
     for part in ("pos_encoding_config", "mlp_network_config"):
         settings = geometry.get(part, {})
         found |= {f"{part}.{key}": value for key, value in settings.items() if key not in free}

@@ -5,11 +5,23 @@ from typing import NamedTuple
 
 from ..toyworld.captions import VERBS, WORDS
 from ..toyworld.characters import SPECIES
-from .noun_phrase import COUNTS, DETERMINERS, PRONOUNS, find_subject
+from .noun_phrase import (
+    AND,
+    AUXILIARIES,
+    COUNTS,
+    DETERMINERS,
+    PREPOSITIONS,
+    PRONOUNS,
+    RELATIVES,
+    find_subject,
+)
 
 TOKEN = "<token>"  # stands for the learned token in stage 3's prompt
 
 LONGEST_NAME = 3  # words of a caption that only names something, such as "lit candle"
+
+
+NO_NAMES = DETERMINERS | PRONOUNS | AUXILIARIES | PREPOSITIONS | RELATIVES | AND
 
 
 class Subject(NamedTuple):
@@ -24,6 +36,10 @@ class Subject(NamedTuple):
         words = text.split()
         if not words:
             raise ValueError('--subject is empty: name who moves, such as --subject "panda".')
+        if words[-1].lower() in NO_NAMES:
+            raise ValueError(
+                f'--subject {text!r} names nobody: say who moves, such as --subject "panda".'
+            )
         articles = 0
         while articles < len(words) - 1 and words[articles].lower() in DETERMINERS - COUNTS:
             articles += 1

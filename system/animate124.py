@@ -238,6 +238,11 @@ class Animate124(BaseLift3DSystem):
     def check_with_data(cls, cfg: Any, data: Any) -> None:
         """Raises a ValueError for settings of one section that another can't take."""
         check_clips(cfg.loss, getattr(data, "dynamic", True))
+        if not any(C_max(cfg.loss.get(weight, 0)) for weight in WEIGHTS):
+            raise ValueError(
+                "Every weight of system.loss is 0, so nothing would be trained. Give one, such as "
+                "system.loss.lambda_rgb=1000."
+            )
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
             raise ValueError(

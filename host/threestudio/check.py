@@ -234,6 +234,11 @@ def trainer_options(options: Mapping[str, Any], n_gpus: int, quiet: bool = False
 
 def check_trainer(options: Mapping[str, Any]) -> None:
     """A ValueError for a value that Lightning's Trainer refuses, or takes without a look."""
+    if options.get("callbacks"):
+        raise ValueError(
+            f"trainer.callbacks is {options['callbacks']}: a config can't hold callbacks. Leave it "
+            "out; checkpoints, the progress bar and learning rates have theirs."
+        )
     _check_values("trainer", TrainerValues, options)
     with _silent(), _says("trainer"):
         pl.Trainer(**{**options, "logger": False, "enable_checkpointing": False})
@@ -243,6 +248,12 @@ def check_checkpoint(options: Mapping[str, Any]) -> None:
     """Likewise for ModelCheckpoint."""
     check_names("checkpoint", options, ModelCheckpoint.__init__)
     _check_values("checkpoint", CheckpointValues, options)
+    filename = options.get("filename")
+    if filename is not None and (not isinstance(filename, str) or Path(filename).name != filename):
+        raise ValueError(
+            f"checkpoint.filename is {filename!r}, but has to be a name without folders: "
+            "checkpoints lie in the trial's ckpts/."
+        )
     with _silent(), _says("checkpoint"):
         ModelCheckpoint(**{"dirpath": "ckpts", **options})
 

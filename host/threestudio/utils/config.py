@@ -389,6 +389,11 @@ def _build(fields: type, cfg: Any, where: str) -> Any:
         place = prefix if about and about[0] in known else f"{where}: " if where else ""
         place = "" if str(error).startswith(prefix) else place  # of a section of this one
         raise ValueError(f"{place}{error}") from error
+    except TypeError as error:  # likewise: a value of another type than the look expects
+        raise ValueError(
+            f"{where or 'The config'} has a value of a wrong type ({error}): {dict(values)}. "
+            f"[{fields.__qualname__}]"
+        ) from error
     _check_types(instance, where)
     return instance
 

@@ -1,5 +1,6 @@
 """One colour everywhere."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,8 @@ class SolidColorBackground(BaseBackground):
 
         def __post_init__(self) -> None:
             super().__post_init__()
+            if not isinstance(self.color, Sequence):
+                raise ValueError(f"color is {self.color}, but has to be numbers, as [1, 1, 1].")
             if len(self.color) not in (1, self.n_output_dims):
                 raise ValueError(
                     f"color has {len(self.color)} channels, n_output_dims is {self.n_output_dims}."
