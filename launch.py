@@ -28,4 +28,7 @@ def main() -> int:
 if __name__ == "__main__":
     # the checkout's folders (data, system, ...) are no top-level packages
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != ROOT]
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:  # while libraries were loaded; a run handles it
+        sys.exit(130)

@@ -74,7 +74,10 @@ if __name__ == "__main__":
     here = (root, root / "pipeline")
     sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() not in here]
     sys.path.insert(0, str(root / "host"))
-    from threestudio.extensions import load_extension
+    try:
+        from threestudio.extensions import load_extension
 
-    load_extension("animate124", root)
-    sys.exit(main())
+        load_extension("animate124", root)
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -17,6 +17,7 @@ import pytorch_lightning as pl
 import threestudio.launch
 import torch
 import yaml
+from animate124.pipeline.progress import read_bar
 from omegaconf import OmegaConf
 from threestudio.check import trainer_options
 from threestudio.extensions import load_extension
@@ -276,6 +277,16 @@ def test_resuming_equals_never_having_stopped(launch):
     assert a["param_groups"] == b["param_groups"]
 
 
+def test_a_run_that_goes_on_within_an_epoch_counts_its_steps_out_of_all(launch, capsys):
+    assert launch("--train", "trainer.max_steps=3", "use_timestamp=false") == 0
+    capsys.readouterr()
+    resume = "resume=outputs/toy/a_line/ckpts/last.ckpt"
+    assert launch("--train", resume, "trainer.enable_progress_bar=true") == 0
+    lines = re.split("[\\r\\n]", capsys.readouterr().out)
+    counts = [read_bar(line) for line in lines if line.startswith("Training:") and "/8 [" in line]
+    assert counts[0] == (3, 8) and counts[-1] == (8, 8) and counts == sorted(counts)
+
+
 def test_a_seed_of_minus_one_is_drawn_and_written_down(launch):
     assert launch("--train", "trainer.max_steps=1", "seed=-1", "use_timestamp=false") == 0
     drawn = OmegaConf.load("outputs/toy/a_line/configs/parsed.yaml").seed
@@ -350,6 +361,22 @@ def test_the_other_actions_know_the_step_of_their_checkpoint(launch):
         saved = sorted(p.name for p in Path("outputs", "toy", prefix, "save").iterdir())
         assert saved == [f"{prefix}-it2-{i}.json" for i in (0, 1)]
         assert not Path("outputs", "toy", prefix, "ckpts").exists()
+
+
+def test_a_trials_config_without_resume_names_the_checkpoint_beside_it(launch, capsys, recwarn):
+    assert launch("--train", "trainer.max_steps=2", "use_timestamp=false") == 0
+    config, last = "outputs/toy/a_line/configs/parsed.yaml", "outputs/toy/a_line/ckpts/last.ckpt"
+    weights = f"system.weights={last}"
+    for words, shown in (((), "untrained"), ((weights,), "only system.weights")):
+        capsys.readouterr()
+        assert launch("--test", *words, config=config) == 0
+        said = capsys.readouterr().err
+        assert said.count(f"resume={last}") == 1 and shown in said
+    assert launch("--test", f"resume={last}", config=config) == 0
+    assert "untrained" not in capsys.readouterr().err
+    assert launch("--test", "use_timestamp=false", "tag=no_trial") == 0
+    assert "Neither resume= nor" in capsys.readouterr().err
+    assert not [w for w in recwarn if "Be aware that when using" in str(w.message)]
 
 
 def test_a_copied_trial_writes_where_it_lies(launch, tmp_path):
@@ -573,6 +600,33 @@ def test_a_killed_run_resumes_to_the_same_weights(checkout, launch):
     )
     again = next(Path("outputs").glob("toy/again*/ckpts/last.ckpt"))
     torch.testing.assert_close(weights(again), fit(step + 6), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "launch.py --config toy.yaml --train",
+        "animate.py image.png --prompt cat",
+        "image_preprocess.py image.png",
+        "textual-inversion/textual_inversion.py --train_data_dir . --placeholder_token <t> "
+        "--initializer_token cat --pretrained_model_name_or_path . --output_dir out",
+        "pipeline/result.py --config toy.yaml --checkpoint last.ckpt --out out",
+    ],
+)
+def test_ctrl_c_while_libraries_are_loaded_leaves_no_traceback(words, tmp_path):
+    for library in ("torch", "cv2"):
+        (tmp_path / f"{library}.py").write_text("print('reached')\nraise KeyboardInterrupt\n")
+    shutil.copy(ROOT / "load/toy-panda/image.png", tmp_path)
+    script, *flags = words.split()
+    done = subprocess.run(
+        [sys.executable, str(ROOT / script), *flags],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 130 and "reached" in done.stdout, done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_two_processes_train_on_both_their_batches(checkout, launch):

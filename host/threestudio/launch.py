@@ -134,13 +134,31 @@ def progress_bar(trainer: Mapping[str, Any]) -> list[pl.Callback]:
     return [CustomProgressBar(refresh_rate=1 if sys.stdout.isatty() else calm)]
 
 
+def trial_of(config: str) -> Path | None:
+    """The trial whose own parsed.yaml this is, if it is one."""
+    path = Path(config).absolute()
+    return path.parent.parent if path.parts[-2:] == ("configs", "parsed.yaml") else None
+
+
+def say_what_shows(args: argparse.Namespace, cfg: Any) -> None:
+    """Says where an action without resume= shows something else than what was trained."""
+    weights = cfg.system.get("weights")
+    trial = trial_of(args.config)
+    last = None if trial is None else trial / "ckpts" / "last.ckpt"
+    if last is not None and last.is_file():
+        shown = "only system.weights, which it started from" if weights else "an untrained scene"
+        trained = shlex.quote(f"resume={os.path.relpath(last)}")
+        warn(f"This shows {shown}; {trained} shows what the trial of {args.config} trained.")
+    elif not weights:
+        warn("Neither resume= nor system.weights= was given: this shows an untrained scene.")
+
+
 def stay_in_place(cfg: Any, config: str, extras: list[str]) -> None:
     """A trial that was moved or copied, and is started from its own parsed.yaml, writes where it
     lies now, unless the words name another place."""
-    path = Path(config).absolute()
-    trial = path.parent.parent
+    trial = trial_of(config)
     named = {split_override(word)[0] for word in extras if "=" in word}
-    if path.parts[-2:] != ("configs", "parsed.yaml") or not named.isdisjoint(PLACES):
+    if trial is None or not named.isdisjoint(PLACES):
         return
     if os.path.isdir(cfg.trial_dir) and os.path.samefile(cfg.trial_dir, trial):
         return
@@ -207,10 +225,11 @@ def _main(args, extras, extension, folder) -> str:
     if extension is not None:
         load_extension(extension, folder, typecheck=args.typecheck)
     if not args.verbose:
-        # data modules here make their batches in the process; a new trial folder is what resume
-        # is expected to have
+        # data modules here make their batches in the process; a new trial folder, and fewer
+        # callbacks where nothing is trained, are what resume is expected to have
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message="The dirpath has changed from.*")
+        warnings.filterwarnings("ignore", message="Be aware that when using `ckpt_path`")
         warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")  # Lightning's own
     n_gpus = gpus.select(args.gpu)
     merged = merge_config(args.config, cli_args=extras, n_gpus=max(1, n_gpus))
@@ -275,8 +294,8 @@ def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> 
     if cfg.resume is not None:
         # Lightning restores weights here, but not the step
         system.set_resume_status(*status)
-    elif not cfg.system.get("weights"):
-        warn("Neither resume= nor system.weights= was given: this shows an untrained scene.")
+    else:
+        say_what_shows(args, cfg)
     act = trainer.validate if args.validate else trainer.test if args.test else trainer.predict
     act(system, datamodule=datamodule, ckpt_path=cfg.resume)
 

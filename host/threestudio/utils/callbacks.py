@@ -1,5 +1,6 @@
 """Lightning callbacks of a launch."""
 
+import math
 import os
 import shutil
 import signal
@@ -40,6 +41,14 @@ class CustomProgressBar(TQDMProgressBar):
         if self.trainer.max_steps > 0:
             return self.trainer.max_steps * self.trainer.accumulate_grad_batches
         return super().total_train_batches
+
+    def on_train_start(self, trainer, *args) -> None:
+        super().on_train_start(trainer, *args)
+        # a run that goes on within an epoch starts none, where Lightning sets the bar's total
+        bar, batches = self.train_progress_bar, trainer.fit_loop.epoch_loop.batch_progress
+        bar.total = None if math.isinf(self.total_train_batches) else self.total_train_batches
+        bar.initial = bar.n = batches.current.processed
+        bar.refresh()
 
     def on_train_epoch_start(self, trainer, *args) -> None:
         super().on_train_epoch_start(trainer, *args)
