@@ -363,6 +363,16 @@ def check_not_empty(alpha: np.ndarray) -> None:
         )
 
 
+def check_photo(path: Path) -> None:
+    """A PreprocessError for what can be known of a photo before anything is cut out."""
+    photo = read_photo(path)
+    if photo.mode == "RGBA":
+        alpha = np.asarray(photo)[..., 3] / 255
+        if not (alpha > 0.5).any():
+            raise PreprocessError(f"{path} has no opaque pixel: there is no subject.")
+        check_not_empty(alpha)
+
+
 def coverage(alpha: np.ndarray) -> str:
     """Words on how much of the picture the subject covers, where the border cuts it off, and
     whether it hangs together."""

@@ -147,7 +147,7 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
             raise ValueError(f"{stage}: {error}") from error
     if check:
         check_writable(scene.folder)
-        script(PREPROCESS_SCRIPT).read_photo(scene.image)
+        script(PREPROCESS_SCRIPT).check_photo(scene.image)
         later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
         for stage, path in zip(STAGES, preset.configs, strict=True):
             check_stage(stage, ROOT / path, configs[stage], map(shown, later))

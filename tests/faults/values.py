@@ -101,6 +101,9 @@ def desk() -> Iterator[Path]:
         whole = (folder / "ball.png").read_bytes()
         (folder / "cut.png").write_bytes(whole[: len(whole) // 2])
         (folder / "empty.png").touch()
+        one = np.zeros((*alpha.shape[:2], 4), np.uint8)
+        one[5, 5] = 255
+        Image.fromarray(one).save(folder / "one_pixel.png")
         for file in ("notes.txt", "notes.png"):
             (folder / file).write_text("buy bamboo\n")
         yield folder
