@@ -1,0 +1,166 @@
+"""Ways of noising: an analytic denoiser of a Gaussian, put as each one's networks put it, says what
+the noise is, pulls to the mean, and weighs the same as the others.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from animate124.guidance import noise, sds
+from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
+ALPHA_BAR = DDPMScheduler(**BETAS).alphas_cumprod.double()
+MEAN, STD = 0.7, 0.4  # of the Gaussian that the models here know
+
+
+@dataclass
+class Family:
+    """A way of noising and how its networks put z0_hat and eps_hat."""
+
+    noise: Any
+    answer: Any  # of z0_hat, eps_hat, z_t, alpha, sigma
+
+
+def edm_answer(z0, eps, z_t, alpha, sigma):
+    """F of z0 = z_t / (sigma^2 + 1) - sigma / sqrt(sigma^2 + 1) F."""
+    return -(z0 - z_t / (sigma**2 + 1)) * (sigma**2 + 1).sqrt() / sigma
+
+
+FAMILIES = {
+    "epsilon": Family(noise.DDPM(ALPHA_BAR), lambda z0, eps, *rest: eps),
+    "velocity": Family(
+        noise.DDPM(ALPHA_BAR, "v_prediction"),
+        lambda z0, eps, z_t, alpha, sigma: alpha * eps - sigma * z0,
+    ),
+    "rectified flow": Family(noise.RectifiedFlow(shift=3.0), lambda z0, eps, *rest: eps - z0),
+    "edm": Family(noise.EDM(), edm_answer),
+}
+every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
+
+
+def denoise(family, z_t, t):
+    """The best denoiser of N(MEAN, STD^2), and the answer of a network that is it."""
+    alpha, sigma = (noise.per_row(x, z_t) for x in family.noise.scales(t))
+    gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
+    z0 = MEAN + gain * (z_t - alpha * MEAN)
+    eps = (z_t - alpha * z0) / sigma
+    return eps, family.answer(z0, eps, z_t, alpha, sigma)
+
+
+def times(family, n=64):
+    """Times of the whole way but its ends."""
+    generator = torch.Generator().manual_seed(0)
+    t = family.noise.draw(n, 0.02, 0.98, device="cpu", generator=generator)
+    return t.double() if t.is_floating_point() else t
+
+
+@every_family
+def test_noise_of_a_networks_answer_is_the_noise(family):
+    t = times(family)
+    z_t = torch.randn(len(t), 4, 3, 3, dtype=torch.float64)
+    eps, answer = denoise(family, z_t, t)
+    torch.testing.assert_close(family.noise.noise_of(answer, z_t, t), eps, rtol=1e-9, atol=1e-9)
+
+
+@every_family
+@pytest.mark.parametrize("weighting", sds.WEIGHTS)
+def test_distillation_pulls_to_the_mean_of_a_gaussian(family, weighting):
+    """E of w (eps_hat - eps) = w alpha sigma (z - MEAN) / (alpha^2 STD^2 + sigma^2); linear in
+    eps, so a pair of opposite draws is the expectation."""
+    t = times(family)
+    z = torch.randn(len(t), 4, dtype=torch.float64)
+    alpha, sigma = family.noise.scales(t)
+    weight = sds.WEIGHTS[weighting](noise.alpha_bar_of(alpha, sigma))
+    grads = []
+    drawn = torch.randn_like(z)
+    for eps in (drawn, -drawn):
+        z_t = noise.add_noise(z, eps, alpha, sigma)
+        eps_hat = family.noise.noise_of(denoise(family, z_t, t)[1], z_t, t)
+        grads.append(sds.sds_gradient(eps_hat, eps, weight))
+    pull = weight * alpha * sigma / (alpha**2 * STD**2 + sigma**2)
+    expected = noise.per_row(pull, z) * (z - MEAN)
+    torch.testing.assert_close(sum(grads) / 2, expected, rtol=1e-8, atol=1e-8)
+
+
+@every_family
+@pytest.mark.parametrize("weighting", sds.WEIGHTS)
+def test_weights_agree_between_parametrisations_of_the_same_model(family, weighting):
+    """The gradient at one ratio of signal to noise is that of DDPM with epsilon, whatever the scale
+    of z_t."""
+    t = times(family)
+    z, eps = torch.randn(2, len(t), 4, dtype=torch.float64).unbind()
+    alpha, sigma = family.noise.scales(t)
+    alpha_bar = (1 + (sigma / alpha) ** 2) ** -1
+    reference = Family(noise.DDPM(alpha_bar), FAMILIES["epsilon"].answer)
+    rows = torch.arange(len(t))
+    grads = []
+    for each, at in ((family, t), (reference, rows)):
+        alpha, sigma = each.noise.scales(at)
+        z_t = noise.add_noise(z, eps, alpha, sigma)
+        eps_hat = each.noise.noise_of(denoise(each, z_t, at)[1], z_t, at)
+        weight = sds.WEIGHTS[weighting](noise.alpha_bar_of(alpha, sigma))
+        grads.append(sds.sds_gradient(eps_hat, eps, weight))
+    torch.testing.assert_close(*grads, rtol=1e-7, atol=1e-9)
+
+
+@every_family
+def test_times_run_from_the_data_to_the_noise(family):
+    at = torch.tensor([family.noise.time_at(k / 20) for k in range(1, 20)])
+    alpha, sigma = family.noise.scales(at)
+    assert ((sigma / alpha).diff() > 0).all()
+    drawn = family.noise.draw(500, 0.3, 0.5, device="cpu")
+    low, high = family.noise.time_at(0.3), family.noise.time_at(0.5)
+    assert drawn.shape == (500,)
+    assert (drawn >= low).all() and (drawn <= high).all()
+    assert drawn.float().std() > 0.2 * (high - low)
+    with pytest.raises(ValueError, match=r"from 0\.6 to 0\.5.*min_step_percent"):
+        family.noise.draw(1, 0.6, 0.5, device="cpu")
+
+
+def test_rectified_flow_is_diffusers_schedule():
+    """A scheduler that is built with the shift (one that is given it later has other sigmas)."""
+    scheduler = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=3.0)
+    flow = noise.RectifiedFlow(shift=3.0)
+    index = torch.tensor([0, 250, 700, 998])
+    s = torch.tensor([flow.time_at(1 - i / 1000) for i in index.tolist()])
+    torch.testing.assert_close(scheduler.sigmas[index], s)
+    torch.testing.assert_close(scheduler.timesteps[index], flow.model_time(s))
+    z, eps = torch.randn(2, 4, 4, 5).unbind()
+    noised = torch.cat(
+        [scheduler.scale_noise(z[k : k + 1], scheduler.timesteps[i : i + 1], eps[k : k + 1])
+         for k, i in enumerate(index.tolist())]
+    )  # fmt: skip
+    torch.testing.assert_close(noise.add_noise(z, eps, *flow.scales(s)), noised)
+
+
+def test_edm_is_diffusers_way_of_stable_video_diffusion():
+    scheduler = EulerDiscreteScheduler(
+        prediction_type="v_prediction",
+        use_karras_sigmas=True,
+        sigma_min=0.002,
+        sigma_max=700.0,
+        timestep_type="continuous",
+        timestep_spacing="leading",
+        **BETAS,
+    )
+    scheduler.set_timesteps(12)
+    edm = noise.EDM()
+    sigmas = torch.tensor([edm.time_at(1 - k / 11) for k in range(12)])
+    torch.testing.assert_close(scheduler.sigmas[:-1], sigmas, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(scheduler.timesteps, edm.model_time(scheduler.sigmas[:-1]))
+    z_t, answer = torch.randn(2, 1, 4, 5).unbind()
+    for k in (0, 5, 10):
+        scheduler._step_index = None
+        t = scheduler.sigmas[k : k + 1]
+        shown = scheduler.scale_model_input(z_t, scheduler.timesteps[k])
+        torch.testing.assert_close(edm.model_input(z_t, t), shown)
+        denoised = scheduler.step(answer, scheduler.timesteps[k], z_t).pred_original_sample
+        expected = (z_t - denoised) / t
+        torch.testing.assert_close(edm.noise_of(answer, z_t, t), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_unknown_predictions_are_refused():
+    with pytest.raises(ValueError, match=r"'sample'.*epsilon or v_prediction"):
+        noise.DDPM(ALPHA_BAR, "sample")
