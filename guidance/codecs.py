@@ -1,0 +1,140 @@
+"""Codecs: rendered frames to a prior's latents, with their gradient. Pixels are in [0, 1], channels
+first: images [N 3 H W], clips [B F 3 H W].
+
+An image VAE takes a clip frame by frame; a causal video VAE takes it whole, n(k) = k m + 1 frames
+for k + 1 latent frames, m its temporal factor. A VAE runs in its own precision (autocast off) and
+the latents come back in float32.
+"""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from .latents import random_order
+
+
+def check_multiples(factor: int, sizes: dict[str, int]) -> None:
+    """A ValueError for a size in pixels that the VAE can't divide by `factor`."""
+    for name, size in sizes.items():
+        if size <= 0 or size % factor:
+            raise ValueError(
+                f"{name} is {size}, but this VAE needs a multiple of {factor}, "
+                f"for instance {max(round(size / factor), 1) * factor}."
+            )
+
+
+class ImageCodec:
+    """An image VAE (AutoencoderKL).
+
+    chunk: images that keep the encoder's graph at once. The last chunk keeps it, the others are
+    encoded again in the backward pass, one after the other; 0 keeps all.
+    """
+
+    def __init__(self, vae: Any, chunk: int = 0):
+        self.vae = vae
+        self.chunk = chunk
+
+    def check_size(self, **sizes: int) -> None:
+        """The VAE halves an image once after each block but the last: sizes have to allow it."""
+        check_multiples(2 ** (len(self.vae.config.block_out_channels) - 1), sizes)
+
+    def encode(
+        self, images: Float[Tensor, "N 3 H W"], *, mode: bool = False, scaled: bool = True
+    ) -> Float[Tensor, "N C h w"]:
+        """A sample of the posterior (or its `mode`), times the scaling factor."""
+        vae = self.vae
+        with torch.autocast(images.device.type, enabled=False):
+            images = (2 * images - 1).to(next(vae.parameters()).dtype)  # vae.dtype asks all of them
+
+            def moments(part: Tensor) -> Tensor:
+                return vae.encode(part).latent_dist.parameters
+
+            *again, last = images.split(self.chunk or max(len(images), 1))
+            options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is random
+            parts = [checkpoint(moments, part, **options) for part in again]
+            posterior = vae.encode(last).latent_dist
+            if parts:
+                posterior = type(posterior)(torch.cat([*parts, posterior.parameters]))
+            latents = (posterior.mode() if mode else posterior.sample()).float()
+            latents = latents.contiguous()  # noise is drawn in memory's order: let it be known
+        return latents * vae.config.scaling_factor if scaled else latents
+
+    def encode_clips(
+        self, clips: Float[Tensor, "B F 3 H W"], keep_frames: int = -1
+    ) -> Float[Tensor, "B C F h w"]:
+        """Latents of clips; `keep_frames` random frames of each clip get a gradient, -1: all.
+
+        The others are encoded without, which saves their activations and time. `chunk` saves memory
+        too, and all frames have their gradient.
+        """
+        n_clips, n_frames = clips.shape[:2]
+        if keep_frames < 0 or keep_frames >= n_frames:
+            latents = self.encode(clips.flatten(0, 1))
+            return latents.unflatten(0, (n_clips, n_frames)).transpose(1, 2)
+        order = random_order(n_clips, n_frames, clips.device)
+        rows = torch.arange(n_clips, device=clips.device)[:, None]
+        kept, rest = order[:, :keep_frames], order[:, keep_frames:]
+        latents = self.encode(clips[rows, kept].flatten(0, 1))
+        with torch.no_grad():
+            rest_latents = self.encode(clips[rows, rest].flatten(0, 1))
+        both = [x.unflatten(0, (n_clips, -1)) for x in (latents, rest_latents)]
+        return torch.cat(both, dim=1)[rows, order.argsort(dim=1)].transpose(1, 2)
+
+
+class CausalVideoCodec:
+    """A causal video VAE, whole clips at once: AutoencoderKLWan, -LTXVideo or -CogVideoX.
+
+    Frames behind the last k m + 1 would get no gradient, without a word: other lengths are refused.
+    Latents are (z - mean) / std * scaling_factor, as far as the VAE states them.
+    """
+
+    def __init__(self, vae: Any):
+        self.vae = vae
+        self.frame_factor = stated(vae, "temporal_compression_ratio", "scale_factor_temporal")
+        self.pixel_factor = stated(vae, "spatial_compression_ratio", "scale_factor_spatial")
+        if self.pixel_factor is None:  # CogVideoX: it halves after each block but the last
+            self.pixel_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        self.mean = per_channel(stated(vae, "latents_mean"), 0.0)
+        self.std = per_channel(stated(vae, "latents_std"), 1.0)
+        self.scaling_factor = stated(vae, "scaling_factor") or 1.0
+
+    def check_size(self, **sizes: int) -> None:
+        check_multiples(self.pixel_factor, sizes)
+
+    def check_frames(self, n_frames: int) -> None:
+        """A ValueError for clips that the VAE can't encode whole."""
+        rest = (n_frames - 1) % self.frame_factor
+        if n_frames < 1 or rest:
+            low = max(1, n_frames - rest)
+            raise ValueError(
+                f"Clips have {n_frames} frames, but this video VAE encodes 1, "
+                f"{self.frame_factor + 1}, {2 * self.frame_factor + 1}, ... of them: take "
+                f"data.single_view.num_frames={low} or {low + self.frame_factor}."
+            )
+
+    def encode_clips(
+        self, clips: Float[Tensor, "B F 3 H W"], *, mode: bool = False
+    ) -> Float[Tensor, "B C f h w"]:
+        """A sample of the posterior (or its `mode`), normalised."""
+        self.check_frames(clips.shape[1])
+        with torch.autocast(clips.device.type, enabled=False):
+            pixels = (2 * clips - 1).to(next(self.vae.parameters()).dtype).transpose(1, 2)
+            posterior = self.vae.encode(pixels).latent_dist
+            latents = (posterior.mode() if mode else posterior.sample()).float().contiguous()
+        mean, std = self.mean.to(latents), self.std.to(latents)
+        return (latents - mean) / std * self.scaling_factor
+
+
+def stated(vae: Any, *names: str) -> Any:
+    """The first of these that the VAE's config, attributes or buffers state; None if none does."""
+    held = {**dict(vae.named_buffers()), **vars(vae), **{k: v for k, v in vae.config.items() if v}}
+    return next((held[name] for name in names if held.get(name) is not None), None)
+
+
+def per_channel(values: Any, default: float) -> Float[Tensor, "1 C 1 1 1"]:
+    """Numbers of each latent channel, or one for all."""
+    values = [default] if values is None else values
+    return torch.as_tensor(values, dtype=torch.float32).view(1, -1, 1, 1, 1)
