@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import threestudio
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from threestudio.utils.base import BaseObject
 from threestudio.utils.misc import C
 from torch import Tensor, nn
@@ -21,6 +21,7 @@ from . import models, sds
 from .frozen_vae import slim
 from .latents import channels_first, encode_images
 from .models import weights_dtype
+from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
 from .speed import Recorded, RecordedEncoder, check_compile, prepare_network
 
 Condition = dict[str, Tensor]  # each [2B ...], conditional rows first
@@ -66,15 +67,18 @@ class ScoreDistillation(BaseObject):
                 f"{type(self).__name__} needs one with {self.unet_channels}: "
                 "is the model of another kind (inpainting, Zero123)?"
             )
-        scheduler = models.load_component(DDPMScheduler, model, "scheduler")
-        self.prediction_type = scheduler.config.prediction_type
-        if self.prediction_type not in ("epsilon", "v_prediction"):
-            raise ValueError(
-                f"{model} predicts {self.prediction_type!r}; epsilon or v_prediction will do."
-            )
-        self.alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        self.noise = self.load_noise(model)
         self.recorded: Recorded | None = None
         self.update_step(0, 0)
+
+    def load_noise(self, model: str) -> Noise:
+        """How the model was trained, from its scheduler."""
+        scheduler = models.load_component(DDPMScheduler, model, "scheduler")
+        alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
+        try:
+            return DDPM(alphas_cumprod, scheduler.config.prediction_type)
+        except ValueError as error:
+            raise ValueError(f"{model}: {error}") from None
 
     def load(self, kind: type, model: str, subfolder: str = "") -> Any:
         """A frozen component on this prior's device, in its precision."""
@@ -117,8 +121,8 @@ class ScoreDistillation(BaseObject):
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""
         bounds = (self.cfg.min_step_percent, self.cfg.max_step_percent)
-        low, high = (C(bound, epoch, global_step) for bound in bounds)
-        self.min_step, self.max_step = sds.timestep_range(low, high, len(self.alphas_cumprod))
+        self.low, self.high = (C(bound, epoch, global_step) for bound in bounds)
+        check_fractions(self.low, self.high)
         clip = self.cfg.grad_clip
         self.grad_clip_val = None if clip is None else C(clip, epoch, global_step)
 
@@ -129,7 +133,7 @@ class ScoreDistillation(BaseObject):
         raise NotImplementedError
 
     def predict_noise(
-        self, z_t: Float[Tensor, "B2 C *size"], t: Int[Tensor, " B2"], condition: Condition
+        self, z_t: Float[Tensor, "B2 C *size"], t: Shaped[Tensor, " B2"], condition: Condition
     ) -> Float[Tensor, "B2 4 *size"]:
         """The network's raw prediction for both halves; by default a UNet's that reads tokens."""
         tokens = condition["tokens"].to(self.dtype)
@@ -141,15 +145,17 @@ class ScoreDistillation(BaseObject):
         return self.predict_noise(inputs["z_t"], inputs["t"], condition)
 
     def guided_noise(
-        self, z_t: Float[Tensor, "B *shape"], t: Int[Tensor, " B"], condition: Condition
+        self, z_t: Float[Tensor, "B *shape"], t: Shaped[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
         z_both, t_both = torch.cat([z_t, z_t]), torch.cat([t, t])
         network = self.recorded or self.predict_from
-        noise = network({"z_t": z_both, "t": t_both, **condition}).float()
-        if self.prediction_type == "v_prediction":
-            noise = sds.noise_from_velocity(noise, z_both, self.alphas_cumprod[t_both])
-        cond, uncond = noise.chunk(2)
+        seen = {
+            "z_t": self.noise.model_input(z_both, t_both),
+            "t": self.noise.model_time(t_both),
+        }
+        prediction = network({**seen, **condition}).float()
+        cond, uncond = self.noise.noise_of(prediction, z_both, t_both).chunk(2)
         scale = self.cfg.guidance_scale
         return sds.classifier_free_guidance(cond, uncond, scale, self.cfg_start)
 
@@ -164,10 +170,11 @@ class ScoreDistillation(BaseObject):
         with torch.autocast(rgb.device.type, enabled=False):
             z, condition = self.prepare(channels_first(rgb), prompt_utils, camera)
             with torch.no_grad():
-                t = sds.sample_timesteps(len(z), self.min_step, self.max_step, device=z.device)
-                alpha_bar = self.alphas_cumprod[t]
+                t = self.noise.draw(len(z), self.low, self.high, device=z.device)
+                alpha, sigma = self.noise.scales(t)
                 eps = torch.randn_like(z)
-                eps_hat = self.guided_noise(sds.add_noise(z, eps, alpha_bar), t, condition)
+                eps_hat = self.guided_noise(add_noise(z, eps, alpha, sigma), t, condition)
+                alpha_bar = alpha_bar_of(alpha, sigma)
                 weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar)
                 grad, lost = sds.finite_part(sds.sds_gradient(eps_hat, eps, weight))
                 if self.grad_clip_val is not None:
@@ -177,8 +184,8 @@ class ScoreDistillation(BaseObject):
             "loss_sds": loss,
             "grad_norm": grad.norm(),
             "lost": lost,  # share of the gradient that wasn't finite
-            "min_step": self.min_step,
-            "max_step": self.max_step,
+            "min_step": self.noise.time_at(self.low),
+            "max_step": self.noise.time_at(self.high),
         }
 
 

@@ -1,15 +1,17 @@
 """Score distillation, the maths (DreamFusion, Poole et al. 2022). Torch alone, no host, no model.
 
 `z` are latents of what was rendered, [B C H W] for images or [B C F H W] for clips; `eps` is unit
-noise; `t` a diffusion timestep in 0..T-1, one a row of the batch; `alpha_bar` [B] is the product of
-(1 - beta) up to t, so that z_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) eps.
+noise; `alpha_bar` [B] is the share of the signal in z_t's variance, for DDPM the product of
+(1 - beta) up to t (noise.py has the others).
 """
 
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
+
+from .noise import per_row
 
 # w(t) by the names that threestudio's configs use (`weighting_strategy`)
 WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -18,48 +20,6 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
     "fantasia3d": lambda alpha_bar: alpha_bar.sqrt() * (1 - alpha_bar),  # Chen et al. 2023
     "uniform": torch.ones_like,
 }
-
-
-def timestep_range(low: float, high: float, num_timesteps: int) -> tuple[int, int]:
-    """First and last timestep, both included, of the fractions `low`..`high` of all timesteps."""
-    if not 0 <= low <= high <= 1:
-        raise ValueError(
-            f"Diffusion timesteps from {low} to {high} of the whole range: "
-            "0 <= min_step_percent <= max_step_percent <= 1 is needed, for instance 0.02 and 0.98."
-        )
-    last = num_timesteps - 1
-    return min(round(low * num_timesteps), last), min(round(high * num_timesteps), last)
-
-
-def sample_timesteps(
-    n: int,
-    low: int,
-    high: int,
-    *,
-    device: torch.device | str,
-    generator: torch.Generator | None = None,
-) -> Int[Tensor, " {n}"]:
-    """n timesteps, uniform in low..high, both included."""
-    return torch.randint(low, high + 1, (n,), device=device, generator=generator)
-
-
-def per_row(x: Float[Tensor, " B"], like: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *ones"]:
-    """x with trailing dimensions of 1, to multiply each row of `like`."""
-    return x.reshape(-1, *[1] * (like.ndim - 1))
-
-
-def add_noise(
-    z: Float[Tensor, "B *shape"], eps: Float[Tensor, "B *shape"], alpha_bar: Float[Tensor, " B"]
-) -> Float[Tensor, "B *shape"]:
-    """z_t = sqrt(alpha_bar) z + sqrt(1 - alpha_bar) eps (DDPM, Ho et al. 2020, eq. 4)."""
-    return per_row(alpha_bar.sqrt(), z) * z + per_row((1 - alpha_bar).sqrt(), z) * eps
-
-
-def noise_from_velocity(
-    v: Float[Tensor, "B *shape"], z_t: Float[Tensor, "B *shape"], alpha_bar: Float[Tensor, " B"]
-) -> Float[Tensor, "B *shape"]:
-    """eps = sqrt(alpha_bar) v + sqrt(1 - alpha_bar) z_t (Salimans and Ho 2022, appendix D)."""
-    return per_row(alpha_bar.sqrt(), v) * v + per_row((1 - alpha_bar).sqrt(), v) * z_t
 
 
 def classifier_free_guidance(

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from animate124.guidance import distillation, sds
 from animate124.guidance import latents as latents_module
 from animate124.guidance.distillation import ScoreDistillation
+from animate124.guidance.noise import DDPM
 from animate124.guidance.zero123_model import (
     ClipSettings,
     camera_offset,
@@ -176,7 +177,7 @@ def watch(prior, rgb, prompt=None, **camera):
 @every_prior
 def test_latents_get_the_gradient_of_the_table(priors, name):
     row, prior = TABLE[name], priors[name]
-    assert (prior.min_step, prior.max_step) == row.t
+    assert tuple(prior.noise.time_at(x) for x in (prior.low, prior.high)) == row.t
     n = 8  # two clips of four frames
     seen = watch(prior, torch.rand(n, 20, 32, 3), **cameras(n, row.frames))
     z, unet, t = seen.z, seen.unet, seen.unet["t"]
@@ -189,7 +190,7 @@ def test_latents_get_the_gradient_of_the_table(priors, name):
     assert t.tolist() == same.tolist() and len(t) == len(z)
     assert row.t[0] <= t.min() and t.max() <= row.t[1]
     # z_t gives away the noise; the gradient follows
-    a = prior.alphas_cumprod[t].reshape(-1, *[1] * (z.ndim - 1))
+    a = prior.noise.alphas_cumprod[t].reshape(-1, *[1] * (z.ndim - 1))
     eps = (z_t - a.sqrt() * z) / (1 - a).sqrt()
     assert abs(eps.mean()) < 0.15 and abs(eps.std() - 1) < 0.15
     cond, uncond = seen.answer.chunk(2)
@@ -265,7 +266,8 @@ def test_schedules_move_the_timesteps_and_the_clipping(build):
     state = []
     for step in (0, 50, 75, 100, 1000):
         prior.do_update_step(0, step)
-        state.append((prior.min_step, prior.max_step, prior.grad_clip_val))
+        steps = [prior.noise.time_at(x) for x in (prior.low, prior.high)]
+        state.append((*steps, prior.grad_clip_val))
     assert state == [
         (500, 980, 2.0),
         (260, 980, 1.5),
@@ -285,7 +287,7 @@ def test_v_prediction_is_turned_into_noise(build, random_priors, tmp_path):
     config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
     prior = build("image", pretrained_model_name_or_path=folder)
     seen = watch(prior, torch.rand(1, 8, 8, 3), **cameras(1))
-    a = prior.alphas_cumprod[seen.unet["t"][0]]
+    a = prior.noise.alphas_cumprod[seen.unet["t"][0]]
     z_t = seen.unet["sample"][0]
     noise = (z_t - a.sqrt() * seen.z[0]) / (1 - a).sqrt()
     cond, uncond = (a.sqrt() * v + (1 - a).sqrt() * z_t for v in seen.answer)
@@ -303,7 +305,7 @@ def test_weighting_strategy_is_read(build):
         prior = build("image", weighting_strategy=strategy)
         seen = watch(prior, torch.full((1, 8, 8, 3), 0.5), **cameras(1))
         gradients[strategy] = seen.z_grad
-    sigma2 = 1 - prior.alphas_cumprod[seen.unet["t"][0]]
+    sigma2 = 1 - prior.noise.alphas_cumprod[seen.unet["t"][0]]
     torch.testing.assert_close(gradients["sds"], sigma2 * gradients["uniform"])
 
 
@@ -312,8 +314,7 @@ class GaussianPrior(ScoreDistillation):
 
     def configure(self):
         betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000) ** 2
-        self.alphas_cumprod = (1 - betas).cumprod(0)
-        self.prediction_type = "epsilon"
+        self.noise = DDPM((1 - betas).cumprod(0))
         self.recorded = None
         self.mean = torch.rand(4, 3, 3, generator=torch.Generator().manual_seed(5))
         self.update_step(0, 0)
@@ -322,7 +323,7 @@ class GaussianPrior(ScoreDistillation):
         return torch.cat([images, images.mean(1, keepdim=True)], dim=1), {}
 
     def predict_noise(self, z_t, t, condition):
-        a = sds.per_row(self.alphas_cumprod[t], z_t)
+        a = sds.per_row(self.noise.alphas_cumprod[t], z_t)
         return (1 - a).sqrt() * (z_t - a.sqrt() * self.mean) / (a * 0.25 + 1 - a)
 
 

@@ -8,7 +8,15 @@ from typing import Any
 import pytest
 import torch
 from animate124.guidance import noise, sds
-from diffusers import DDPMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+diffusers = pytest.importorskip("diffusers", minversion="0.33")  # older ones know no flows
+from diffusers import (
+    DDPMScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+)
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ALPHA_BAR = DDPMScheduler(**BETAS).alphas_cumprod.double()
@@ -115,8 +123,52 @@ def test_times_run_from_the_data_to_the_noise(family):
     assert drawn.shape == (500,)
     assert (drawn >= low).all() and (drawn <= high).all()
     assert drawn.float().std() > 0.2 * (high - low)
-    with pytest.raises(ValueError, match=r"from 0\.6 to 0\.5.*min_step_percent"):
-        family.noise.draw(1, 0.6, 0.5, device="cpu")
+
+
+@given(st.floats(0, 1), st.floats(0, 1), st.integers(1, 2000))
+@settings(max_examples=100, deadline=None)
+def test_timesteps_stay_inside(a, b, num_timesteps):
+    ddpm = noise.DDPM(torch.linspace(0.9, 0.1, num_timesteps))
+    low, high = ddpm.time_at(min(a, b)), ddpm.time_at(max(a, b))
+    assert 0 <= low <= high <= num_timesteps - 1
+
+
+def test_timesteps_of_the_method():
+    at = FAMILIES["epsilon"].noise.time_at
+    assert [at(x) for x in (0.0, 0.02, 0.2, 0.58, 0.6, 0.98, 1.0)] == [
+        0,
+        20,
+        200,
+        580,
+        600,
+        980,
+        999,
+    ]
+
+
+def test_timesteps_cover_the_range_and_both_ends():
+    generator = torch.Generator().manual_seed(0)
+    t = FAMILIES["epsilon"].noise.draw(2000, 0.003, 0.007, device="cpu", generator=generator)
+    assert t.unique().tolist() == [3, 4, 5, 6, 7]
+
+
+@pytest.mark.parametrize("low, high", [(-0.1, 0.5), (0.6, 0.2), (0.5, 1.1), (20, 980)])
+@every_family
+def test_ranges_that_are_none_are_named(family, low, high):
+    with pytest.raises(ValueError, match=rf"from {low} to {high}.*min_step_percent"):
+        family.noise.draw(1, low, high, device="cpu")
+
+
+@pytest.mark.parametrize("shape", [(2, 4, 8, 8), (3, 4, 5, 8, 8)])  # images, clips
+def test_ddpm_is_diffusers(shape):
+    scheduler = DDPMScheduler(**BETAS)
+    velocity = noise.DDPM(scheduler.alphas_cumprod, "v_prediction")
+    z, eps = torch.randn(shape), torch.randn(shape)
+    t = torch.randint(0, 1000, shape[:1])
+    z_t = noise.add_noise(z, eps, *velocity.scales(t))
+    torch.testing.assert_close(z_t, scheduler.add_noise(z, eps, t))
+    answer = scheduler.get_velocity(z, eps, t)
+    torch.testing.assert_close(velocity.noise_of(answer, z_t, t), eps, atol=1e-5, rtol=1e-5)
 
 
 def test_rectified_flow_is_diffusers_schedule():

@@ -3,12 +3,10 @@
 import pytest
 import torch
 from animate124.guidance import sds
+from animate124.guidance.noise import DDPM, add_noise
 from diffusers import DDPMScheduler
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 SHAPES = [(2, 4, 8, 8), (3, 4, 5, 8, 8)]  # images, clips
-fraction = st.floats(0, 1)
 
 
 @pytest.fixture(scope="module")
@@ -67,45 +65,6 @@ def test_weights(name, formula):
     torch.testing.assert_close(sds.WEIGHTS[name](alpha_bar), expected)
 
 
-@given(fraction, fraction, st.integers(1, 2000))
-@settings(max_examples=100, deadline=None)
-def test_timestep_range_stays_inside(a, b, num_timesteps):
-    low, high = sds.timestep_range(min(a, b), max(a, b), num_timesteps)
-    assert 0 <= low <= high <= num_timesteps - 1
-
-
-def test_timestep_ranges_of_the_method():
-    assert sds.timestep_range(0.2, 0.6, 1000) == (200, 600)
-    assert sds.timestep_range(0.02, 0.98, 1000) == (20, 980)
-    assert sds.timestep_range(0.0, 1.0, 1000) == (0, 999)
-    assert sds.timestep_range(0.58, 0.58, 1000) == (580, 580)  # no step lost to rounding
-
-
-@pytest.mark.parametrize("low, high", [(-0.1, 0.5), (0.6, 0.2), (0.5, 1.1), (20, 980)])
-def test_timestep_range_names_what_came(low, high):
-    with pytest.raises(ValueError, match=f"from {low} to {high}.*min_step_percent"):
-        sds.timestep_range(low, high, 1000)
-
-
-def test_timesteps_cover_the_range_and_both_ends():
-    generator = torch.Generator().manual_seed(0)
-    t = sds.sample_timesteps(2000, 3, 7, device="cpu", generator=generator)
-    assert t.unique().tolist() == [3, 4, 5, 6, 7]
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_noise_and_velocity_are_diffusers(scheduler, shape):
-    z, eps = torch.randn(shape), torch.randn(shape)
-    t = torch.randint(0, 1000, shape[:1])
-    alpha_bar = scheduler.alphas_cumprod[t]
-    z_t = sds.add_noise(z, eps, alpha_bar)
-    torch.testing.assert_close(z_t, scheduler.add_noise(z, eps, t))
-    velocity = scheduler.get_velocity(z, eps, t)
-    torch.testing.assert_close(
-        sds.noise_from_velocity(velocity, z_t, alpha_bar), eps, atol=1e-5, rtol=1e-5
-    )
-
-
 @pytest.mark.parametrize("shape", SHAPES)
 def test_gradient_weighs_rows(shape):
     eps_hat, eps, weight = torch.randn(shape), torch.randn(shape), torch.rand(shape[0])
@@ -132,14 +91,15 @@ def test_distilling_a_gaussian_finds_its_mean(scheduler):
     """For data N(mean, s^2) the best denoiser is known; SDS' only fixed point is the mean."""
     generator = torch.Generator().manual_seed(0)
     mean, s = torch.randn(1, 4, 4, 4, generator=generator), 0.5
+    noise = DDPM(scheduler.alphas_cumprod)
     z = torch.zeros(8, 4, 4, 4, requires_grad=True)  # each row draws its own t and noise
     optimizer = torch.optim.Adam([z], lr=0.05)
     for step in range(300):
         optimizer.param_groups[0]["lr"] = 0.05 * (1 - step / 300)
-        t = sds.sample_timesteps(8, 20, 980, device="cpu", generator=generator)
+        t = noise.draw(8, 0.02, 0.98, device="cpu", generator=generator)
         a = scheduler.alphas_cumprod[t]
         eps = torch.randn(z.shape, generator=generator)
-        z_t = sds.add_noise(z.detach(), eps, a)
+        z_t = add_noise(z.detach(), eps, *noise.scales(t))
         a = sds.per_row(a, z)
         eps_hat = (1 - a).sqrt() * (z_t - a.sqrt() * mean) / (a * s**2 + 1 - a)
         optimizer.zero_grad()

@@ -18,7 +18,7 @@ import animate124
 import numpy as np
 import pytest
 import torch
-from animate124.guidance.sds import add_noise, noise_from_velocity
+from animate124.guidance.noise import DDPM, add_noise
 from animate124.prompt_processors.learned_tokens import read_learned_tokens
 from animate124.prompt_processors.text_encoder import TextEncoder
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -192,7 +192,8 @@ def test_the_word_is_learnt(inversion):
         noise = torch.randn(z.shape, generator=dice)
         t = torch.linspace(5, 995, 64).long()
         ids = run.validation_ids[:1].expand(64, -1)
-        batch = Batch(add_noise(z, noise, run.alpha_bar[t]), noise, t, ids)
+        z_t = add_noise(z, noise, *DDPM(run.alpha_bar).scales(t))
+        batch = Batch(z_t, noise, t, ids)
         return denoising_loss(run.models.unet, run.models.text_encoder, batch, torch.float32)
 
     before = held_out_loss()  # the row is the initializer's
@@ -626,9 +627,10 @@ def test_several_initializer_tokens_start_at_their_mean(inversion, random_priors
 
 def test_targets_lead_back_to_the_noise():
     z, noise, alpha_bar = torch.randn(3, 4, 2, 2), torch.randn(3, 4, 2, 2), torch.rand(3)
-    z_t = add_noise(z, noise, alpha_bar)
+    ddpm, t = DDPM(alpha_bar, "v_prediction"), torch.arange(3)
+    z_t = add_noise(z, noise, *ddpm.scales(t))
     velocity = denoising_target(z, noise, alpha_bar, "v_prediction")
-    torch.testing.assert_close(noise_from_velocity(velocity, z_t, alpha_bar), noise)
+    torch.testing.assert_close(ddpm.noise_of(velocity, z_t, t), noise)
     assert torch.equal(denoising_target(z, noise, alpha_bar, "epsilon"), noise)
     assert torch.equal(denoising_target(z, noise, alpha_bar, "sample"), z)
     with pytest.raises(ValueError, match="flow"):

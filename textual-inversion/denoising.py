@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from animate124.guidance.sds import add_noise, per_row
+from animate124.guidance.noise import add_noise, per_row
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from latent_bank import LatentBank
@@ -49,8 +49,9 @@ def draw_batch(
     noise = torch.randn(z.shape, device=device, generator=generator)
     t = torch.randint(len(alpha_bar), (n,), device=device, generator=generator)
     rows = torch.randint(len(prompts), (n,), device=device, generator=generator)
-    noisy = add_noise(z, noise, alpha_bar[t])
-    return Batch(noisy, denoising_target(z, noise, alpha_bar[t], prediction), t, prompts[rows])
+    a = alpha_bar[t]
+    noisy = add_noise(z, noise, a.sqrt(), (1 - a).sqrt())
+    return Batch(noisy, denoising_target(z, noise, a, prediction), t, prompts[rows])
 
 
 def denoising_target(
