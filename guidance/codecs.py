@@ -26,6 +26,11 @@ def check_multiples(factor: int, sizes: dict[str, int]) -> None:
             )
 
 
+def halvings(vae: Any) -> int:
+    """Pixels a latent: the VAE halves an image once after each block but the last."""
+    return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
 class ImageCodec:
     """An image VAE (AutoencoderKL).
 
@@ -36,10 +41,10 @@ class ImageCodec:
     def __init__(self, vae: Any, chunk: int = 0):
         self.vae = vae
         self.chunk = chunk
+        self.pixel_factor = halvings(vae)
 
     def check_size(self, **sizes: int) -> None:
-        """The VAE halves an image once after each block but the last: sizes have to allow it."""
-        check_multiples(2 ** (len(self.vae.config.block_out_channels) - 1), sizes)
+        check_multiples(self.pixel_factor, sizes)
 
     def encode(
         self, images: Float[Tensor, "N 3 H W"], *, mode: bool = False, scaled: bool = True
@@ -95,8 +100,8 @@ class CausalVideoCodec:
         self.vae = vae
         self.frame_factor = stated(vae, "temporal_compression_ratio", "scale_factor_temporal")
         self.pixel_factor = stated(vae, "spatial_compression_ratio", "scale_factor_spatial")
-        if self.pixel_factor is None:  # CogVideoX: it halves after each block but the last
-            self.pixel_factor = 2 ** (len(vae.config.block_out_channels) - 1)
+        if self.pixel_factor is None:
+            self.pixel_factor = halvings(vae)
         self.mean = per_channel(stated(vae, "latents_mean"), 0.0)
         self.std = per_channel(stated(vae, "latents_std"), 1.0)
         self.scaling_factor = stated(vae, "scaling_factor") or 1.0

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 
 from ..bounds import Bounded, bounded, in_order, path_of
 from . import models, sds
+from .codecs import ImageCodec
 from .frozen_vae import slim
-from .latents import channels_first, encode_images
+from .latents import channels_first
 from .models import weights_dtype
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
 from .speed import Recorded, RecordedEncoder, check_compile, prepare_network
@@ -61,6 +62,7 @@ class ScoreDistillation(BaseObject):
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device)
         self.unet = self.load(self.unet_class, model, "unet")
         self.vae = slim(self.load(AutoencoderKL, model, "vae"))
+        self.codec = ImageCodec(self.vae, self.cfg.vae_chunk)
         if self.unet.config.in_channels != self.unet_channels:
             raise ValueError(
                 f"The UNet of {model} takes {self.unet.config.in_channels} channels, but "
@@ -103,20 +105,6 @@ class ScoreDistillation(BaseObject):
             if self.cfg.vae_chunk == 0:  # checkpoints can't be recorded
                 encoder = self.vae.encoder
                 encoder.forward = RecordedEncoder(encoder.forward, f"{name}'s VAE")
-
-    def encode(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N 4 h w"]:
-        """Latents of images, a sample each, with their graph."""
-        return encode_images(self.vae, images, chunk=self.cfg.vae_chunk)
-
-    def check_size(self, **sizes: int) -> None:
-        """The VAE halves an image once after each block but the last: sizes have to allow it."""
-        factor = 2 ** (len(self.vae.config.block_out_channels) - 1)
-        for name, size in sizes.items():
-            if size <= 0 or size % factor:
-                raise ValueError(
-                    f"{name} is {size}, but this VAE needs a multiple of {factor}, "
-                    f"for instance {max(round(size / factor), 1) * factor}."
-                )
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""

@@ -37,11 +37,11 @@ class ImageGuidance(PromptedDistillation):
 
     def configure(self) -> None:
         super().configure()
-        self.check_size(size=self.cfg.size)
+        self.codec.check_size(size=self.cfg.size)
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
     ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
         text = self.text_embeddings(prompt_utils, camera)
-        return self.encode(images), {"tokens": text}
+        return self.codec.encode(images), {"tokens": text}

@@ -52,7 +52,7 @@ class TileGuidance(PromptedDistillation):
 
     def configure(self) -> None:
         super().configure()
-        self.check_size(fixed_size=self.cfg.fixed_size)
+        self.codec.check_size(fixed_size=self.cfg.fixed_size)
         self.controlnet = self.load(ControlNetModel, self.cfg.controlnet_name_or_path)
         prompts = [self.cfg.control_prompt, ""]
         model = self.cfg.pretrained_model_name_or_path
@@ -75,7 +75,7 @@ class TileGuidance(PromptedDistillation):
             "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
             "control": frames.detach().repeat(2, 1, 1, 1),
         }
-        return self.encode(frames), condition
+        return self.codec.encode(frames), condition
 
     def predict_noise(
         self, z_t: Float[Tensor, "K2 4 h w"], t: Int[Tensor, " K2"], condition: Condition

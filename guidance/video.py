@@ -15,7 +15,7 @@ from torch import Tensor
 from ..bounds import bounded, path_of
 from . import sds
 from .distillation import Condition, PromptedDistillation
-from .latents import clip_length, encode_clips, resize
+from .latents import clip_length, resize
 
 
 def usual_size(model: str, sample_size: Any, factor: int) -> tuple[int, int]:
@@ -54,12 +54,10 @@ class VideoGuidance(PromptedDistillation):
     def configure(self) -> None:
         super().configure()
         model, sample = self.cfg.pretrained_model_name_or_path, self.unet.config.sample_size
-        width, height = usual_size(
-            model, sample, 2 ** (len(self.vae.config.block_out_channels) - 1)
-        )
+        width, height = usual_size(model, sample, self.codec.pixel_factor)
         self.width = width if self.cfg.width is None else self.cfg.width
         self.height = height if self.cfg.height is None else self.cfg.height
-        self.check_size(width=self.width, height=self.height)
+        self.codec.check_size(width=self.width, height=self.height)
         if None in (self.cfg.width, self.cfg.height):
             threestudio.info(f"{model} is shown clips of {self.width} x {self.height} pixels.")
 
@@ -70,5 +68,5 @@ class VideoGuidance(PromptedDistillation):
         frames = resize(images, self.height, self.width)
         text = self.text_embeddings(prompt_utils, camera, slice(None, None, length))
         clips = frames.unflatten(0, (-1, length))
-        latents = encode_clips(self.vae, clips, self.cfg.low_ram_vae, self.cfg.vae_chunk)
+        latents = self.codec.encode_clips(clips, self.cfg.low_ram_vae)
         return latents, {"tokens": text}

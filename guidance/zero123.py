@@ -20,7 +20,7 @@ from ..bounds import bounded, path_of
 from ..data.reference_image import reference_on_white
 from . import sds
 from .distillation import Condition, ScoreDistillation
-from .latents import encode_images, resize
+from .latents import resize
 from .models import model_folder
 from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels, read_clip_settings
 
@@ -51,7 +51,7 @@ class Zero123Guidance(ScoreDistillation):
 
     def configure(self) -> None:
         super().configure()
-        self.check_size(size=self.cfg.size)
+        self.codec.check_size(size=self.cfg.size)
         model = self.cfg.pretrained_model_name_or_path
         self.projection = self.load(CLIPCameraProjection, model, "clip_camera_projection")
         encoder = self.load(CLIPVisionModelWithProjection, model, "image_encoder")
@@ -61,7 +61,7 @@ class Zero123Guidance(ScoreDistillation):
         with torch.no_grad():
             pixels = clip_pixels(image, settings).to(self.dtype)
             self.image_embedding = encoder(pixels).image_embeds  # [1 D]
-            self.image_latents = encode_images(self.vae, image, mode=True, scaled=False)
+            self.image_latents = self.codec.encode(image, mode=True, scaled=False)
         del encoder
         cleanup()
 
@@ -89,7 +89,7 @@ class Zero123Guidance(ScoreDistillation):
     ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
         angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
-        return self.encode(images), self.image_condition(*angles)
+        return self.codec.encode(images), self.image_condition(*angles)
 
     def predict_noise(
         self, z_t: Float[Tensor, "N2 4 h w"], t: Int[Tensor, " N2"], condition: Condition

@@ -6,8 +6,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
+from animate124.guidance.codecs import ImageCodec
 from animate124.guidance.frozen_vae import MatrixAttention, slim
-from animate124.guidance.latents import encode_images
 from animate124.toyworld.random_priors import VAE, draw_weights
 from diffusers import AutoencoderKL
 
@@ -30,7 +30,7 @@ def encode(vae, images, chunk=0):
         return saved
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda saved: saved):
-        latents = encode_images(vae, images, mode=True, chunk=chunk)
+        latents = ImageCodec(vae, chunk).encode(images, mode=True)
     ramp = torch.linspace(-1, 1, latents.numel()).view_as(latents).to(latents)
     (latents * ramp).sum().backward()
     return latents.detach(), images.grad, sum(held.values())
@@ -63,9 +63,9 @@ def test_encoding_in_chunks_is_encoding_at_once(chunk):
     torch.testing.assert_close(chunk_gradient, gradient)
     assert (chunk_held < 0.6 * held) is (chunk < 5)
     torch.manual_seed(1)
-    sample = encode_images(vae, images)
+    sample = ImageCodec(vae).encode(images)
     torch.manual_seed(1)
-    torch.testing.assert_close(encode_images(vae, images, chunk=chunk), sample)
+    torch.testing.assert_close(ImageCodec(vae, chunk).encode(images), sample)
 
 
 @pytest.mark.parametrize("scores_at_once", [1, 2**28])

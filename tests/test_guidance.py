@@ -15,7 +15,7 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.guidance import distillation, sds
-from animate124.guidance import latents as latents_module
+from animate124.guidance.codecs import ImageCodec
 from animate124.guidance.distillation import ScoreDistillation
 from animate124.guidance.noise import DDPM
 from animate124.guidance.zero123_model import (
@@ -542,13 +542,10 @@ def test_zero123_says_which_image_is_missing(build):
 @pytest.fixture
 def no_sampling(monkeypatch):
     """The VAE's mode for a sample, so that latents can be compared."""
-    encode = latents_module.encode_images
+    encode = ImageCodec.encode
     monkeypatch.setattr(
-        latents_module,
-        "encode_images",
-        lambda vae, images, chunk: encode(vae, images, mode=True, chunk=chunk),
+        ImageCodec, "encode", lambda codec, images: encode(codec, images, mode=True)
     )
-    return encode
 
 
 def test_a_clip_keeps_its_frames_in_order(priors, no_sampling):
@@ -570,7 +567,7 @@ def test_low_ram_vae_leaves_gradient_on_exactly_n_frames(build, no_sampling, kee
     images = rgb.permute(0, 3, 1, 2)
     z, _ = prior.prepare(images, FixedPrompt(), camera)
     large = F.interpolate(images, (SIZE, SIZE), mode="bilinear")
-    full = no_sampling(prior.vae, large, mode=True)
+    full = prior.codec.encode(large)
     torch.testing.assert_close(z.transpose(1, 2).flatten(0, 1), full, atol=1e-4, rtol=0)
     chosen = set()
     for _ in range(4):
