@@ -55,9 +55,8 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Renders; 0, or 1 after an input that can't be used, which is one message."""
     args = parser().parse_args(arguments)
-    from threestudio.launch import INPUT_ERRORS
-
     from animate124.pipeline.rendering import write_result
+    from threestudio.launch import INPUT_ERRORS
 
     try:
         write_result(args)

@@ -282,6 +282,12 @@ def test_a_checkpoint_of_the_original_is_resumed_in_threestudio(place, random_pr
     resumed = checkpoint(place / "outputs/animate124-stage1/more")
     assert resumed["global_step"] == STEPS + 1
     assert not [key for key in resumed["state_dict"] if key.startswith("geometry_encoding.")]
+    small = ["system.exporter.num_frames=1", "system.exporter.resolution=24"]
+    for action, options in (("--test", []), ("--export", small)):
+        more = [f"resume={theirs}", "use_timestamp=false", f"tag=more{action}", *options]
+        launch(place, *published("stage1", random_priors, place), *more, action)
+        saved = place / "outputs/animate124-stage1" / f"more{action}" / "save"
+        assert list(saved.rglob("*.mp4" if action == "--test" else "*.glb"))
 
 
 @pytest.fixture(scope="module")
