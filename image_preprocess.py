@@ -370,7 +370,10 @@ def check_photo(path: Path) -> None:
         alpha = np.asarray(photo)[..., 3] / 255
         if not (alpha > 0.5).any():
             raise PreprocessError(f"{path} has no opaque pixel: there is no subject.")
-        check_not_empty(alpha)
+        try:
+            check_not_empty(alpha)
+        except PreprocessError as error:
+            raise PreprocessError(f"{path}: {error}") from None
 
 
 def coverage(alpha: np.ndarray) -> str:
