@@ -1,15 +1,15 @@
 """The four priors at their true size with random weights, made in memory: nothing is downloaded.
 
 `install(folder)` writes the small files of their folders (tokenizers, schedulers) and makes
-`guidance.models.load_component` build networks on the device where it would read weights.
+`pretrained.models.load_component` build networks on the device where it would read weights.
 """
 
 from pathlib import Path
 from typing import Any
 
 import torch
-from animate124.guidance import models
 from animate124.guidance.zero123_model import CLIPCameraProjection
+from animate124.pretrained import models
 from animate124.toyworld.random_priors import (
     FEATURE_EXTRACTOR,
     SCHEDULER,

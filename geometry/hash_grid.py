@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cuda_program
+from ..kernels import cuda_program
 from .hash_grid_torch import GridSpec, hash_grid_torch
 from .stencil import neighbours
 

@@ -5,15 +5,17 @@ frame's grid. No gradient in x.
 """
 
 import functools
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .cuda_program import SOURCES, Program, source_of
+from ..kernels.cuda_program import Program, source_of
 from .frame_table import frame_spec
 from .hash_grid_torch import GridSpec, Level
 
+SOURCES = Path(__file__).parent
 FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
 BLOCK = (32, 16)  # at most so many samples x levels, which share the samples' rows of memory
 THREADS = 256  # of a block over a table's entries
@@ -142,13 +144,13 @@ def run_on_frame(
 @functools.cache
 def program(spec: GridSpec, stencil: bool, device: torch.device) -> Program:
     defines = {"DIMS": spec.dims, "STENCIL": int(stencil), "N_LEVELS": spec.n_levels}
-    return Program(source("hash_grid.cu", defines, LEVELS=spec), device)
+    return Program(source("hash_grid.cu", defines, LEVELS=spec), device, SOURCES)
 
 
 @functools.cache
 def frame_program(space: GridSpec, time: GridSpec, device: torch.device) -> Program:
     text = source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
-    return Program(text, device)
+    return Program(text, device, SOURCES)
 
 
 def source(file: str, defines: dict[str, int], **grids: GridSpec) -> str:

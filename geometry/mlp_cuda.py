@@ -5,14 +5,16 @@ times on the way forward and back, which is most of their time at our widths.
 """
 
 import functools
+from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from . import cuda_program
-from .cuda_program import SOURCES, Program, source_of
+from ..kernels import cuda_program
+from ..kernels.cuda_program import Program, source_of
 
+SOURCE = Path(__file__).with_name("mlp.cu")
 ROWS = 64  # that a block takes at a time, as in mlp.cu
 BLOCKS_PER_PROCESSOR = 6  # as many as fit on an H200's at a time
 
@@ -79,4 +81,4 @@ def run(name: str, x: Tensor, first: Tensor, second: Tensor, *tensors: Tensor) -
 @functools.cache
 def program(inputs: int, hidden: int, outputs: int, device: torch.device) -> Program:
     sizes = {"INPUTS": inputs, "HIDDEN": hidden, "OUTPUTS": outputs}
-    return Program(source_of(SOURCES / "mlp.cu", sizes), device)
+    return Program(source_of(SOURCE, sizes), device)

@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..geometry import cuda_program
-from ..geometry.cuda_program import Program, source_of
+from ..kernels import cuda_program
+from ..kernels.cuda_program import Program, source_of
 
 SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu

@@ -17,11 +17,12 @@ from threestudio.utils.misc import C
 from torch import Tensor, nn
 
 from ..bounds import Bounded, bounded, in_order, path_of
-from . import models, sds
+from ..pretrained import models
+from ..pretrained.models import weights_dtype
+from . import sds
 from .codecs import ImageCodec
 from .frozen_vae import slim
 from .latents import channels_first
-from .models import weights_dtype
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
 from .speed import Recorded, RecordedEncoder, check_compile, prepare_network
 

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..bounds import bounded, path_of
-from ..prompt_processors.embedding_cache import text_embeddings
+from ..pretrained.embedding_cache import text_embeddings
 from . import sds
 from .distillation import Condition, PromptedDistillation
 from .latents import centre_square, clip_length, random_order, resize

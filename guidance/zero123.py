@@ -18,10 +18,10 @@ from transformers import CLIPVisionModelWithProjection
 
 from ..bounds import bounded, path_of
 from ..data.reference_image import reference_on_white
+from ..pretrained.models import model_folder
 from . import sds
 from .distillation import Condition, ScoreDistillation
 from .latents import resize
-from .models import model_folder
 from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels, read_clip_settings
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from threestudio.utils import gpus
 
-from ..guidance.models import unreachable
+from ..pretrained.models import unreachable
 from .places import located
 from .presets import Preset
 from .scene import Scene

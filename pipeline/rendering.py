@@ -22,10 +22,9 @@ from tqdm import tqdm
 from ..data.cameras import Cameras
 from ..data.config import parse_data_config
 from ..data.trajectories import circle
-from ..system import outputs
+from ..files.pictures import Picture, save_png, to_picture
 from ..system.animate124 import check_geometry
 from ..system.finite import check_loaded
-from ..system.outputs import Picture
 from .places import check_writable
 from .result import ANIMATION, BATCH, REFERENCE, ROUNDS, SHEET, TURNTABLE
 
@@ -126,7 +125,7 @@ class TrainedScene:
             )
             for picture in self.look(cameras, tau, height, width)["comp_rgb"]:
                 bar.update()
-                yield outputs.to_picture(picture)
+                yield to_picture(picture)
 
 
 def contact_sheet(
@@ -169,9 +168,9 @@ def write_result(args: argparse.Namespace) -> None:
         pictures = list(scene.pictures(sheet, args.size, bar))
         columns = sheet.tau[:times].tolist()
         picture = contact_sheet(pictures, sheet.azimuth[::times].tolist(), columns)
-        outputs.save_png(args.out / SHEET, picture)
+        save_png(args.out / SHEET, picture)
         for name, path in videos.items():
             frames = scene.pictures(path, args.size, bar)
-            outputs.write_video(args.out / name, frames, args.fps)
+            write_video(args.out / name, frames, args.fps)
     if torch.cuda.is_available():
         print(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")

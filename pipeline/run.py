@@ -14,7 +14,7 @@ from pathlib import Path
 
 from ..files.torch_files import check_zip
 from ..files.whole import clear_parts
-from ..prompt_processors.learned_tokens import read_learned_tokens
+from ..pretrained.learned_tokens import read_learned_tokens
 from . import process, report
 from .earlier import put_aside
 from .lock import locked

@@ -12,8 +12,8 @@ from threestudio.utils.base import BaseObject
 from torch import Tensor
 
 from ..bounds import Bounded, bounded, needed, path_of
-from .embedding_cache import text_embeddings
-from .text_encoder import LearnedTokens
+from ..pretrained.embedding_cache import text_embeddings
+from ..pretrained.text_encoder import LearnedTokens
 
 VIEWS = ("side", "front", "back", "overhead")
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import threestudio
 
 from ..bounds import needed, path_of
-from .learned_tokens import read_learned_tokens
+from ..pretrained.learned_tokens import read_learned_tokens
+from ..pretrained.text_encoder import LearnedTokens, token_pattern
 from .prompts import PromptProcessor
-from .text_encoder import LearnedTokens, token_pattern
 
 
 @threestudio.register("animate124-textual-inversion-prompt-processor")

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..geometry import cuda_program
-from ..geometry.cuda_program import Program
+from ..kernels import cuda_program
+from ..kernels.cuda_program import Program
 
 SOURCE = Path(__file__).with_name("ray_marching.cu")
 THREADS = 64  # of a block; a ray each

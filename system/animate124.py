@@ -35,10 +35,12 @@ from ..bounds import Bounded, bounded
 from ..data.original_keys import adopt
 from ..exporter.assets_4d import Assets4DExporter
 from ..exporter.old_files import drop_old_files
+from ..files.pictures import colour_depth, depth_range, save_png, surface_depth, to_picture
 from ..files.torch_files import check_zip, not_finite
+from ..files.videos import FrameStore, compose_videos
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
-from . import losses, outputs
+from . import losses
 from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 
@@ -484,17 +486,17 @@ class Animate124(BaseLift3DSystem):
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """`it<step>-<view>.png`: colour, normals and depth side by side."""
         layers = picture_layers(self(batch))
-        near, far = outputs.depth_range([layers["depth"]])
-        layers["depth"] = outputs.colour_depth(layers["depth"], near, far)
+        near, far = depth_range([layers["depth"]])
+        layers["depth"] = colour_depth(layers["depth"], near, far)
         row = [layers[name] for name in ("rgb", "normal", "depth") if name in layers]
         path = self.save_path(f"it{self.true_global_step}-{int(batch['index'])}.png")
-        outputs.save_png(path, np.concatenate(row, axis=1))
+        save_png(path, np.concatenate(row, axis=1))
 
     def on_validation_epoch_end(self) -> None:
         """Each view is written already."""
 
-    def test_frames(self) -> outputs.FrameStore:
-        return outputs.FrameStore(self.save_path(f"it{self.true_global_step}-test-frames"))
+    def test_frames(self) -> FrameStore:
+        return FrameStore(self.save_path(f"it{self.true_global_step}-test-frames"))
 
     def start_test(self) -> None:
         self.resting_view: tuple[Tensor, Tensor] | None = None  # c2w and its picture at tau = 0
@@ -520,7 +522,7 @@ class Animate124(BaseLift3DSystem):
         layers = picture_layers(self(batch))
         layers["depth"] = layers["depth"].astype(np.float16)  # 0.05 % is fine enough
         if not self.static:
-            layers["frozen"] = outputs.to_picture(self.frozen(batch))
+            layers["frozen"] = to_picture(self.frozen(batch))
         self.test_frames().put(int(batch["index"]), **layers)
 
     def frozen(self, view: dict[str, Any]) -> Float[Tensor, "H W 3"]:
@@ -536,11 +538,11 @@ class Animate124(BaseLift3DSystem):
         if get_rank() != 0:
             return
         store, path = self.test_frames(), self.save_path(f"it{self.true_global_step}-test")
-        for video in outputs.compose_videos(store, path, self.cfg.test_fps):
+        for video in compose_videos(store, path, self.cfg.test_fps):
             threestudio.info(f"Test video: {video}")
         if self.cfg.keep_test_frames:
             for index, picture in enumerate(store.read("rgb")):
-                outputs.save_png(path / f"{index}.png", picture)
+                save_png(path / f"{index}.png", picture)
             for old in path.glob("*.png"):  # of a longer test before
                 if old.stem.isdigit() and int(old.stem) > index:
                     old.unlink()
@@ -584,8 +586,8 @@ def regulariser(key: str, render: dict[str, Any]) -> losses.Scalar:
 
 def picture_layers(render: dict[str, Any]) -> dict[str, np.ndarray]:
     """Of a render of one view: colours and normals as pictures, depth as numbers."""
-    layers = {"rgb": outputs.to_picture(render["comp_rgb"][0])}
+    layers = {"rgb": to_picture(render["comp_rgb"][0])}
     if "comp_normal" in render:
-        layers["normal"] = outputs.to_picture(render["comp_normal"][0])
-    layers["depth"] = outputs.surface_depth(render["depth"][0], render["opacity"][0])
+        layers["normal"] = to_picture(render["comp_normal"][0])
+    layers["depth"] = surface_depth(render["depth"][0], render["opacity"][0])
     return layers

@@ -6,9 +6,9 @@ import inspect
 import pytest
 import torch
 from animate124.geometry import hash_grid_cuda, mlp_cuda
-from animate124.geometry.cuda_program import Arguments, compile_source
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.guidance import channels_cuda
+from animate124.kernels.cuda_program import Arguments, compile_source
 from animate124.renderer import ray_marching_cuda
 
 SPACE, TIME = GridSpec(3), GridSpec(4)
@@ -29,10 +29,13 @@ def test_sources_compile_without_a_gpu(name, architecture, monkeypatch):
     pytest.importorskip("cuda.bindings.nvrtc", reason="needs cuda-bindings")
     module, function, arguments = PROGRAMS[name]
     made = []
-    monkeypatch.setattr(module, "Program", lambda source, device: made.append(source))
+    monkeypatch.setattr(
+        module, "Program", lambda source, device, *include: made.append((source, *include))
+    )
     get = inspect.unwrap(getattr(module, function))  # without what checks its types, and the cache
     get(*arguments, torch.device("cuda", 0))
-    assert compile_source(made[0], architecture).startswith(b"\x7fELF")
+    source, *include = made[0]
+    assert compile_source(source, architecture, *include).startswith(b"\x7fELF")
 
 
 def test_arguments_lie_where_their_addresses_say():

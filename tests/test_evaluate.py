@@ -7,44 +7,44 @@ from pathlib import Path
 
 import pytest
 import torch
-from animate124.toyworld import evaluate, motion_classifier
+from animate124.evaluation import measures, motion_classifier, suite
+from animate124.evaluation.truth import TIMES, Subject, front
 from animate124.toyworld.banks import HELD_OUT
-from animate124.toyworld.evaluate import Subject
 
 SUBJECT = Subject("fox", "jump", HELD_OUT + 1)
 
 
 @pytest.fixture(scope="module")
 def truth():
-    return SUBJECT.pictures(evaluate.front(len(evaluate.TIMES)), evaluate.TIMES)
+    return SUBJECT.pictures(front(len(TIMES)), TIMES)
 
 
 def test_psnr_of_a_known_error():
     black = torch.zeros(2, 4, 4, 3)
-    assert evaluate.psnr(black + 0.1, black) == pytest.approx(20, abs=1e-4)
+    assert measures.psnr(black + 0.1, black) == pytest.approx(20, abs=1e-4)
 
 
 def test_motion_energy_and_jitter_of_a_sine():
     n = 64
     wave = torch.sin(2 * math.pi * torch.arange(n) / n)
     clip = 0.5 + 0.2 * wave[:, None, None, None].expand(n, 4, 4, 3)
-    assert evaluate.motion_energy(clip) == pytest.approx(0.2 / math.sqrt(2), rel=1e-4)
+    assert measures.motion_energy(clip) == pytest.approx(0.2 / math.sqrt(2), rel=1e-4)
     curvature = 2 - 2 * math.cos(2 * math.pi / n)  # of the second difference of a sine
-    assert evaluate.jitter(clip) == pytest.approx(0.2 / math.sqrt(2) * curvature, rel=0.02)
-    assert evaluate.motion_energy(clip[:1].expand(8, -1, -1, -1)) == 0
+    assert measures.jitter(clip) == pytest.approx(0.2 / math.sqrt(2) * curvature, rel=0.02)
+    assert measures.motion_energy(clip[:1].expand(8, -1, -1, -1)) == 0
 
 
 def test_truth_keeps_its_identity_in_any_motion_and_others_do_not(truth):
     poses = SUBJECT.poses()
-    assert evaluate.identity_distance(truth, poses) < 1e-3
+    assert measures.identity_distance(truth, poses) < 1e-3
     other = Subject("robot", "jump", HELD_OUT + 1)
-    strange = other.pictures(evaluate.front(1), torch.zeros(1))
+    strange = other.pictures(front(1), torch.zeros(1))
     one_strange_frame = torch.cat([truth[:4], strange])
-    assert evaluate.identity_distance(one_strange_frame, poses) > 0.1
+    assert measures.identity_distance(one_strange_frame, poses) > 0.1
 
 
 def test_the_classifier_names_true_motions_of_unseen_characters():
-    model = motion_classifier.load(evaluate.CLASSIFIER)
+    model = motion_classifier.load(measures.CLASSIFIER)
     assert motion_classifier.accuracy(model, n=14) >= 0.9
 
 
@@ -67,7 +67,7 @@ def test_training_learns_something_in_seconds(monkeypatch):
 
 
 def test_suite_characters_are_unseen_and_cover_all_species_and_five_motions():
-    species, motions, seeds = zip(*evaluate.SUITE, strict=True)
+    species, motions, seeds = zip(*suite.SUITE, strict=True)
     assert len(set(species)) == 8 and len(set(motions)) == 5 and len(set(seeds)) == 8
     assert min(seeds) >= HELD_OUT
 
@@ -81,8 +81,8 @@ def test_a_table_replaces_that_of_its_own_budget_only(tmp_path):
     }
     path = tmp_path / "toyworld.md"
     path.write_text("# Title\n\n## Budget full\n\nold\n\n## More\n\ntext\n")
-    evaluate.write_table(path, "full", [row])
-    evaluate.write_table(path, "laptop", [row, {**row, "named": "nod", "reference_psnr": 26.0}])
+    suite.write_table(path, "full", [row])
+    suite.write_table(path, "laptop", [row, {**row, "named": "nod", "reference_psnr": 26.0}])
     text = path.read_text()
     assert text.startswith("# Title\n") and "old" not in text and "## More\n\ntext\n" in text
     assert text.count("**mean**") == 2 and "| **mean** | 25.00" in text and "1 of 2" in text
@@ -98,19 +98,19 @@ def test_a_suite_goes_on_from_what_the_same_words_have_done(tmp_path, monkeypatc
         line = json.dumps({"species": folder.name, "call": len(commands)})
         return subprocess.CompletedProcess(command, 0, f"a line before\n{line}\n")
 
-    monkeypatch.setattr(evaluate.subprocess, "run", run)
-    first = evaluate.run_suite(1, ["--budget", "full"], tmp_path)
+    monkeypatch.setattr(suite.subprocess, "run", run)
+    first = suite.run_suite(1, ["--budget", "full"], tmp_path)
     assert [row["call"] for row in first] == list(range(1, 9))
-    assert evaluate.run_suite(2, ["--budget", "full"], tmp_path) == first and len(commands) == 8
-    evaluate.run_suite(1, ["--budget", "laptop"], tmp_path)
+    assert suite.run_suite(2, ["--budget", "full"], tmp_path) == first and len(commands) == 8
+    suite.run_suite(1, ["--budget", "laptop"], tmp_path)
     assert len(commands) == 16  # figures of another budget don't count
 
 
 def test_an_unknown_motion_is_named_with_those_that_exist(capsys):
     with pytest.raises(SystemExit):
-        evaluate.main(["--motion", "fly"])
+        suite.main(["--motion", "fly"])
     assert "'walk'" in capsys.readouterr().err
 
 
 def test_classifier_accuracy_on_held_out_truth_is_recorded():
-    assert json.loads((evaluate.CLASSIFIER / "config.json").read_text())["accuracy"] > 0.95
+    assert json.loads((measures.CLASSIFIER / "config.json").read_text())["accuracy"] > 0.95

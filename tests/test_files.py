@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from animate124.files import pictures, videos
 from animate124.files.whole import PART, clear_parts, running, whole_file
-from animate124.system import outputs
 from threestudio.utils.checkpoints import AtomicCheckpointIO
 
 
@@ -82,10 +82,10 @@ WRITERS = {
         {"state_dict": {"a": torch.zeros(1 << 16)}}, folder / "last.ckpt"
     ),
     "a.bin": saved,
-    "a.png": lambda folder: outputs.save_png(
+    "a.png": lambda folder: pictures.save_png(
         folder / "a.png", np.random.default_rng(0).integers(0, 255, (256, 256, 3), np.uint8)
     ),
-    "a.mp4": lambda folder: outputs.write_video(
+    "a.mp4": lambda folder: videos.write_video(
         folder / "a.mp4", np.random.default_rng(0).integers(0, 255, (8, 256, 256, 3), np.uint8)
     ),
 }

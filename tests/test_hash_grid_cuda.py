@@ -4,13 +4,14 @@ import itertools
 
 import pytest
 import torch
-from animate124.geometry import cuda_program, mlp_cuda
+from animate124.geometry import mlp_cuda
 from animate124.geometry.frame_table import frame_spec, frame_table_torch
 from animate124.geometry.hash_grid import choose_backend, hash_grid, hash_grid_stencil
 from animate124.geometry.hash_grid_cuda import frame_table_cuda, hash_grid_cuda, source
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
+from animate124.kernels import cuda_program
 
 SETTINGS = {
     "small": {

@@ -1,6 +1,6 @@
 """The method's promises, on one character that no prior has seen, against ground truth.
 
-Budgets are cut down to what shows the order of things; toyworld/evaluate.py measures the rest.
+Budgets are cut down to what shows the order of things; evaluation/suite.py measures the rest.
 """
 
 from pathlib import Path
@@ -8,10 +8,10 @@ from pathlib import Path
 import animate124
 import pytest
 import torch
+from animate124.evaluation import measures
+from animate124.evaluation.truth import RING, TIMES, Subject, front
 from animate124.pipeline.rendering import TrainedScene
-from animate124.toyworld import evaluate
 from animate124.toyworld.banks import HELD_OUT
-from animate124.toyworld.evaluate import RING, TIMES, Subject, front
 from animate124.toyworld.subject import write_subject
 from threestudio.launch import main, parser
 
@@ -63,11 +63,11 @@ def scene(trial):
 
 
 def novel_view_psnr(trial):
-    return evaluate.stills(SUBJECT, scene(trial))[0]["novel_view_psnr"]
+    return measures.stills(SUBJECT, scene(trial))[0]["novel_view_psnr"]
 
 
 def clip(trial):
-    return evaluate.pictures(scene(trial), front(len(TIMES)), TIMES)
+    return measures.pictures(scene(trial), front(len(TIMES)), TIMES)
 
 
 def test_the_3d_prior_makes_the_sides_that_nobody_saw(train, static):
@@ -76,19 +76,19 @@ def test_the_3d_prior_makes_the_sides_that_nobody_saw(train, static):
 
 
 def test_stage_1_stands_still_and_stage_2_moves_as_it_was_told(static, moving):
-    assert evaluate.motion_energy(clip(static)) < 1e-4
+    assert measures.motion_energy(clip(static)) < 1e-4
     truth = SUBJECT.pictures(front(len(TIMES)), TIMES)
     seen = clip(moving)
-    assert evaluate.motion_energy(seen) > 0.25 * evaluate.motion_energy(truth)
-    assert evaluate.moves(SUBJECT, [scene(moving)])[0]["motion_score"] > 0.5
-    start = evaluate.pictures(scene(moving), RING, torch.zeros(len(RING)))
-    still = evaluate.pictures(scene(static), RING, torch.zeros(len(RING)))
-    assert evaluate.psnr(start, still) > 20  # at rest it is what it was
+    assert measures.motion_energy(seen) > 0.25 * measures.motion_energy(truth)
+    assert measures.moves(SUBJECT, [scene(moving)])[0]["motion_score"] > 0.5
+    start = measures.pictures(scene(moving), RING, torch.zeros(len(RING)))
+    still = measures.pictures(scene(static), RING, torch.zeros(len(RING)))
+    assert measures.psnr(start, still) > 20  # at rest it is what it was
 
 
 def test_stage_3_keeps_the_motion_and_the_identity(train, moving):
     refined, before = clip(train("stage3", "refined", start=moving)), clip(moving)
-    assert evaluate.motion_energy(refined) > 0.9 * evaluate.motion_energy(before)
+    assert measures.motion_energy(refined) > 0.9 * measures.motion_energy(before)
     poses = SUBJECT.poses()
-    drift = evaluate.identity_distance(before, poses)
-    assert evaluate.identity_distance(refined, poses) < 1.15 * drift
+    drift = measures.identity_distance(before, poses)
+    assert measures.identity_distance(refined, poses) < 1.15 * drift

@@ -11,8 +11,8 @@ import huggingface_hub
 import pytest
 import threestudio
 import torch
-from animate124.guidance import models
-from animate124.guidance.models import choose_weights, load_component, model_folder
+from animate124.pretrained import models
+from animate124.pretrained.models import choose_weights, load_component, model_folder
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizerFast

@@ -8,11 +8,11 @@ import statistics
 import cv2
 import numpy as np
 import pytest
+from animate124.files import videos
 from animate124.pipeline import report
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.plan import ROOT, make_plan
 from animate124.pipeline.scene import Scene
-from animate124.system import outputs
 
 
 def log(folder, version, rows):
@@ -79,7 +79,7 @@ def written(tmp_path_factory):
         for path in step.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".mp4":
-                outputs.write_video(path, colours)
+                videos.write_video(path, colours)
             elif path.suffix == ".png":
                 cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
             else:

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 import threestudio
 import torch
-from animate124.prompt_processors import embedding_cache, prompts, text_encoder
-from animate124.prompt_processors.embedding_cache import entry_key, text_embeddings
-from animate124.prompt_processors.learned_tokens import read_learned_tokens
+from animate124.pretrained import embedding_cache, text_encoder
+from animate124.pretrained.embedding_cache import entry_key, text_embeddings
+from animate124.pretrained.learned_tokens import read_learned_tokens
+from animate124.prompt_processors import prompts
 from animate124.prompt_processors.prompts import VIEWS, view_of
 from hypothesis import given, settings
 from hypothesis import strategies as st

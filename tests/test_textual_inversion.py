@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 from animate124.guidance.noise import DDPM, add_noise
-from animate124.prompt_processors.learned_tokens import read_learned_tokens
-from animate124.prompt_processors.text_encoder import TextEncoder
+from animate124.pretrained.learned_tokens import read_learned_tokens
+from animate124.pretrained.text_encoder import TextEncoder
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from jaxtyping import install_import_hook

@@ -8,8 +8,8 @@ import animate124
 import pytest
 import torch
 from animate124.data.cameras import Cameras
-from animate124.guidance.models import load_component
 from animate124.guidance.zero123_model import camera_offset
+from animate124.pretrained.models import load_component
 from animate124.toyworld import banks, captions, train
 from animate124.toyworld.characters import SPECIES, make_character
 from animate124.toyworld.motions import MOTIONS

@@ -284,7 +284,7 @@ def scene(bench: Bench, out: str) -> int | str:
     if code:
         return code
     from animate124.pipeline.result import file_names
-    from animate124.prompt_processors.learned_tokens import read_learned_tokens
+    from animate124.pretrained.learned_tokens import read_learned_tokens
 
     folder, digest = Path(out, SCENE), hashlib.sha256()
     tensors = read_learned_tokens(folder / "token" / "learned_embeds.bin")
@@ -328,13 +328,13 @@ def prior(kind: str, **config: Any) -> str:
 
 def embedded(use_cache: bool) -> list:
     """The text embedding of a prompt."""
-    from animate124.prompt_processors.embedding_cache import text_embeddings
+    from animate124.pretrained.embedding_cache import text_embeddings
 
     return text_embeddings("priors/sd", [PROMPT], use_cache=use_cache).tolist()
 
 
 def learned(path: str) -> dict[str, list]:
-    from animate124.prompt_processors.learned_tokens import read_learned_tokens
+    from animate124.pretrained.learned_tokens import read_learned_tokens
 
     return {token: vectors.tolist() for token, vectors in read_learned_tokens(path).items()}
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import values
-from animate124.prompt_processors.learned_tokens import read_learned_tokens
+from animate124.pretrained.learned_tokens import read_learned_tokens
 from PIL import Image
 from safetensors.torch import save_file
 from values import PROMPT
@@ -109,7 +109,7 @@ def test_what_is_no_learned_word_is_named_with_a_way_out():
 
 def test_two_encoders_vectors_are_taken_apart(random_priors):
     """SDXL's files hold a word for each of its encoders: one that fits is enough."""
-    from animate124.prompt_processors.embedding_cache import text_embeddings
+    from animate124.pretrained.embedding_cache import text_embeddings
 
     width = 32  # of the random models
     save_file({"clip_l": torch.randn(1, width), "clip_g": torch.randn(1, 1280)}, "sdxl.safetensors")

@@ -15,18 +15,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-SOURCES = Path(__file__).parent
-
 
 class Program:
-    """The kernels of one source, compiled for one device."""
+    """The kernels of one source, compiled for one device.
 
-    def __init__(self, source: str, device: torch.device):
+    include: a folder whose files the source may include.
+    """
+
+    def __init__(self, source: str, device: torch.device, include: Path | None = None):
         from cuda.bindings import driver
 
         self.device = device
         major, minor = torch.cuda.get_device_capability(device)
-        binary = compile_source(source, f"sm_{major}{minor}")
+        binary = compile_source(source, f"sm_{major}{minor}", include)
         self.context = self.call(driver.cuDevicePrimaryCtxRetain, device.index)
         with torch.cuda.device(device):
             self.call(driver.cuCtxSetCurrent, self.context)
@@ -95,15 +96,13 @@ def source_of(path: Path, constants: Mapping[str, int], *lines: str) -> str:
     return "\n".join([*defines, *lines, path.read_text()])
 
 
-def compile_source(source: str, architecture: str) -> bytes:
-    """Machine code of CUDA C++, which may include the files beside this one."""
+def compile_source(source: str, architecture: str, include: Path | None = None) -> bytes:
+    """Machine code of CUDA C++, which may include the files of one folder."""
     from cuda.bindings import nvrtc
 
-    options = [
-        f"--gpu-architecture={architecture}".encode(),
-        f"--include-path={SOURCES}".encode(),
-        b"--std=c++17",
-    ]
+    options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
+    if include is not None:
+        options.append(f"--include-path={include}".encode())
     _, program = nvrtc.nvrtcCreateProgram(source.encode(), b"animate124.cu", 0, [], [])
     (error,) = nvrtc.nvrtcCompileProgram(program, len(options), options)
     if error != 0:

@@ -5,7 +5,14 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from animate124.system import outputs
+from animate124.files.pictures import (
+    colour_depth,
+    depth_range,
+    save_png,
+    surface_depth,
+    to_picture,
+)
+from animate124.files.videos import FrameStore, compose_videos, write_video
 
 
 def gradients(count, height, width):
@@ -27,7 +34,7 @@ def read_video(path):
 @pytest.mark.parametrize("size", [(32, 48), (31, 47)])
 def test_a_video_holds_every_frame_in_a_format_that_browsers_play(tmp_path, size):
     sent = list(gradients(7, *size))
-    path = outputs.write_video(tmp_path / "new folder" / "a.mp4", sent, fps=12)
+    path = write_video(tmp_path / "new folder" / "a.mp4", sent, fps=12)
     meta, frames = read_video(path)
     assert meta["codec"] == "h264"
     assert meta["pix_fmt"].startswith("yuv420p")
@@ -40,7 +47,7 @@ def test_a_video_holds_every_frame_in_a_format_that_browsers_play(tmp_path, size
 
 
 def test_a_write_that_dies_leaves_the_old_file_and_no_other(tmp_path):
-    path = outputs.write_video(tmp_path / "a.mp4", gradients(3, 16, 16))
+    path = write_video(tmp_path / "a.mp4", gradients(3, 16, 16))
     before = path.read_bytes()
 
     def dying():
@@ -48,36 +55,36 @@ def test_a_write_that_dies_leaves_the_old_file_and_no_other(tmp_path):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        outputs.write_video(path, dying())
+        write_video(path, dying())
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_frames_of_two_sizes_or_no_frames_are_errors(tmp_path):
     with pytest.raises(ValueError, match="at least one"):
-        outputs.write_video(tmp_path / "a.mp4", [])
+        write_video(tmp_path / "a.mp4", [])
     mixed = [*gradients(1, 16, 16), *gradients(1, 16, 32)]
     with pytest.raises(ValueError, match="a frame of"):
-        outputs.write_video(tmp_path / "a.mp4", mixed)
+        write_video(tmp_path / "a.mp4", mixed)
     assert not list(tmp_path.iterdir())
 
 
 def test_png_round_trip_keeps_every_byte_and_the_order_of_channels(tmp_path):
     picture = next(gradients(1, 9, 7))
-    outputs.save_png(tmp_path / "a" / "b.png", picture)
+    save_png(tmp_path / "a" / "b.png", picture)
     read = cv2.cvtColor(cv2.imread(str(tmp_path / "a" / "b.png")), cv2.COLOR_BGR2RGB)
     np.testing.assert_array_equal(read, picture)
 
 
 def test_to_picture_rounds_clamps_and_survives_nan():
     image = torch.tensor([[[0.5, -1.0, 2.0], [float("nan"), 1 / 255, 0.9999]]])
-    assert outputs.to_picture(image).tolist() == [[[128, 0, 255], [0, 1, 255]]]
+    assert to_picture(image).tolist() == [[[128, 0, 255], [0, 1, 255]]]
 
 
 def test_surface_depth_is_the_mean_distance_where_something_is():
     depth = torch.tensor([[[2.5], [1.5], [0.3]]])  # sums of weight * t
     opacity = torch.tensor([[[1.0], [0.75], [0.2]]])
-    found = outputs.surface_depth(depth, opacity)
+    found = surface_depth(depth, opacity)
     np.testing.assert_allclose(found, [[2.5, 2.0, np.nan]])
 
 
@@ -86,29 +93,29 @@ def test_depth_range_is_of_the_whole_video_and_of_surfaces_only():
     frames = [rng.uniform(2, 3, (8, 8)).astype(np.float32) + shift for shift in (0, 1, 5)]
     everything = np.stack(frames)
     frames[0] = np.pad(frames[0], 4, constant_values=np.nan)  # background
-    near, far = outputs.depth_range(frames)
+    near, far = depth_range(frames)
     assert near == pytest.approx(np.percentile(everything, 10))
     assert far == pytest.approx(np.percentile(everything, 99))
-    assert outputs.depth_range([np.full((4, 4), np.nan)]) == (0, 1)
-    same = outputs.depth_range([np.full((4, 4), 2.0)])
+    assert depth_range([np.full((4, 4), np.nan)]) == (0, 1)
+    same = depth_range([np.full((4, 4), 2.0)])
     assert same[0] < same[1]
 
 
 def test_depth_colours_are_ends_of_the_map_outside_the_range_and_white_without_surface():
     depth = np.array([[1.0, 2.0, 3.0, 4.0, np.nan]])
-    colours = outputs.colour_depth(depth, 2.0, 3.0)[0].tolist()
+    colours = colour_depth(depth, 2.0, 3.0)[0].tolist()
     assert colours[0] == colours[1] and colours[2] == colours[3] and colours[1] != colours[2]
     assert colours[4] == [255, 255, 255]
 
 
 def test_two_processes_frames_make_one_video_in_order(tmp_path):
     sent = list(gradients(6, 16, 16))
-    outputs.FrameStore(tmp_path / "frames").clear()
-    ranks = [outputs.FrameStore(tmp_path / "frames") for _ in range(2)]
+    FrameStore(tmp_path / "frames").clear()
+    ranks = [FrameStore(tmp_path / "frames") for _ in range(2)]
     for i in (1, 0, 5, 3, 2, 4, 4):  # a sampler that pads sends a frame twice
         depth = np.full((16, 16), 2.0 + i, np.float16)
         ranks[i % 2].put(i, rgb=sent[i], normal=sent[5 - i], depth=depth)
-    videos = outputs.compose_videos(ranks[0], tmp_path / "it3-test", fps=10)
+    videos = compose_videos(ranks[0], tmp_path / "it3-test", fps=10)
     assert [v.name for v in videos] == [
         "it3-test.mp4",
         "it3-test-depth.mp4",
@@ -123,11 +130,11 @@ def test_two_processes_frames_make_one_video_in_order(tmp_path):
 
 
 def test_a_missing_frame_is_named(tmp_path):
-    store = outputs.FrameStore(tmp_path)
+    store = FrameStore(tmp_path)
     for i in (0, 1, 4):
         store.put(i, rgb=np.zeros((4, 4, 3), np.uint8))
     with pytest.raises(FileNotFoundError, match=r"\[2, 3\]"):
-        outputs.compose_videos(store, tmp_path / "video")
+        compose_videos(store, tmp_path / "video")
     store.clear()
     with pytest.raises(FileNotFoundError, match=r"\[0\]"):
-        outputs.compose_videos(store, tmp_path / "video")
+        compose_videos(store, tmp_path / "video")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from transformers import CLIPTextModel, CLIPTokenizerFast
 
-from ..guidance import models
+from . import models
 
 LearnedTokens = Mapping[str, Tensor]  # how a prompt writes the token -> its vectors, each [n D]
 

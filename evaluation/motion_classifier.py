@@ -3,7 +3,7 @@
 A clip is T = 16 frames of 32 px from the reference camera, at frame times i / T. The network sees
 each frame beside its difference from the clip's mean, so that it looks at what moves.
 
-    python -m animate124.toyworld.motion_classifier --out load/toy-priors/motion-classifier
+    python -m animate124.evaluation.motion_classifier --out load/toy-priors/motion-classifier
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..data.cameras import Cameras
-from .banks import HELD_OUT, draw, random_motion
-from .characters import SPECIES, make_character
-from .motions import MOTIONS, animate
+from ..toyworld.banks import HELD_OUT, draw, random_motion
+from ..toyworld.characters import SPECIES, make_character
+from ..toyworld.motions import MOTIONS, animate
 
 FRAMES, SIZE = 16, 32
 NAMES = tuple(MOTIONS)

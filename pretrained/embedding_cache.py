@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..files.torch_files import DIGEST, digest
 from ..files.whole import clear_parts, whole_file
-from ..guidance.models import fingerprint
+from .models import fingerprint
 from .text_encoder import LearnedTokens, TextEncoder, token_pattern
 
 FOLDER = Path(".threestudio_cache/text_embeddings")  # where threestudio keeps its own

@@ -1,0 +1,1 @@
+"""A trained scene against the toy world's truth."""

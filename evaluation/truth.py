@@ -1,0 +1,54 @@
+"""A character of the toy world as a subject: what is asked of it, and how it truly looks."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..data.cameras import Cameras
+from ..toyworld.banks import lens
+from ..toyworld.captions import VERBS
+from ..toyworld.characters import make_character
+from ..toyworld.motions import MOTIONS, animate
+from ..toyworld.ray_tracing import Ellipsoids, render
+from .motion_classifier import FRAMES
+
+SIZE = 64  # pixels of the pictures that are compared
+TIMES = torch.arange(FRAMES) / FRAMES
+RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
+
+
+@dataclasses.dataclass(frozen=True)
+class Subject:
+    """A character and what it is to do."""
+
+    species: str
+    motion: str
+    seed: int  # of the individual; from HELD_OUT on no prior has seen it
+
+    @property
+    def prompt(self) -> str:
+        return f"a {self.species} is {VERBS[self.motion]}"
+
+    def scenes(self, motion: str, times: Float[Tensor, " F"]) -> Ellipsoids:
+        return animate(make_character(self.species, self.seed), motion, times)
+
+    def pictures(
+        self, cameras: Cameras, times: Float[Tensor, " F"], motion: str | None = None
+    ) -> Float[Tensor, "F S S 3"]:
+        """Ground truth: one picture a camera."""
+        scenes = self.scenes(motion or self.motion, times)
+        return render(scenes, lens(cameras, SIZE), supersample=4)["rgb"]
+
+    def poses(self) -> Float[Tensor, "P S S 3"]:
+        """The character from the front in all that it can do."""
+        moving = [motion for motion in MOTIONS if motion != "still"]
+        return torch.cat([self.pictures(front(len(TIMES)), TIMES, m) for m in moving])
+
+
+def front(n: int) -> Cameras:
+    """The reference camera, n times."""
+    return Cameras.of(torch.zeros(n))

@@ -1,0 +1,1 @@
+"""CUDA programs that are compiled when they are first used."""

@@ -1,0 +1,1 @@
+"""Pretrained models: the only room that knows the hub, and what is kept of them on disk."""
