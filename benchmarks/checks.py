@@ -23,7 +23,8 @@ from animate124.system.finite import optimizer_tensors
 from animate124.system.loss_watch import LossWatch
 from measuring import FIGURES, device_name, record
 from measuring import milliseconds as time_of
-from step import mark, milliseconds, step_options, train
+from probes import mark, milliseconds
+from stages import step_options, train
 
 BLOCK = 6  # steps
 
