@@ -23,6 +23,7 @@ from ..data.cameras import Cameras
 from ..data.config import parse_data_config
 from ..data.trajectories import circle
 from ..files.pictures import Picture, save_png, to_picture
+from ..files.videos import write_video
 from ..system.animate124 import check_geometry
 from ..system.finite import check_loaded
 from .places import check_writable
