@@ -56,6 +56,7 @@ class ScoreDistillation(BaseObject):
     unet_class: ClassVar[type] = UNet2DConditionModel
     unet_channels: ClassVar[int] = 4  # what the UNet takes in
     cfg_start: ClassVar[str] = "uncond"  # where classifier-free guidance starts from
+    clips_only: ClassVar[bool] = False  # whether single pictures make no sense to it
 
     def configure(self) -> None:
         model = self.cfg.pretrained_model_name_or_path

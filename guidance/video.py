@@ -50,6 +50,7 @@ class VideoGuidance(PromptedDistillation):
     cfg: Config
     unet_class: ClassVar[type] = UNet3DConditionModel
     cfg_start: ClassVar[str] = "cond"
+    clips_only: ClassVar[bool] = True
 
     def configure(self) -> None:
         super().configure()

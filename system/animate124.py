@@ -1,4 +1,4 @@
-"""The system: one scene, up to three guidances, and a training step that reads top to bottom.
+"""The system: one scene, its guidances, and a training step that reads top to bottom.
 
 A batch brings up to three views, each a dict of cameras (data/image_video_datamodule.py):
 "reference" (the given image's camera, tau = 0), "random_camera" (tau = 0) and "clip" (the frames of
@@ -6,20 +6,21 @@ video clips). The step renders each view that some loss of non-zero weight reads
 weight * loss over
 
 * the reference losses, on "reference";
-* the guidances, on the view of their slot (`SLOTS`);
-* the regularisers, on every rendered view (`REGULARISERS`): a view's pictures are smoothed as much
-  beside other views as alone.
+* the guidances, each on the view of its term;
+* the regularisers, on every rendered view: a view's pictures are smoothed as much beside other
+  views as alone.
+
+`terms.py` has their tables.
 
 `train/loss_*` are logged before their weight. Every weight of `loss` is a number or a `C` schedule.
 """
 
-import difflib
 import random
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import threestudio
@@ -27,7 +28,7 @@ import torch
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from threestudio.systems.base import BaseLift3DSystem
-from threestudio.utils.config import C_max, parse_structured
+from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import barrier, get_rank, load_module_weights
 from torch import Tensor
 
@@ -40,50 +41,11 @@ from ..files.torch_files import check_zip, not_finite
 from ..files.videos import FrameStore, compose_videos
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
-from . import losses
+from . import terms
 from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 
-
-class Slot(NamedTuple):
-    """A guidance's place in the step: what it looks at, and the weight of what it says."""
-
-    view: str  # of the batch
-    guidance: str  # attribute and config section of the guidance
-    prompt_processor: str | None  # ... and of its prompt processor
-    weight: str  # key of `loss`
-
-
-SLOTS = (
-    Slot("random_camera", "guidance", "prompt_processor", "lambda_sd"),
-    Slot("random_camera", "guidance_3d", None, "lambda_3d_sd"),
-    Slot("clip", "guidance", "prompt_processor", "lambda_sds_video"),
-    Slot("clip", "guidance_cn", "prompt_processor_cn", "lambda_cn_sds"),
-)
-REFERENCE_LOSSES = {
-    "lambda_rgb": lambda out, reference: losses.rgb_on_mask(
-        out["comp_rgb"], reference["rgb"], reference["mask"]
-    ),
-    "lambda_mask": lambda out, reference: losses.mask_bce(out["opacity"], reference["mask"]),
-}
-REGULARISERS = {  # weight: loss, and the render's outputs that it takes
-    "lambda_normal_smoothness_2d": (losses.normal_smoothness_2d, ("comp_normal",)),
-    "lambda_orient": (losses.orientation, ("weights", "normal", "t_dirs", "opacity")),
-    "lambda_sparsity": (losses.sparsity, ("opacity",)),
-    "lambda_opaque": (losses.opaque, ("opacity",)),
-    "lambda_z_variance": (losses.z_variance, ("z_variance", "opacity")),
-    "lambda_tv": (losses.total_variation, ("comp_rgb",)),
-}
-WEIGHTS = (*REFERENCE_LOSSES, *(slot.weight for slot in SLOTS), *REGULARISERS)
-
 MODULES = ("geometry", "material", "background", "renderer")
-PRIORS = ("prompt_processor", "prompt_processor_cn", "guidance", "guidance_3d", "guidance_cn")
-USUAL_PRIORS = {  # what an error suggests
-    "lambda_sd": "animate124-image-guidance",
-    "lambda_3d_sd": "animate124-zero123-guidance",
-    "lambda_sds_video": "animate124-zeroscope-guidance",
-    "lambda_cn_sds": "animate124-controlnet-tile-guidance",
-}
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
 LEAST_SCALE = 2.0**-16  # of GradScaler: it starts at 2^16, and halves where a gradient overflows
 FRESH_TIME_GRID = 1e-4  # a hash grid's entries start within this of 0
@@ -99,30 +61,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- whoever still draws from the global one is repeatable
     torch.manual_seed(seed)
-
-
-def weighs(slot: Slot, loss: Mapping[str, Any]) -> bool:
-    """Whether the slot's weight is other than 0 at some step."""
-    return C_max(loss.get(slot.weight, 0)) != 0
-
-
-def check_weights(loss: Mapping[str, Any]) -> None:
-    """A KeyError for each key of `loss` that no loss has."""
-    for key in loss:
-        if key not in WEIGHTS:
-            near = difflib.get_close_matches(key, WEIGHTS, n=3) or list(WEIGHTS)
-            raise KeyError(f"No loss has the weight system.loss.{key}. Close: {', '.join(near)}.")
-
-
-def check_priors(cfg: Any) -> None:
-    """A ValueError for a weight whose loss no prior gives."""
-    for slot in SLOTS:
-        if weighs(slot, cfg.loss) and not getattr(cfg, f"{slot.guidance}_type"):
-            raise ValueError(
-                f"system.loss.{slot.weight} is {cfg.loss[slot.weight]}, but there is no "
-                f"system.{slot.guidance}_type to give that loss. Name one, such as "
-                f"{USUAL_PRIORS[slot.weight]}, or set the weight to 0."
-            )
 
 
 def check_geometry(
@@ -151,17 +89,6 @@ def check_geometry(
             + "\nAll stages of a scene share system.geometry: a checkpoint of the toy configs fits "
             "only the toy configs, and an override of system.geometry.pos_encoding_config or "
             "mlp_network_config has to be given to each stage."
-        )
-
-
-def check_clips(loss: Mapping[str, Any], clips: bool) -> None:
-    """A ValueError if losses on clips have a weight, but the data module makes no clips."""
-    idle = [slot.weight for slot in SLOTS if slot.view == "clip" and weighs(slot, loss)]
-    if idle and not clips:
-        raise ValueError(
-            f"{' and '.join(f'system.loss.{weight}' for weight in idle)} would do nothing: there "
-            "are no clips to look at, since data.prob_single_view_video is 0. Give it a "
-            "probability, such as 1.0, or set the weight to 0."
         )
 
 
@@ -194,13 +121,7 @@ class SpeedConfig(Bounded):
 @threestudio.register("animate124-system")
 class Animate124(BaseLift3DSystem):
     @dataclass
-    class Config(BaseLift3DSystem.Config, Bounded):
-        guidance_3d_type: str = ""  # registered name of the guidance that looks at random cameras
-        guidance_3d: dict = field(default_factory=dict)  # its config
-        guidance_cn_type: str = ""  # registered name of the second guidance that looks at clips
-        guidance_cn: dict = field(default_factory=dict)  # its config
-        prompt_processor_cn_type: str = ""  # registered name of guidance_cn's prompt processor
-        prompt_processor_cn: dict = field(default_factory=dict)  # its config
+    class Config(terms.with_priors(BaseLift3DSystem.Config), Bounded):
         exporter_type: str = "animate124-4d-exporter"  # used by --export only
         speed: dict = field(default_factory=dict)  # SpeedConfig's keys
         loss: dict = bounded({}, 0, schedule=True)  # weights lambda_*
@@ -210,8 +131,8 @@ class Animate124(BaseLift3DSystem):
         def __post_init__(self) -> None:
             super().__post_init__()
             if isinstance(self.loss, Mapping):
-                check_weights(self.loss)
-                check_priors(self)
+                terms.check_weights(self.loss)
+                terms.check_priors(self)
             parse_structured(SpeedConfig, self.speed)
 
     cfg: Config
@@ -232,19 +153,14 @@ class Animate124(BaseLift3DSystem):
     @classmethod
     def used_in_training(cls, cfg: Any) -> list[str]:
         """The sections whose modules training loads: of the priors those that weigh something."""
-        wanted = [slot for slot in SLOTS if weighs(slot, cfg.loss)]
-        priors = {name for slot in wanted for name in (slot.guidance, slot.prompt_processor)}
-        return [*MODULES, *(name for name in PRIORS if name in priors and cfg[f"{name}_type"])]
+        return [*MODULES, *terms.used_priors(cfg)]
 
     @classmethod
     def check_with_data(cls, cfg: Any, data: Any) -> None:
         """Raises a ValueError for settings of one section that another can't take."""
-        check_clips(cfg.loss, getattr(data, "dynamic", True))
-        if not any(C_max(cfg.loss.get(weight, 0)) for weight in WEIGHTS):
-            raise ValueError(
-                "Every weight of system.loss is 0, so nothing would be trained. Give one, such as "
-                "system.loss.lambda_rgb=1000."
-            )
+        terms.check_clips(cfg.loss, getattr(data, "dynamic", True))
+        terms.check_views(cfg)
+        terms.check_any(cfg.loss)
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
             raise ValueError(
@@ -252,29 +168,24 @@ class Animate124(BaseLift3DSystem):
                 f"is {cfg.material.get('n_output_dims', 3)}: they have to be the same."
             )
         ours = cfg.renderer_type == "animate124-nerf-volume-renderer"
-        without_normals = ours and not cfg.renderer.get("return_comp_normal", False)
-        for weight, (_, takes) in REGULARISERS.items():
-            normals = any("normal" in name for name in takes)
-            if without_normals and normals and C_max(cfg.loss.get(weight, 0)):
-                raise ValueError(
-                    f"system.loss.{weight} is {cfg.loss[weight]}, but no normals are rendered: set "
-                    "system.renderer.return_comp_normal=true, or the weight to 0."
-                )
+        if ours and not cfg.renderer.get("return_comp_normal", False):
+            terms.check_normals(cfg.loss)
         clip = getattr(getattr(data, "single_view", None), "num_frames", None)
-        frames = cfg.guidance_cn.get("fixed_frames")
-        if "guidance_cn" in cls.used_in_training(cfg) and clip and frames and frames > clip:
-            raise ValueError(
-                f"system.guidance_cn.fixed_frames is {frames}, but a clip has {clip} frames "
-                "(data.single_view.num_frames): give at most that many."
-            )
+        for name in terms.used_priors(cfg):
+            frames = cfg[name].get("fixed_frames")
+            if clip and frames and frames > clip:
+                raise ValueError(
+                    f"system.{name}.fixed_frames is {frames}, but a clip has {clip} frames "
+                    "(data.single_view.num_frames): give at most that many."
+                )
 
     def on_fit_start(self) -> None:
         """Loads the priors: here, so that nothing but training needs them."""
         super().on_fit_start()
         data = getattr(self._trainer, "datamodule", None)  # tests and tools have no trainer
         self.check_with_data(self.cfg, getattr(data, "cfg", None))
-        wanted = self.used_in_training(self.cfg)
-        for name in PRIORS:
+        wanted = terms.used_priors(self.cfg)
+        for name in terms.priors():
             kind = self.cfg[f"{name}_type"]
             if not kind or hasattr(self, name):
                 continue
@@ -283,7 +194,7 @@ class Animate124(BaseLift3DSystem):
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
-        for name in PRIORS:
+        for name in terms.priors():
             prior = getattr(self, name, None)
             if isinstance(prior, ScoreDistillation):  # threestudio's own guidances aren't
                 prior.speed_up(self.speed.compile, pool)
@@ -305,28 +216,28 @@ class Animate124(BaseLift3DSystem):
         """One step over a batch; see the module's docstring."""
         weights = {key: self.C(value) for key, value in self.cfg.loss.items()}
         weights = {key: weight for key, weight in weights.items() if weight != 0}
-        views = views_of(batch, weights)
+        views = terms.views_of(batch, weights)
         renders = {name: self(view) for name, view in views.items()}
-        terms: dict[str, list[Tensor]] = defaultdict(list)  # weight -> its losses, a view each
+        parts: dict[str, list[Tensor]] = defaultdict(list)  # weight -> its losses, a view each
 
-        if "reference" in renders:
-            for key, loss in REFERENCE_LOSSES.items():
+        if terms.REFERENCE in renders:
+            for key, loss in terms.REFERENCE_TERMS.items():
                 if key in weights:
-                    terms[key].append(loss(renders["reference"], views["reference"]))
+                    parts[key].append(loss(renders[terms.REFERENCE], views[terms.REFERENCE]))
 
-        for slot in SLOTS:
-            if slot.view in renders and slot.weight in weights:
-                rgb = renders[slot.view]["comp_rgb"]
-                camera = {k: v for k, v in views[slot.view].items() if k not in NOT_CAMERA}
-                if slot.view == "clip":
+        for term in terms.GUIDANCE_TERMS:
+            if term.view in renders and term.weight in weights:
+                rgb = renders[term.view]["comp_rgb"]
+                camera = {k: v for k, v in views[term.view].items() if k not in NOT_CAMERA}
+                if term.view == terms.CLIP:
                     camera["num_frames"] = batch["num_frames"]
-                terms[slot.weight].append(self.distill(slot, rgb, camera))
+                parts[term.weight].append(self.distill(term, rgb, camera))
 
-        for key in REGULARISERS:
+        for key in terms.REGULARISERS:
             if key in weights:
-                terms[key] += [regulariser(key, render) for render in renders.values()]
+                parts[key] += [terms.regulariser(key, render) for render in renders.values()]
 
-        values = {key: sum(parts) for key, parts in terms.items()}
+        values = {key: sum(found) for key, found in parts.items()}
         loss = sum(weights[key] * value for key, value in values.items())
         if not values:  # nothing weighs anything: a zero that still has a graph, for DDP
             loss = 0 * sum(render["opacity"].sum() for render in renders.values())
@@ -339,19 +250,21 @@ class Animate124(BaseLift3DSystem):
         self.loss_watch.look(self.true_global_step + 1, {"loss": loss, **named}, weights)
         return {"loss": loss, **named}
 
-    def distill(self, slot: Slot, rgb: Float[Tensor, "N H W 3"], camera: dict) -> Tensor:
-        """The sum of the losses that a slot's guidance returns on pictures of `camera`."""
-        prompt = getattr(self, slot.prompt_processor or "", None)
+    def distill(
+        self, term: terms.GuidanceTerm, rgb: Float[Tensor, "N H W 3"], camera: dict
+    ) -> Tensor:
+        """The sum of the losses that a term's guidance returns on pictures of `camera`."""
+        prompt = getattr(self, term.prompt_processor or "", None)
         prompt_utils = () if prompt is None else (prompt(),)
-        said = getattr(self, slot.guidance)(rgb, *prompt_utils, **camera)
+        said = getattr(self, term.guidance)(rgb, *prompt_utils, **camera)
         # threestudio's Stable Diffusion also gives HiFA's loss on pixels, which has no weight here
         parts = [v for k, v in said.items() if k.startswith("loss_") and k != "loss_sd_img"]
         if not parts:
-            kind = self.cfg[f"{slot.guidance}_type"]
+            kind = self.cfg[f"{term.guidance}_type"]
             raise KeyError(f"{kind} returned {sorted(said)}: there is no loss_* to weigh.")
-        name = slot.weight.replace("lambda_", "")
+        name = term.weight.replace("lambda_", "")
         if "lost" in said:
-            self.watch_gradient(slot.guidance, said.pop("lost"))
+            self.watch_gradient(term.guidance, said.pop("lost"))
         for key, value in said.items():
             if not key.startswith("loss_") and torch.as_tensor(value).numel() == 1:
                 self.note(f"train/{key}_{name}", value)
@@ -445,7 +358,7 @@ class Animate124(BaseLift3DSystem):
 
     def stage(self) -> dict[str, Any]:
         """What tells one stage's checkpoints from another's."""
-        kinds = [self.cfg[f"{name}_type"] for name in PRIORS if name.startswith("guidance")]
+        kinds = [self.cfg[f"{name}_type"] for name in terms.guidances()]
         return {"static": self.static, "guidance": kinds}
 
     @property
@@ -547,41 +460,6 @@ class Animate124(BaseLift3DSystem):
                 if old.stem.isdigit() and int(old.stem) > index:
                     old.unlink()
         store.clear()
-
-
-def views_of(batch: dict[str, Any], weights: dict[str, float]) -> dict[str, dict[str, Any]]:
-    """The batch's views that a loss of these weights reads; one at least."""
-    readers = {"reference": list(REFERENCE_LOSSES), "random_camera": [], "clip": []}
-    for slot in SLOTS:
-        readers[slot.view].append(slot.weight)
-    present = {name: batch[name] for name in readers if name in batch}
-    regularised = not REGULARISERS.keys().isdisjoint(weights)
-    read = {name: [key for key in keys if key in weights] for name, keys in readers.items()}
-    # a video batch has "reference" and "random_camera" only if its clips start from time zero
-    needed = [] if "clip" in batch else ["reference", "random_camera"]
-    missing = [name for name in needed if read[name] and name not in present]
-    if missing or not present:
-        needs = {name: read[name] for name in missing or readers}
-        raise KeyError(
-            f"The batch has {sorted(batch)}, but of the views {needs} are needed for these weights "
-            "of system.loss. data_type: animate124-image-video-combined-camera-datamodule brings "
-            "them; or set those weights to 0."
-        )
-    wanted = {name: view for name, view in present.items() if read[name] or regularised}
-    return wanted or dict([next(iter(present.items()))])
-
-
-def regulariser(key: str, render: dict[str, Any]) -> losses.Scalar:
-    """The loss of a weight in REGULARISERS on one render."""
-    loss, inputs = REGULARISERS[key]
-    missing = [name for name in inputs if name not in render]
-    if missing:
-        raise KeyError(
-            f"system.loss.{key} reads {missing}, which the renderer didn't return (it has "
-            f"{sorted(render)}). system.renderer.return_comp_normal: true with a "
-            "system.geometry.normal_type other than none would do, or a weight of 0."
-        )
-    return loss(*(render[name] for name in inputs))
 
 
 def picture_layers(render: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import threestudio
 import torch
 from animate124.data.config import parse_data_config
-from animate124.system.animate124 import SLOTS
+from animate124.system.terms import GUIDANCE_TERMS
 from omegaconf import OmegaConf, open_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
 from threestudio.systems.utils import parse_optimizer
@@ -289,7 +289,7 @@ def test_a_stage_starts_from_the_newest_run_of_the_one_before(path, tmp_path):
 
 def test_a_toy_has_the_modules_and_terms_of_its_stage():
     def terms(loss):  # what pulls; regularisers depend on the size
-        pulling = ("lambda_rgb", "lambda_mask", *(slot.weight for slot in SLOTS))
+        pulling = ("lambda_rgb", "lambda_mask", *(term.weight for term in GUIDANCE_TERMS))
         return {key for key in pulling if loss[key] != 0}
 
     for toy, stage in zip(TOYS, ["stage1", "stage2-ms", "stage3-ms"], strict=True):

@@ -10,7 +10,7 @@ import pytest
 import threestudio
 import torch
 from animate124.data.cameras import Cameras
-from animate124.system import animate124, losses
+from animate124.system import animate124, losses, terms
 from animate124.system.animate124 import seed_everything, step_seed
 from animate124.system.loss_watch import PATIENCE, LossWatch, Numbers, culprits
 from threestudio.models.geometry.base import BaseImplicitGeometry
@@ -220,7 +220,7 @@ def test_each_weight_alone_counts_and_renders_only_what_it_reads(key):
     torch.testing.assert_close(
         said[key.replace("lambda_", "loss_")] * WEIGHTS[key], said["loss"].detach()
     )
-    regulariser = key in animate124.REGULARISERS
+    regulariser = key in terms.REGULARISERS
     assert asked == (3 if regulariser else 1)
 
 
@@ -270,40 +270,30 @@ def test_a_step_that_nothing_weighs_in_changes_nothing():
     assert not system.geometry.paint.grad.any()
 
 
+def test_a_further_guidance_is_a_row_of_the_table(monkeypatch):
+    row = terms.GuidanceTerm("lambda_new", terms.CLIP, "guidance_new", None, "test-guidance")
+    monkeypatch.setattr(terms, "GUIDANCE_TERMS", (*terms.GUIDANCE_TERMS, row))
+
+    class WithOneMore(animate124.Animate124):
+        Config = terms.with_priors(animate124.Animate124.Config)
+
+    loss = {"lambda_new": 3.0, "lambda_sd": 0.0}
+    extra = {"guidance_new_type": "test-guidance", "guidance_new": {"factor": 7.0}}
+    system = WithOneMore(config(loss, **extra))
+    assert system.used_in_training(system.cfg)[-1] == row.guidance
+    system.on_fit_start()
+    batch = clip_batch(False)
+    said = system.training_step(batch, 0)
+    expected = 3 * opinion(rendered(system, batch["clip"])["comp_rgb"], 7)
+    torch.testing.assert_close(said["loss"], expected)
+    assert said.keys() == {"loss", "loss_new"} and not hasattr(system, "guidance")
+    with pytest.raises(ValueError, match=r"lambda_new.*guidance_new_type.*such as test-guidance"):
+        WithOneMore(config(loss))
+
+
 def test_priors_wait_for_training():
     system = animate124.Animate124(config(WEIGHTS))
-    assert not any(hasattr(system, name) for name in animate124.PRIORS)
-
-
-def test_an_unknown_weight_is_an_error_that_names_close_ones():
-    with pytest.raises(KeyError, match=r"lambda_sds_vdieo.*lambda_sds_video"):
-        animate124.Animate124(config({"lambda_sds_vdieo": 1.0}))
-
-
-@pytest.mark.parametrize("weight", [0.5, [0, 0.0, 1.0, 100]])
-def test_a_weight_without_its_guidance_says_which_one_to_name(weight):
-    with pytest.raises(ValueError, match=r"lambda_cn_sds.*guidance_cn_type.*controlnet-tile"):
-        animate124.Animate124(config({"lambda_cn_sds": weight}, guidance_cn_type=""))
-    animate124.Animate124(config({"lambda_cn_sds": 0.0}, guidance_cn_type=""))
-
-
-@pytest.mark.parametrize(
-    ("batch", "words"),
-    [
-        ({"random_camera": None}, "reference.*lambda_rgb"),
-        ({"reference": None}, "random_camera.*lambda_sd"),
-        ({"rays_o": None}, "'rays_o'.*image-video-combined"),
-    ],
-)
-def test_a_batch_without_the_views_that_losses_need_is_an_error(batch, words):
-    system = system_with({"lambda_rgb": 1.0, "lambda_sd": 1.0})
-    with pytest.raises(KeyError, match=words):
-        system.training_step({k: view(1, [0.0]) for k in batch}, 0)
-
-
-def test_a_regulariser_without_its_render_output_is_an_error():
-    with pytest.raises(KeyError, match=r"lambda_orient.*normal.*return_comp_normal"):
-        animate124.regulariser("lambda_orient", {"opacity": None, "weights": None, "t_dirs": None})
+    assert not any(hasattr(system, name) for name in terms.priors())
 
 
 def test_a_guidance_without_a_loss_is_an_error(monkeypatch):
