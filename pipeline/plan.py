@@ -17,6 +17,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from ..preprocess.command import parser as preprocess_parser
+from ..preprocess.cut_out import check_photo
 from . import result
 from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
@@ -147,7 +149,7 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
             raise ValueError(f"{stage}: {error}") from error
     if check:
         check_writable(scene.folder)
-        script(PREPROCESS_SCRIPT).check_photo(scene.image)
+        check_photo(scene.image)
         later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
         for stage, path in zip(STAGES, preset.configs, strict=True):
             check_stage(stage, ROOT / path, configs[stage], map(shown, later))
@@ -258,7 +260,7 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
         name="preprocess",
         command=[
             PREPROCESS_SCRIPT,
-            *flags("preprocess", options, script_parser(PREPROCESS_SCRIPT), shown(photo)),
+            *flags("preprocess", options, preprocess_parser(), shown(photo)),
         ],
         folder=folder,
         settings=options,

@@ -19,6 +19,7 @@ from animate124.pipeline import command, process
 from animate124.pipeline.plan import ROOT
 from animate124.pipeline.presets import PRESETS, STAGES, STEPS
 from animate124.pipeline.process import Outcome
+from animate124.preprocess import command as preprocess
 
 PROMPT = "a panda is dancing"
 FEW = [
@@ -84,7 +85,7 @@ def finished(tmp_path_factory):
     run = process.run
     here = {
         "launch.py": lambda words: threestudio.launch.run(words, extension="animate124"),
-        "image_preprocess.py": script("image_preprocess.py").main,
+        "image_preprocess.py": preprocess.main,
     }
 
     def run_here(words, *rest, **more):

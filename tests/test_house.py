@@ -64,7 +64,6 @@ OTHER_NAMES = "system/stock_names.py"  # leaves under threestudio's own names: i
 
 # What is still open: delete a line as soon as it is closed.
 OPEN_IMPORTS = {
-    ("textual-inversion/augmentations.py", "image_preprocess.py"),
     ("textual-inversion/training.py", "textual-inversion/textual_inversion.py"),
 }
 OPEN_CIRCLES = [
@@ -80,7 +79,6 @@ OPEN_PATHS = {"benchmarks/textual_inversion.py", "pipeline/result.py"}
 OPEN_FUNCTIONS = {
     "benchmarks/render.py:main",
     "host/threestudio/utils/checkpoints.py:read_checkpoint",
-    "image_preprocess.py:preprocess",
     "pipeline/run.py:run_step",
     "pretrained/models.py:load_component",
     "textual-inversion/textual_inversion.py:parser",

@@ -15,7 +15,14 @@ import numpy as np
 import pytest
 import torch
 import transformers
-from animate124 import image_preprocess
+from animate124.preprocess import command
+from animate124.preprocess.command import preprocess
+from animate124.preprocess.errors import PreprocessError
+from animate124.preprocess.framing import recentre
+from animate124.preprocess.grabcut import grabcut, path_cost
+from animate124.preprocess.maps import depth_picture, estimate_depth, normals_from_depth
+from animate124.preprocess.photo import read_photo
+from animate124.preprocess.subject import coverage
 from animate124.toyworld import random_priors as tiny
 from animate124.toyworld.subject import write_subject
 from diffusers import AutoencoderKL, UNet2DConditionModel
@@ -35,7 +42,7 @@ def alpha_mask(path):
 
 
 def run(*arguments):
-    return image_preprocess.main([str(a) for a in arguments])
+    return command.main([str(a) for a in arguments])
 
 
 def pixels(path):
@@ -71,8 +78,8 @@ def test_grabcut_finds_a_toy_where_it_stands(tmp_path):
 
 
 def test_pale_parts_stay_where_the_background_has_one_colour():
-    photo = np.asarray(image_preprocess.read_photo(PANDA / "image.png"))
-    assert iou(image_preprocess.grabcut(photo) > 0.5, alpha_mask(PANDA / "_rgba.png")) > 0.98
+    photo = np.asarray(read_photo(PANDA / "image.png"))
+    assert iou(grabcut(photo) > 0.5, alpha_mask(PANDA / "_rgba.png")) > 0.98
 
 
 @pytest.mark.parametrize(
@@ -81,8 +88,8 @@ def test_pale_parts_stay_where_the_background_has_one_colour():
 def test_grabcut_on_pictures_with_a_known_mask(subject, least):
     if not SUBJECTS.exists():
         pytest.skip("shared/subjects isn't there")
-    photo = image_preprocess.read_photo(SUBJECTS / subject / "image.jpg")
-    mask = image_preprocess.grabcut(np.asarray(photo)) > 0.5
+    photo = read_photo(SUBJECTS / subject / "image.jpg")
+    mask = grabcut(np.asarray(photo)) > 0.5
     assert iou(mask, alpha_mask(SUBJECTS / subject / "_rgba.png")) > least
 
 
@@ -98,14 +105,14 @@ def test_grabcut_on_pictures_with_a_known_mask(subject, least):
 def test_a_subject_that_the_border_cuts_off_is_found_and_said_to_be_cut(subject, side):
     if not SUBJECTS.exists():
         pytest.skip("shared/subjects isn't there")
-    photo = np.asarray(image_preprocess.read_photo(SUBJECTS / subject / "image.jpg"))
+    photo = np.asarray(read_photo(SUBJECTS / subject / "image.jpg"))
     mask = alpha_mask(SUBJECTS / subject / "_rgba.png")
     rows, columns = (np.flatnonzero(mask.any(axis)) for axis in (1, 0))
     y, x = (rows[0] + rows[-1]) // 2, (columns[0] + columns[-1]) // 2
     part = {"right": np.s_[:, : x + 60], "left": np.s_[:, x - 60 :], "bottom": np.s_[: y + 80]}
-    alpha = image_preprocess.grabcut(photo[part[side]])
+    alpha = grabcut(photo[part[side]])
     assert iou(alpha > 0.5, mask[part[side]]) > 0.85
-    assert side in image_preprocess.coverage(alpha).partition("cut off at the")[2]
+    assert side in coverage(alpha).partition("cut off at the")[2]
 
 
 def test_paths_cost_nothing_over_a_gradient_and_a_jump_at_an_outline():
@@ -113,7 +120,7 @@ def test_paths_cost_nothing_over_a_gradient_and_a_jump_at_an_outline():
     lab[20:40, 20:40, 0] += 50  # a closed region
     source = np.zeros((60, 60), bool)
     source[0] = True
-    cost = image_preprocess.path_cost(lab, source)
+    cost = path_cost(lab, source)
     assert cost[:19].max() == 0 and cost[-1].max() == 0
     assert cost[25:35, 25:35].min() > 40
 
@@ -122,7 +129,7 @@ def test_paths_cost_nothing_over_a_gradient_and_a_jump_at_an_outline():
 def test_recentring_leaves_the_margin_that_was_asked_for(border_ratio):
     picture = np.zeros((40, 60, 4), np.uint8)
     picture[5:25, 30:40] = 255  # 20 high, 10 wide
-    out = np.asarray(image_preprocess.recentre(Image.fromarray(picture), 80, border_ratio))
+    out = np.asarray(recentre(Image.fromarray(picture), 80, border_ratio))
     rows, columns = np.nonzero(out[..., 3] > 127)
     assert np.ptp(rows) + 1 == pytest.approx(80 * (1 - border_ratio), abs=1)
     assert rows.min() + rows.max() == pytest.approx(79, abs=1)
@@ -134,7 +141,7 @@ def test_recentring_leaves_the_margin_that_was_asked_for(border_ratio):
 def test_an_image_that_is_cut_out_already_keeps_its_alpha(tmp_path, options):
     photo = Path(shutil.copy(PANDA / "_rgba.png", tmp_path / "cut.png"))
     assert run(photo, "--size", pixels(photo).shape[0], *options) == 0
-    alpha = image_preprocess.read_photo(photo).getchannel("A")
+    alpha = read_photo(photo).getchannel("A")
     kept = alpha_mask(tmp_path / "_rgba.png")
     if options:
         assert (kept == (np.asarray(alpha) > 127)).all()
@@ -301,7 +308,7 @@ KINDS = {  # name -> writer(path, 8-bit picture), what is to be read
 def test_every_kind_of_file_is_read_as_it_is_meant(tmp_path, name, longest):
     original = np.asarray(Image.open(PANDA / "image.png").convert("RGB").resize((96, 64)))
     put, meant = KINDS[name]
-    read = image_preprocess.read_photo(put(tmp_path / name, original), longest)
+    read = read_photo(put(tmp_path / name, original), longest)
     assert read.mode == "RGB" and read.size == ((96, 64) if longest == 2048 else (32, 21))
     expected = Image.fromarray(original if meant is None else meant(original)).convert("RGB")
     expected = np.asarray(expected.resize(read.size, Image.Resampling.LANCZOS), int)
@@ -311,7 +318,7 @@ def test_every_kind_of_file_is_read_as_it_is_meant(tmp_path, name, longest):
 
 def test_float_pictures_are_scaled_by_their_largest_value(tmp_path):
     values = np.linspace(0, 4, 32 * 32, dtype=np.float32).reshape(32, 32)
-    read = image_preprocess.read_photo(deep(tmp_path / "float.tif", values))
+    read = read_photo(deep(tmp_path / "float.tif", values))
     assert np.abs(np.asarray(read)[..., 0] - values * 255 / 4).max() <= 1
 
 
@@ -324,7 +331,7 @@ def test_transparency_is_kept_in_every_form(tmp_path, mode):
         image.save(tmp_path / "a.png", transparency=3)
     else:
         image.convert(mode).save(tmp_path / "a.png")
-    read = image_preprocess.read_photo(tmp_path / "a.png")
+    read = read_photo(tmp_path / "a.png")
     assert read.mode == "RGBA" and ((np.asarray(read)[..., 3] > 127) == alpha).all()
 
 
@@ -363,7 +370,7 @@ def test_an_alpha_that_is_opaque_everywhere_is_no_cut_out(tmp_path, capsys, kind
     out = capsys.readouterr().out
     assert "100 % of the picture is opaque" in out and "removed by grabcut" in out
     assert 0.02 < alpha_mask(tmp_path / "_rgba.png").mean() < 0.7
-    read = np.asarray(image_preprocess.read_photo(tmp_path / "photo.png"), int)
+    read = np.asarray(read_photo(tmp_path / "photo.png"), int)
     wanted = image.convert("L").convert("RGB") if kind.startswith("grey") else image
     assert np.abs(read - np.asarray(wanted)).mean() < 3
 
@@ -371,11 +378,11 @@ def test_an_alpha_that_is_opaque_everywhere_is_no_cut_out(tmp_path, capsys, kind
 def test_a_subject_in_loose_pieces_gets_a_remark_and_one_that_hangs_together_none():
     alpha = np.zeros((100, 100))
     alpha[20:60, 20:60] = 1
-    assert "pieces" not in image_preprocess.coverage(alpha)
+    assert "pieces" not in coverage(alpha)
     alpha[70:71, 70:71] = 1  # a speck
-    assert "pieces" not in image_preprocess.coverage(alpha)
+    assert "pieces" not in coverage(alpha)
     alpha[70:90, 70:90] = 1  # 400 beside 1600 pixels
-    said = image_preprocess.coverage(alpha)
+    said = coverage(alpha)
     assert "in 2 pieces, 20 % of it outside the largest" in said
     assert "--background" in said and "use_existing_background" in said
 
@@ -404,7 +411,7 @@ def test_pictures_are_turned_upright(tmp_path, suffix, mode):
         path = tmp_path / f"{orientation}.{suffix}"
         stored = upright if move is None else upright.transpose(move)
         stored.save(path, exif=exif, **({"quality": 95} if suffix == "jpg" else {}))
-        read = np.asarray(image_preprocess.read_photo(path), int)
+        read = np.asarray(read_photo(path), int)
         assert read.shape == (32, 48, 3)
         assert np.abs(read - np.asarray(upright.convert("RGB"))).mean() < 3
 
@@ -519,7 +526,7 @@ def test_depth_is_transformers_depth_estimation_at_the_pictures_size(depth_model
     rgb = Image.open(PANDA / "image.png").convert("RGB").resize((120, 90))
     reference = transformers.pipeline("depth-estimation", model=str(depth_models / "relative"))
     expected = np.asarray(reference(rgb)["predicted_depth"], np.float32).squeeze()
-    depth = image_preprocess.estimate_depth(rgb, str(depth_models / "relative"))
+    depth = estimate_depth(rgb, str(depth_models / "relative"))
     assert depth.shape == (90, 120) and np.ptp(depth) > 0
     expected = np.asarray(Image.fromarray(expected).resize(rgb.size, Image.Resampling.BICUBIC))
     assert np.corrcoef(depth.ravel(), expected.ravel())[0, 1] > 0.99
@@ -531,7 +538,7 @@ def test_a_model_that_gives_metres_is_turned_into_inverse_depth(depth_models):
     processor = transformers.AutoImageProcessor.from_pretrained(depth_models / "metric")
     with torch.no_grad():
         metres = network(**processor(rgb, return_tensors="pt")).predicted_depth[0].numpy()
-    depth = image_preprocess.estimate_depth(rgb, str(depth_models / "metric"))
+    depth = estimate_depth(rgb, str(depth_models / "metric"))
     assert np.ptp(metres) > 0
     np.testing.assert_allclose(depth * metres, 1, rtol=1e-3)
 
@@ -554,7 +561,7 @@ def test_the_nearest_pixel_is_the_brightest():
     depth = np.arange(100, dtype=np.float32).reshape(10, 10)  # inverse depth: larger is nearer
     mask = np.zeros((10, 10), bool)
     mask[2:8, 2:8] = True
-    picture = image_preprocess.depth_picture(depth, mask)
+    picture = depth_picture(depth, mask)
     assert picture[7, 7] == 255 and picture[2, 2] == 1 and picture[0, 0] == picture[9, 9] == 0
 
 
@@ -569,8 +576,8 @@ def test_normals_come_from_a_model_when_one_is_named(photo, depth_models, marigo
     assert np.abs(np.linalg.norm(written[0][mask] / 127.5 - 1, axis=-1) - 1).max() < 0.02
     assert (written[0][~mask] == 0).all()
     rgba = Image.open(photo.with_name("_rgba.png"))
-    depth = image_preprocess.estimate_depth(rgba.convert("RGB"), str(depth_models / "dpt"))
-    ours = 127.5 * (image_preprocess.normals_from_depth(depth, mask) + 1)
+    depth = estimate_depth(rgba.convert("RGB"), str(depth_models / "dpt"))
+    ours = 127.5 * (normals_from_depth(depth, mask) + 1)
     assert np.abs(written[0] - ours)[mask].mean() > 10
 
 
@@ -591,7 +598,7 @@ def test_a_model_in_the_hubs_cache_is_used_offline(no_cache, depth_models):
     (cached / "refs").mkdir()
     (cached / "refs" / "main").write_text("0123")
     rgb = Image.open(PANDA / "image.png").convert("RGB").resize((64, 48))
-    assert image_preprocess.estimate_depth(rgb, "some/model").shape == (48, 64)
+    assert estimate_depth(rgb, "some/model").shape == (48, 64)
 
 
 @pytest.mark.parametrize("option", ["--depth_model", "--normal_model", "--caption_model"])
@@ -639,9 +646,9 @@ def test_a_huge_photo_without_any_model_takes_little_memory_and_one_line_a_step(
 def test_normals_of_a_slope_lean_away_from_it():
     depth = np.tile(np.linspace(0, 1, 64, dtype=np.float32), (64, 1))  # nearer to the right
     whole = np.ones((64, 64), bool)
-    normal = image_preprocess.normals_from_depth(depth, whole)[32, 32]
+    normal = normals_from_depth(depth, whole)[32, 32]
     assert normal[0] == pytest.approx(-0.5 / np.hypot(0.5, 1), abs=0.02) and abs(normal[1]) < 1e-3
-    normal = image_preprocess.normals_from_depth(depth.T, whole)[32, 32]  # nearer to the bottom
+    normal = normals_from_depth(depth.T, whole)[32, 32]  # nearer to the bottom
     assert normal[1] == pytest.approx(0.5 / np.hypot(0.5, 1), abs=0.02) and abs(normal[0]) < 1e-3
 
 
@@ -649,7 +656,7 @@ def test_normals_of_a_half_sphere_are_a_spheres():
     y, x = np.mgrid[1:-1:129j, -1:1:129j]  # y up
     mask = np.hypot(x, y) < 1
     z = np.sqrt(np.clip(1 - x**2 - y**2, 0, 1))
-    normal = image_preprocess.normals_from_depth(z.astype(np.float32) * 7 + 3, mask)
+    normal = normals_from_depth(z.astype(np.float32) * 7 + 3, mask)
     cosine = (normal * np.dstack([x, y, z])).sum(-1)[np.hypot(x, y) < 0.85]
     assert np.rad2deg(np.arccos(cosine.clip(-1, 1))).max() < 4
 
@@ -716,8 +723,8 @@ def test_options_out_of_range_say_what_would_do(photo, capsys, option, values, w
         assert option in err and words in err
     assert on_disk(photo.parent) == {"image.png"}
     for size, margin in ((8, 0.2), (10**9, 0.2), (64, 1.0), (64, float("nan"))):
-        with pytest.raises(image_preprocess.PreprocessError, match=r"--(size|border_ratio)"):
-            image_preprocess.preprocess(photo, size=size, border_ratio=margin)
+        with pytest.raises(PreprocessError, match=r"--(size|border_ratio)"):
+            preprocess(photo, size=size, border_ratio=margin)
 
 
 def test_results_that_cannot_be_written_are_named(photo, capsys):
@@ -766,5 +773,5 @@ def test_an_existing_cut_out_has_to_be_one(photo, capsys, make, words):
 def test_a_git_lfs_pointer_is_told_as_one(tmp_path):
     pointer = tmp_path / "photo.jpg"
     pointer.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
-    with pytest.raises(image_preprocess.PreprocessError, match=r"Git LFS pointer.*git lfs pull"):
-        image_preprocess.read_photo(pointer)
+    with pytest.raises(PreprocessError, match=r"Git LFS pointer.*git lfs pull"):
+        read_photo(pointer)

@@ -17,6 +17,7 @@ from animate124.pipeline.plan import ROOT, make_plan, script_parser
 from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM, memory_options
 from animate124.pipeline.run import check_here, describe
 from animate124.pipeline.scene import Scene, slug
+from animate124.preprocess import command as preprocess
 from omegaconf import OmegaConf
 from threestudio.utils import gpus
 from threestudio.utils.config import load_config, parse_overrides
@@ -43,7 +44,7 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
     plan = make_plan(scene(tmp_path, preset=preset), check=True)
     assert tuple(step.name for step in plan.steps) == STEPS
     parsers = {
-        "image_preprocess.py": script_parser("image_preprocess.py"),
+        "image_preprocess.py": preprocess.parser(),
         "textual-inversion/textual_inversion.py": script_parser(
             "textual-inversion/textual_inversion.py"
         ),

@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from animate124.image_preprocess import PreprocessError, read_photo
+from animate124.preprocess.errors import PreprocessError
+from animate124.preprocess.photo import read_photo
 from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image

@@ -150,6 +150,10 @@ def script(name: str) -> Callable[[Sequence[str]], int]:
     """The `main` of a step's script, in this process."""
     if name == "launch.py":
         return lambda words: launch(*words)
+    if name == "image_preprocess.py":
+        from animate124.preprocess import command
+
+        return command.main
     path = CHECKOUT / name
     if str(path.parent) not in sys.path:
         sys.path.append(str(path.parent))

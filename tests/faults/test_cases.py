@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 import values
+from animate124.preprocess import command as preprocess
 from animate124.pretrained.learned_tokens import read_learned_tokens
 from PIL import Image
 from safetensors.torch import save_file
@@ -84,7 +85,6 @@ def test_an_opaque_rgba_picture_is_no_cut_out():
 
 def test_a_picture_of_one_colour_has_no_subject(capsys):
     Image.new("RGB", (64, 64), (250, 250, 250)).save("plain.png")
-    preprocess = values.module(values.CHECKOUT / "image_preprocess.py")
     assert preprocess.main(["plain.png", "--size", "64"]) == 1
     assert "no subject" in capsys.readouterr().err
 
