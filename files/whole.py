@@ -13,6 +13,8 @@ import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 # as whole_file makes them here; the host's checkpoints and image_preprocess.py name theirs alike
 PART = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.part(\.\w+)?")
 
@@ -42,16 +44,11 @@ def whole_file(path: Path) -> Iterator[Path]:
 def running(pid: int) -> bool:
     """Whether this machine has such a process, and it hasn't ended unnoticed (a zombie)."""
     try:
-        os.kill(pid, 0)
-    except PermissionError:  # someone else's
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.AccessDenied:  # someone else's
         return True
-    except (ProcessLookupError, OverflowError):
+    except (psutil.NoSuchProcess, OverflowError):
         return False
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(errors="replace")
-    except OSError:  # not Linux
-        return True
-    return stat.rpartition(")")[2].split()[0] != "Z"
 
 
 def clear_parts(folder: Path) -> list[Path]:

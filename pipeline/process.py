@@ -8,7 +8,6 @@ ended, is stopped in the same way by a watcher (watcher.py).
 import contextlib
 import os
 import re
-import resource
 import selectors
 import signal
 import subprocess
@@ -18,12 +17,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+import psutil
 
 from . import watcher
 
 STOPPED = 130  # exit code after Ctrl-C
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
 LINGER = 10.0  # seconds that what a process started may outlive it
 CURSOR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
 # as pipeline/result.py and launch.py say it (GB), and textual_inversion.py (GiB)
@@ -33,7 +36,7 @@ GPU_MEMORY = re.compile(r"Peak GPU memory: ([\d.]+) GB|at most ([\d.]+) GiB")
 class Interrupt:
     """Passes Ctrl-C on to the children; SIGTERM (a job's end) and SIGHUP count as one too."""
 
-    def __init__(self, second: int = signal.SIGKILL) -> None:
+    def __init__(self, second: int = watcher.KILL) -> None:
         self.second = second  # what the children get when it is pressed again
         self.children: set[subprocess.Popen] = set()
         self.asked = False
@@ -94,13 +97,13 @@ def lines_of(
     """
     rest = b""
     with selectors.DefaultSelector() as selector:
-        selector.register(process.stdout, selectors.EVENT_READ)
+        selector.register(output_of(process), selectors.EVENT_READ)
         while True:
             if not selector.select(every):
                 if over():
                     break
                 continue
-            block = os.read(process.stdout.fileno(), 1 << 16)
+            block = os.read(output_of(process).fileno(), 1 << 16)
             if not block:
                 break
             *whole, rest = re.split(rb"[\r\n]", rest + block)
@@ -122,7 +125,6 @@ def start(
     cwd: Path,
     environment: Mapping[str, str],
     interrupt: Interrupt,
-    holds: Sequence[int] = (),
 ) -> subprocess.Popen:
     process = subprocess.Popen(
         command,
@@ -132,15 +134,20 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
-        pass_fds=holds,
     )
     interrupt.add(process)
     return process
 
 
-def watch(process: subprocess.Popen, log: Path, holds: Sequence[int]) -> subprocess.Popen:
+def output_of(process: subprocess.Popen) -> IO[bytes]:
+    """The pipe with what it prints."""
+    assert process.stdout is not None  # `start` made it
+    return process.stdout
+
+
+def watch(process: subprocess.Popen, log: Path) -> subprocess.Popen:
     """Starts the watcher of a process; it is to be killed when the process has ended."""
-    output = process.stdout.fileno()
+    output = output_of(process).fileno()
     words = [str(process.pid), str(output), str(log)]
     return subprocess.Popen(
         [sys.executable, "-I", "-S", watcher.__file__, *words],
@@ -148,18 +155,20 @@ def watch(process: subprocess.Popen, log: Path, holds: Sequence[int]) -> subproc
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
-        pass_fds=(output, *holds),
+        pass_fds=(output,),
     )
 
 
 def peak_resident(pid: int) -> int:
-    """The most memory that a running process had so far, KiB; 0 where that can't be known."""
+    """The most memory that a running process had so far, or where the system doesn't say that what
+    it has now; bytes; 0 once it has ended."""
     try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:  # not Linux, or gone
+        memory = psutil.Process(pid).memory_info()
+        status = Path(f"/proc/{pid}/status")  # Linux
+        peak = re.search(r"VmHWM:\s+(\d+)", status.read_text()) if status.exists() else None
+    except (psutil.Error, OSError):
         return 0
-    match = re.search(r"VmHWM:\s+(\d+)", status)
-    return int(match[1]) if match else 0
+    return max(memory.rss, getattr(memory, "peak_wset", 0), int(peak[1]) * 1024 if peak else 0)
 
 
 def write_line(log: BinaryIO, line: str) -> None:
@@ -178,37 +187,26 @@ class Child:
 
     def __init__(self, process: subprocess.Popen, interrupt: Interrupt) -> None:
         self.process, self.interrupt = process, interrupt
-        self.usage: resource.struct_rusage | None = None  # once it has ended
-        self._ended = 0.0
-        self._resident = 0  # KiB
+        self.ended: float | None = None  # when, by the monotonic clock
+        self.peak = 0  # bytes of memory; 0 where that can't be known
 
     def look(self) -> bool:
         """Whether there is nothing to wait for: what outlives a process for long is killed."""
-        if self.usage is None:
-            self._resident = max(self._resident, peak_resident(self.process.pid))
-            self.reap(os.WNOHANG)
-        elif time.monotonic() - self._ended > LINGER:
+        if self.ended is None:
+            self.peak = max(self.peak, peak_resident(self.process.pid))
+            if self.process.poll() is not None:
+                self.reap()
+        elif time.monotonic() - self.ended > LINGER:
             watcher.kill_group(self.process.pid)
             return True
         return False
 
-    def reap(self, options: int = 0) -> None:
-        """Waits for its end, or with os.WNOHANG sees if it has come."""
-        if self.usage is not None:
-            return
-        pid, status, usage = os.wait4(self.process.pid, options)
-        if pid == 0:
-            return
-        self.interrupt.children.discard(self.process)
-        self.process.returncode = os.waitstatus_to_exitcode(status)
-        self.usage, self._ended = usage, time.monotonic()
-
-    def peak_memory(self) -> float | None:
-        """GB; None where that can't be known."""
-        # a child starts as a copy of us, figure included: one no larger than ours says nothing
-        ours = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        kib = self.usage.ru_maxrss if self.usage.ru_maxrss > ours else self._resident
-        return kib * 1024 / 1e9 if kib else None
+    def reap(self) -> None:
+        """Waits for its end."""
+        if self.ended is None:
+            self.process.wait()
+            self.interrupt.children.discard(self.process)
+            self.ended = time.monotonic()
 
 
 def run(
@@ -219,12 +217,12 @@ def run(
     interrupt: Interrupt,
     on_line: Callable[[str], None],
     tick: Callable[[], None],
-    holds: Sequence[int] = (),
+    note: Callable[[int, int], None] = lambda step, guard: None,
 ) -> Outcome:
     """Runs a command to its end; everything that it prints also goes to the file `log`.
 
-    holds: files that stay open as long as the process runs, a lock for instance. Whatever goes
-    wrong here (a full disk, a broken pipe) also ends the process, as Ctrl-C would.
+    note: is told the numbers of the process and of its watcher, once they run. Whatever goes wrong
+    here (a full disk, a broken pipe) also ends the process, as Ctrl-C would.
 
     Raises:
         OSError: the log can't be written.
@@ -234,8 +232,8 @@ def run(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab", buffering=0) as file:
         write_line(file, f"$ {' '.join(command)}")
-        process = start(command, cwd, environment, interrupt, holds)
-        guard = watch(process, log, holds)
+        process = start(command, cwd, environment, interrupt)
+        guard = watch(process, log)
         child = Child(process, interrupt)
 
         def over() -> bool:
@@ -243,20 +241,20 @@ def run(
             return child.look()
 
         try:
+            note(process.pid, guard.pid)
             for line in lines_of(process, over):
                 write_line(file, line)
                 if match := GPU_MEMORY.search(line):
                     peak["gpu"] = float(match[1] or float(match[2]) * 2**30 / 1e9)
                 on_line(line)
         except BaseException:
-            watcher.end(process.pid, process.stdout.fileno(), log)
+            watcher.end(process.pid, output_of(process).fileno(), log)
             raise
         finally:
             child.reap()
             guard.kill()
-            guard.wait()
-            guard.stdin.close()
-            process.stdout.close()
-    if (host := child.peak_memory()) is not None:
-        peak["host"] = host
+            guard.communicate()  # closes its pipe
+            output_of(process).close()
+    if child.peak:
+        peak["host"] = child.peak / 1e9
     return Outcome(process.returncode, time.monotonic() - began, peak)

@@ -17,7 +17,7 @@ from ..files.whole import clear_parts
 from ..pretrained.learned_tokens import read_learned_tokens
 from . import process, report
 from .earlier import put_aside
-from .lock import locked
+from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
 from .plan import ROOT, Plan, Step, make_plan, resume_words
@@ -134,7 +134,7 @@ def run_scene(
     """
     plan = make_plan(scene, until, check=True)
     states = check_here(plan, start)
-    with locked(scene.folder, interrupt) as lock:
+    with locked(scene.folder, interrupt) as note:
         clear_parts(scene.folder)
         manifest = Manifest(scene.folder)
         manifest.claim(scene.prompt, scene.image)
@@ -149,7 +149,7 @@ def run_scene(
             for name in [step.name for step in plan.steps]:
                 step = plan[name]
                 with naming(step):
-                    code = run_step(step, manifest, line, interrupt, lock)
+                    code = run_step(step, manifest, line, interrupt, note)
                 if code == STOPPED:
                     line.close()
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
@@ -194,11 +194,11 @@ def works(states: Sequence[tuple[Step, State]]) -> list[Work]:
 
 
 def run_step(
-    step: Step, manifest: Manifest, line: ProgressLine, interrupt: Interrupt, lock: int
+    step: Step, manifest: Manifest, line: ProgressLine, interrupt: Interrupt, note: Note
 ) -> int:
     """Runs a step if it isn't done; 0, or STOPPED after Ctrl-C.
 
-    lock: the scene's, which the step's process holds as long as it runs.
+    note: tells the scene's lock of the step's process.
 
     Raises:
         StepFailed: its process ended otherwise; ValueError: it can't go on where it stopped.
@@ -248,7 +248,7 @@ def run_step(
         interrupt,
         on_line,
         tick=line.refresh,
-        holds=[lock],
+        note=note,
     )
     line.estimate.finish()
     manifest.add(step.name, outcome.seconds, outcome.peak_memory)

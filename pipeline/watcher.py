@@ -15,6 +15,7 @@ import sys
 import time
 from pathlib import Path
 
+KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but one end
 GRACE = 60.0  # seconds in which a step may finish what it does and save
 
 
@@ -33,7 +34,7 @@ def end(pid: int, output: int, log: Path, grace: float = GRACE) -> None:
 def kill_group(pid: int) -> None:
     """What a process started, and itself if it lives."""
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
-        os.killpg(pid, signal.SIGKILL)
+        os.killpg(pid, KILL)
 
 
 def drain(output: int, log: Path, seconds: float) -> bool:

@@ -1,6 +1,5 @@
 """Children: their output, memory, and how Ctrl-C reaches them."""
 
-import fcntl
 import os
 import signal
 import subprocess
@@ -96,17 +95,16 @@ def test_a_terminals_ctrl_c_isnt_doubled(tmp_path):
 
 def parent_of(code, folder):
     """A process that runs a child with this code as a run does its steps, and says how it ended.
-    The child holds the lock of the file `lock`."""
+    The file `noted` has the numbers that a lock would be told."""
     script = f"""
-import fcntl, sys
+import sys
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from pipeline.process import Interrupt, run
-lock = open("lock", "w")
-fcntl.flock(lock, fcntl.LOCK_EX)
 with Interrupt() as interrupt:
     out = run([sys.executable, "-c", {code!r}], Path("."), {{}}, Path("log"), interrupt,
-              lambda text: print(text, flush=True), lambda: None, [lock.fileno()])
+              lambda text: print(text, flush=True), lambda: None,
+              lambda *pids: Path("noted").write_text(" ".join(map(str, pids))))
 print("code", out.code, flush=True)
 """
     return subprocess.Popen(
@@ -121,27 +119,18 @@ def wait_until(true, seconds=10):
         time.sleep(0.02)
 
 
-def is_locked(path):
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def test_a_child_ends_with_its_killed_parent_and_holds_the_lock_until_then(tmp_path):
+def test_a_child_ends_with_its_killed_parent_and_the_lock_knows_both_processes(tmp_path):
     code = "import os; print(os.getpid(), flush=True)" + CAREFUL.format(least=1)
     parent = parent_of(code, tmp_path)
     pid = int(parent.stdout.readline())
     assert parent.stdout.readline() == "ready\n"
+    step, guard = map(int, (tmp_path / "noted").read_text().split())
     parent.kill()
     parent.wait()
     log = tmp_path / "log"
     wait_until(lambda: "asked 1\n" in log.read_text())  # a Ctrl-C; its words still come to the log
-    assert is_locked(tmp_path / "lock") and running(pid)  # it takes 0.2 s to stop
-    wait_until(lambda: not is_locked(tmp_path / "lock"))
-    wait_until(lambda: not running(pid))
+    assert step == pid and running(step) and running(guard)  # it takes 0.2 s to stop
+    wait_until(lambda: not running(step) and not running(guard))
     parent.stdout.close()
 
 

@@ -38,7 +38,7 @@ class Runner:
         self.fails, self.stops = set(), set()
         self.caption = None
 
-    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, holds):
+    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note):
         name = log.stem
         step = self.folder / ("input" if name == "preprocess" else name)
         words = " ".join(command)
@@ -444,21 +444,44 @@ def test_one_run_at_a_time_in_a_folder(world):
         world.go()
 
 
-def test_a_step_of_a_killed_run_is_waited_for(world, capsys):
-    """The lock is held, but by no run: a step's process has it for another moment."""
-    world.folder.mkdir(parents=True)
-    script = "import fcntl, sys, time; f = open(sys.argv[1], 'a'); fcntl.flock(f, fcntl.LOCK_EX);"
-    script += "print(flush=True); time.sleep(0.5)"
-    path = world.folder / ".lock"
-    holder = subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE)
-    holder.stdout.readline()
+SHORT = [sys.executable, "-c", "import time; time.sleep(0.5)"]
+LONG = [sys.executable, "-c", "import time; time.sleep(60)"]
+
+
+def left_by_a_killed_run(folder, *processes):
+    """What the lock of a run holds that ended without a word, while its step goes on."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
+    lines = [lock.line_of(process.pid) for process in (ended, *processes)]
     ended.wait()
-    path.write_text(str(ended.pid))
-    with lock.locked(world.folder):
-        assert holder.wait() == 0
-    assert f"(process {ended.pid})" in capsys.readouterr().out
-    holder.stdout.close()
+    write(folder / ".holders", "\n".join(lines))
+    return ended.pid
+
+
+def test_a_step_of_a_killed_run_is_waited_for(world, capsys):
+    with subprocess.Popen(SHORT) as step:
+        run = left_by_a_killed_run(world.folder, step)
+        with lock.locked(world.folder):
+            assert step.poll() == 0
+    assert f"(process {run})" in capsys.readouterr().out
+    assert not (world.folder / ".holders").exists()
+
+
+def test_a_step_that_does_not_end_is_not_waited_for_for_ever(world, monkeypatch):
+    monkeypatch.setattr(lock, "GRACE", -14.9)
+    with subprocess.Popen(LONG) as step:
+        left_by_a_killed_run(world.folder, step)
+        with pytest.raises(ValueError, match=rf"process {step.pid}\) is at work"):
+            world.go()
+        step.kill()
+    world.go()
+
+
+def test_a_process_of_a_number_that_was_used_before_holds_no_lock(world, capsys):
+    with subprocess.Popen(LONG) as other:
+        write(world.folder / ".holders", f"{other.pid} 12.5\n{other.pid} ended")
+        with lock.locked(world.folder):
+            other.kill()
+    assert capsys.readouterr().out == ""
 
 
 def test_what_a_killed_run_left_unfinished_is_cleared(world):
