@@ -6,7 +6,7 @@ for k + 1 latent frames, m its temporal factor. A VAE runs in its own precision 
 the latents come back in float32.
 """
 
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,16 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from .latents import random_order
+from .speed import RecordedEncoder
+
+
+class Codec(Protocol):
+    """What all ways to latents have; beside it each has what its leaves encode with."""
+
+    vae: Any
+
+    def check_size(self, **sizes: int) -> None:
+        """A ValueError for a size in pixels, by its name, that the VAE can't take."""
 
 
 def check_multiples(factor: int, sizes: dict[str, int]) -> None:
@@ -45,6 +55,12 @@ class ImageCodec:
 
     def check_size(self, **sizes: int) -> None:
         check_multiples(self.pixel_factor, sizes)
+
+    def record(self, name: str) -> None:
+        """The encoder as CUDA graphs, called `name` in what is said of it (speed.py)."""
+        if self.chunk == 0:  # checkpoints can't be recorded
+            encoder = self.vae.encoder
+            encoder.forward = RecordedEncoder(encoder.forward, name)
 
     def encode(
         self, images: Float[Tensor, "N 3 H W"], *, mode: bool = False, scaled: bool = True

@@ -20,13 +20,12 @@ from ..bounds import Bounded, bounded, in_order, path_of
 from ..pretrained import models
 from ..pretrained.models import weights_dtype
 from . import sds
-from .codecs import ImageCodec
+from .codecs import Codec, ImageCodec
+from .conditions import Condition, both, noised_part, shown
 from .frozen_vae import slim
 from .latents import channels_first
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
-from .speed import Recorded, RecordedEncoder, check_compile, prepare_network
-
-Condition = dict[str, Tensor]  # each [2B ...], conditional rows first
+from .speed import Recorded, check_compile, prepare_network
 
 
 class ScoreDistillation(BaseObject):
@@ -53,30 +52,36 @@ class ScoreDistillation(BaseObject):
             in_order(self, "min_step_percent", "max_step_percent")
 
     cfg: Config
-    unet_class: ClassVar[type] = UNet2DConditionModel
-    unet_channels: ClassVar[int] = 4  # what the UNet takes in
+    network_class: ClassVar[type] = UNet2DConditionModel
+    network_folder: ClassVar[str] = "unet"  # of the model
+    network_channels: ClassVar[int] = 4  # what the network takes in
+    half_dtype: ClassVar[torch.dtype] = torch.float16  # of half-precision weights
     cfg_start: ClassVar[str] = "uncond"  # where classifier-free guidance starts from
     clips_only: ClassVar[bool] = False  # whether single pictures make no sense to it
 
     def configure(self) -> None:
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
-        self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device)
-        self.unet = self.load(self.unet_class, model, "unet")
-        self.vae = slim(self.load(AutoencoderKL, model, "vae"))
-        self.codec = ImageCodec(self.vae, self.cfg.vae_chunk)
-        if self.unet.config.in_channels != self.unet_channels:
+        self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device, self.half_dtype)
+        self.network = self.load(self.network_class, model, self.network_folder)
+        self.codec = self.load_codec(model)
+        channels = self.network.config.in_channels
+        if channels != self.network_channels:
             raise ValueError(
-                f"The UNet of {model} takes {self.unet.config.in_channels} channels, but "
-                f"{type(self).__name__} needs one with {self.unet_channels}: "
+                f"The {self.network_class.__name__} of {model} takes {channels} channels, but "
+                f"{type(self).__name__} needs one with {self.network_channels}: "
                 "is the model of another kind (inpainting, Zero123)?"
             )
         self.noise = self.load_noise(model)
         self.recorded: Recorded | None = None
         self.update_step(0, 0)
 
+    def load_codec(self, model: str) -> Codec:
+        """How the model's latents are made, by default with Stable Diffusion's VAE."""
+        return ImageCodec(slim(self.load(AutoencoderKL, model, "vae")), self.cfg.vae_chunk)
+
     def load_noise(self, model: str) -> Noise:
-        """How the model was trained, from its scheduler."""
+        """How the model was trained, by default as its scheduler says in DDPM's terms."""
         scheduler = models.load_component(DDPMScheduler, model, "scheduler")
         alphas_cumprod = scheduler.alphas_cumprod.to(self.device)
         try:
@@ -91,7 +96,11 @@ class ScoreDistillation(BaseObject):
     @property
     def networks(self) -> list[nn.Module]:
         """What `predict_noise` runs: frozen, and not differentiated."""
-        return [self.unet]
+        return [self.network]
+
+    @property
+    def vae(self) -> nn.Module:
+        return self.codec.vae
 
     def speed_up(self, how: bool | str, pool: tuple | None = None) -> None:
         """`system.speed.compile`, see speed.py; a CPU has no CUDA graphs to record.
@@ -104,9 +113,8 @@ class ScoreDistillation(BaseObject):
             pool = pool or torch.cuda.graph_pool_handle()
             name = type(self).__name__
             self.recorded = Recorded(self.predict_from, name, pool)
-            if self.cfg.vae_chunk == 0:  # checkpoints can't be recorded
-                encoder = self.vae.encoder
-                encoder.forward = RecordedEncoder(encoder.forward, f"{name}'s VAE")
+            if isinstance(self.codec, ImageCodec):
+                self.codec.record(f"{name}'s VAE")
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""
@@ -123,22 +131,23 @@ class ScoreDistillation(BaseObject):
         raise NotImplementedError
 
     def predict_noise(
-        self, z_t: Float[Tensor, "B2 C *size"], t: Shaped[Tensor, " B2"], condition: Condition
-    ) -> Float[Tensor, "B2 4 *size"]:
-        """The network's raw prediction for both halves; by default a UNet's that reads tokens."""
+        self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, "B2 *F"], condition: Condition
+    ) -> Float[Tensor, "B2 C *size"]:
+        """The network's raw prediction for both halves, by default a UNet's that reads tokens; z_t
+        and t are as conditions.shown has them."""
         tokens = condition["tokens"].to(self.dtype)
-        return self.unet(z_t.to(self.dtype), t, encoder_hidden_states=tokens).sample
+        return self.network(z_t.to(self.dtype), t, encoder_hidden_states=tokens).sample
 
-    def predict_from(self, inputs: dict[str, Tensor]) -> Float[Tensor, "B2 4 *size"]:
+    def predict_from(self, inputs: dict[str, Tensor]) -> Float[Tensor, "B2 C *size"]:
         """`predict_noise` of a dict with z_t, t and the condition."""
         condition = {k: v for k, v in inputs.items() if k not in ("z_t", "t")}
-        return self.predict_noise(inputs["z_t"], inputs["t"], condition)
+        return self.predict_noise(*shown(inputs["z_t"], inputs["t"], condition), condition)
 
     def guided_noise(
         self, z_t: Float[Tensor, "B *shape"], t: Shaped[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, "B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
-        z_both, t_both = torch.cat([z_t, z_t]), torch.cat([t, t])
+        z_both, t_both = both(z_t), both(t)
         network = self.recorded or self.predict_from
         seen = {
             "z_t": self.noise.model_input(z_both, t_both),
@@ -166,7 +175,8 @@ class ScoreDistillation(BaseObject):
                 eps_hat = self.guided_noise(add_noise(z, eps, alpha, sigma), t, condition)
                 alpha_bar = alpha_bar_of(alpha, sigma)
                 weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar)
-                grad, lost = sds.finite_part(sds.sds_gradient(eps_hat, eps, weight))
+                grad = noised_part(sds.sds_gradient(eps_hat, eps, weight), condition)
+                grad, lost = sds.finite_part(grad)
                 if self.grad_clip_val is not None:
                     grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
             loss = sds.sds_loss(z, grad)

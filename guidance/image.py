@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from . import sds
-from .distillation import Condition, PromptedDistillation
+from .conditions import Condition
+from .distillation import PromptedDistillation
 from .latents import resize
 
 

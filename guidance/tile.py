@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from ..bounds import bounded, path_of
 from ..pretrained.embedding_cache import text_embeddings
 from . import sds
-from .distillation import Condition, PromptedDistillation
+from .conditions import Condition, both
+from .distillation import PromptedDistillation
 from .latents import centre_square, clip_length, random_order, resize
 
 
@@ -60,7 +61,7 @@ class TileGuidance(PromptedDistillation):
 
     @property
     def networks(self) -> list[nn.Module]:
-        return [self.unet, self.controlnet]
+        return [self.network, self.controlnet]
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
@@ -73,7 +74,7 @@ class TileGuidance(PromptedDistillation):
         condition = {
             "tokens": self.text_embeddings(prompt_utils, camera, rows),
             "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
-            "control": frames.detach().repeat(2, 1, 1, 1),
+            "control": both(frames.detach()),
         }
         return self.codec.encode(frames), condition
 
@@ -89,7 +90,7 @@ class TileGuidance(PromptedDistillation):
             conditioning_scale=self.cfg.conditioning_scale,
             return_dict=False,
         )
-        return self.unet(
+        return self.network(
             z_t,
             t,
             encoder_hidden_states=condition["tokens"].to(self.dtype),

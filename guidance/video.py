@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from . import sds
-from .distillation import Condition, PromptedDistillation
+from .conditions import Condition
+from .distillation import PromptedDistillation
 from .latents import clip_length, resize
 
 
@@ -48,13 +49,13 @@ class VideoGuidance(PromptedDistillation):
         low_ram_vae: int = bounded(-1, 1, 2**16, names=(-1,))
 
     cfg: Config
-    unet_class: ClassVar[type] = UNet3DConditionModel
+    network_class: ClassVar[type] = UNet3DConditionModel
     cfg_start: ClassVar[str] = "cond"
     clips_only: ClassVar[bool] = True
 
     def configure(self) -> None:
         super().configure()
-        model, sample = self.cfg.pretrained_model_name_or_path, self.unet.config.sample_size
+        model, sample = self.cfg.pretrained_model_name_or_path, self.network.config.sample_size
         width, height = usual_size(model, sample, self.codec.pixel_factor)
         self.width = width if self.cfg.width is None else self.cfg.width
         self.height = height if self.cfg.height is None else self.cfg.height

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import threestudio
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from threestudio.utils.misc import cleanup
 from torch import Tensor
 from transformers import CLIPVisionModelWithProjection
@@ -20,7 +20,8 @@ from ..bounds import bounded, path_of
 from ..data.reference_image import reference_on_white
 from ..pretrained.models import model_folder
 from . import sds
-from .distillation import Condition, ScoreDistillation
+from .conditions import Condition, or_nothing
+from .distillation import ScoreDistillation
 from .latents import resize
 from .zero123_model import CLIPCameraProjection, camera_offset, clip_pixels, read_clip_settings
 
@@ -47,7 +48,7 @@ class Zero123Guidance(ScoreDistillation):
         cond_camera_distance: float = bounded(2.5, 1e-3, 1e3)  # scene units
 
     cfg: Config
-    unet_channels: ClassVar[int] = 8
+    network_channels: ClassVar[int] = 8
 
     def configure(self) -> None:
         super().configure()
@@ -79,10 +80,7 @@ class Zero123Guidance(ScoreDistillation):
         embedding = self.image_embedding.expand(n, -1)
         token = self.projection.proj(torch.cat([embedding, offset.to(embedding)], dim=-1))[:, None]
         latents = self.image_latents.expand(n, -1, -1, -1)
-        return {
-            "tokens": torch.cat([token, torch.zeros_like(token)]),
-            "image": torch.cat([latents, torch.zeros_like(latents)]),
-        }
+        return {"tokens": or_nothing(token), "channels": or_nothing(latents)}
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
@@ -90,8 +88,3 @@ class Zero123Guidance(ScoreDistillation):
         images = resize(images, self.cfg.size, self.cfg.size)
         angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
         return self.codec.encode(images), self.image_condition(*angles)
-
-    def predict_noise(
-        self, z_t: Float[Tensor, "N2 4 h w"], t: Int[Tensor, " N2"], condition: Condition
-    ) -> Float[Tensor, "N2 4 h w"]:
-        return super().predict_noise(torch.cat([z_t, condition["image"]], dim=1), t, condition)

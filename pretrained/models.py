@@ -53,9 +53,11 @@ SAMPLERS_OF_DDPM = """
 """.split()  # noqa: SIM905
 
 
-def weights_dtype(half_precision: bool, device: torch.device) -> torch.dtype:
-    """float16 where asked for and on a GPU; a CPU computes float16 slowly, so float32 there."""
-    return torch.float16 if half_precision and device.type == "cuda" else torch.float32
+def weights_dtype(
+    half_precision: bool, device: torch.device, half: torch.dtype = torch.float16
+) -> torch.dtype:
+    """`half` where asked for and on a GPU; a CPU computes it slowly, so float32 there."""
+    return half if half_precision and device.type == "cuda" else torch.float32
 
 
 @dataclass(frozen=True)

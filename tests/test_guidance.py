@@ -161,7 +161,7 @@ def watch(prior, rgb, prompt=None, **camera):
         seen.update(unet=dict(zip(("sample", "t"), args, strict=False)) | kwargs)
         seen.update(answer=output.sample)
 
-    handle = prior.unet.register_forward_hook(hook, with_kwargs=True)
+    handle = prior.network.register_forward_hook(hook, with_kwargs=True)
     prior.prepare = noting
     try:
         rgb = rgb.clone().requires_grad_(True)
@@ -207,7 +207,7 @@ def test_models_are_frozen_and_no_graph_runs_through_the_unet(priors, name):
     prior = priors[name]
     seen = watch(prior, torch.rand(4, 8, 8, 3), **cameras(4, TABLE[name].frames))
     assert not seen.answer.requires_grad and seen.rgb_grad.isfinite().all()
-    for model in (prior.unet, prior.vae, getattr(prior, "controlnet", prior.unet)):
+    for model in (prior.network, prior.vae, getattr(prior, "controlnet", prior.network)):
         assert not model.training
         assert not any(p.requires_grad or p.grad is not None for p in model.parameters())
 
@@ -237,9 +237,9 @@ def test_autocast_changes_nothing(priors, name):
 @every_prior
 def test_half_precision_weights_give_nearly_the_same_gradient(build, priors, monkeypatch, name):
     """What a GPU does by default; latents, noise and loss stay float32."""
-    monkeypatch.setattr(distillation, "weights_dtype", lambda half, device: torch.float16)
+    monkeypatch.setattr(distillation, "weights_dtype", lambda *asked: torch.float16)
     prior = build(name)
-    assert prior.unet.dtype == prior.vae.dtype == torch.float16
+    assert prior.network.dtype == prior.vae.dtype == torch.float16
     rgb, camera = torch.rand(4, 16, 16, 3), cameras(4, TABLE[name].frames)
     seen = []
     for each in (priors[name], prior):
@@ -649,7 +649,7 @@ def test_tile_residuals_come_from_the_controlnet(build, priors):
     seen = watch(prior, torch.rand(4, 8, 8, 3), **cameras(4, 4))
     unet = seen.unet
     with torch.no_grad():
-        plain = prior.unet(
+        plain = prior.network(
             unet["sample"], unet["t"], encoder_hidden_states=unet["encoder_hidden_states"]
         ).sample
     torch.testing.assert_close(seen.answer, plain)

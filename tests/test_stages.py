@@ -270,7 +270,7 @@ def test_a_nan_in_a_priors_weights_stops_the_run_and_names_the_prior(world, monk
 
     def configure(prior):  # a file that holds it is refused
         whole(prior)
-        prior.unet.conv_in.weight.view(-1)[0] = float("nan")
+        prior.network.conv_in.weight.view(-1)[0] = float("nan")
 
     monkeypatch.setattr(Zero123Guidance, "configure", configure)
     with pytest.raises(
