@@ -198,16 +198,19 @@ class PromptedDistillation(ScoreDistillation):
 
     cfg: Config
 
-    def text_embeddings(
+    def text_condition(
         self, prompt_utils: Any, camera: dict[str, Any], rows: slice | Tensor = slice(None)
-    ) -> Float[Tensor, "B2 L D"]:
-        """Embeddings for the cameras of these rows of the batch, conditional half first."""
+    ) -> Condition:
+        """The prompt for the cameras of these rows of the batch: tokens, and their mask if the
+        prompt processor has one (threestudio's have none)."""
         if prompt_utils is None:
             raise ValueError(
                 f"{type(self).__name__} needs a prompt: give system.prompt_processor_type (or "
                 "..._cn_type for the tile prior) and pass what the processor returns."
             )
-        return prompt_utils.get_text_embeddings(
-            *(camera[key][rows] for key in ("elevation", "azimuth", "camera_distances")),
-            view_dependent_prompting=self.cfg.view_dependent_prompting,
-        )
+        angles = [camera[key][rows] for key in ("elevation", "azimuth", "camera_distances")]
+        by_view = self.cfg.view_dependent_prompting
+        tokens = prompt_utils.get_text_embeddings(*angles, view_dependent_prompting=by_view)
+        get_masks = getattr(prompt_utils, "get_text_masks", None)
+        mask = get_masks and get_masks(*angles, view_dependent_prompting=by_view)
+        return {"tokens": tokens} if mask is None else {"tokens": tokens, "mask": mask}

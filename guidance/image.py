@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from . import sds
+from .codecs import ImageCodec
 from .conditions import Condition
 from .distillation import PromptedDistillation
 from .latents import resize
@@ -35,6 +36,7 @@ class ImageGuidance(PromptedDistillation):
         size: int = bounded(512, 1, 2**14)  # pixels on a side, of the VAE's input
 
     cfg: Config
+    codec: ImageCodec
 
     def configure(self) -> None:
         super().configure()
@@ -44,5 +46,4 @@ class ImageGuidance(PromptedDistillation):
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
     ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
-        text = self.text_embeddings(prompt_utils, camera)
-        return self.codec.encode(images), {"tokens": text}
+        return self.codec.encode(images), self.text_condition(prompt_utils, camera)

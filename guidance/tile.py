@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..bounds import bounded, path_of
-from ..pretrained.embedding_cache import text_embeddings
+from ..pretrained.embedding_cache import read_texts
 from . import sds
+from .codecs import ImageCodec
 from .conditions import Condition, both
 from .distillation import PromptedDistillation
 from .latents import centre_square, clip_length, random_order, resize
@@ -50,6 +51,7 @@ class TileGuidance(PromptedDistillation):
         conditioning_scale: float = 1.0  # of the ControlNet's residuals
 
     cfg: Config
+    codec: ImageCodec
 
     def configure(self) -> None:
         super().configure()
@@ -57,7 +59,8 @@ class TileGuidance(PromptedDistillation):
         self.controlnet = self.load(ControlNetModel, self.cfg.controlnet_name_or_path)
         prompts = [self.cfg.control_prompt, ""]
         model = self.cfg.pretrained_model_name_or_path
-        self.control_tokens = text_embeddings(model, prompts, device=self.device)  # [2 L D]
+        texts = read_texts(model, prompts, device=self.device)
+        self.control_tokens = texts.embeddings  # [2 L D]
 
     @property
     def networks(self) -> list[nn.Module]:
@@ -71,8 +74,7 @@ class TileGuidance(PromptedDistillation):
         order = random_order(len(starts), length, images.device)
         rows = (starts + order[:, : self.cfg.fixed_frames]).flatten()
         frames = resize(centre_square(images[rows]), self.cfg.fixed_size, self.cfg.fixed_size)
-        condition = {
-            "tokens": self.text_embeddings(prompt_utils, camera, rows),
+        condition = self.text_condition(prompt_utils, camera, rows) | {
             "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
             "control": both(frames.detach()),
         }

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from . import sds
+from .codecs import ImageCodec
 from .conditions import Condition
 from .distillation import PromptedDistillation
 from .latents import clip_length, resize
@@ -49,6 +50,7 @@ class VideoGuidance(PromptedDistillation):
         low_ram_vae: int = bounded(-1, 1, 2**16, names=(-1,))
 
     cfg: Config
+    codec: ImageCodec
     network_class: ClassVar[type] = UNet3DConditionModel
     cfg_start: ClassVar[str] = "cond"
     clips_only: ClassVar[bool] = True
@@ -68,7 +70,7 @@ class VideoGuidance(PromptedDistillation):
     ) -> tuple[Float[Tensor, "B 4 F h w"], Condition]:
         length = clip_length(len(images), camera.get("num_frames"))
         frames = resize(images, self.height, self.width)
-        text = self.text_embeddings(prompt_utils, camera, slice(None, None, length))
+        text = self.text_condition(prompt_utils, camera, slice(None, None, length))
         clips = frames.unflatten(0, (-1, length))
         latents = self.codec.encode_clips(clips, self.cfg.low_ram_vae)
-        return latents, {"tokens": text}
+        return latents, text

@@ -20,6 +20,7 @@ from ..bounds import bounded, path_of
 from ..data.reference_image import reference_on_white
 from ..pretrained.models import model_folder
 from . import sds
+from .codecs import ImageCodec
 from .conditions import Condition, or_nothing
 from .distillation import ScoreDistillation
 from .latents import resize
@@ -48,6 +49,7 @@ class Zero123Guidance(ScoreDistillation):
         cond_camera_distance: float = bounded(2.5, 1e-3, 1e3)  # scene units
 
     cfg: Config
+    codec: ImageCodec
     network_channels: ClassVar[int] = 8
 
     def configure(self) -> None:

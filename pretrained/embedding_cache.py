@@ -1,20 +1,21 @@
 """Text embeddings of prompts, kept on disk under the working directory, one file an embedding.
 
 A file's name is a hash of everything that shapes the embedding: the model's tokenizer and text
-encoder (the hub's commit, or the contents of a local folder), the prompt, and the learned tokens
-with their values. Two models or two tokens never share an entry. Files appear in one piece (written
-aside and renamed) and hold a digest; one that isn't what was written is made again, and where
-nothing can be written, nothing is kept.
+encoder (the hub's commit, or the contents of a local folder), the prompt, the learned tokens with
+their values, and how many tokens a row has, where that was asked for. Two models or two tokens
+never share an entry. Files appear in one piece (written aside and renamed) and hold a digest; one
+that isn't what was written is made again, and where nothing can be written, nothing is kept.
 """
 
 import hashlib
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import threestudio
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from threestudio.utils.misc import barrier, cleanup, get_rank
@@ -22,37 +23,52 @@ from torch import Tensor
 
 from ..files.torch_files import DIGEST, digest
 from ..files.whole import clear_parts, whole_file
+from .learned_tokens import LearnedTokens, token_pattern
 from .models import fingerprint
-from .text_encoder import LearnedTokens, TextEncoder, token_pattern
+from .text_readers import Text, reader_of
 
 FOLDER = Path(".threestudio_cache/text_embeddings")  # where threestudio keeps its own
 FORMAT = "2"  # of the entries and of how a prompt is encoded; a new number leaves old files unread
 
-Entry = tuple[Tensor, str]  # embedding [L D], and the part of the prompt that was cut off
+
+class Texts(NamedTuple):
+    """Prompts, read."""
+
+    embeddings: Float[Tensor, "P L D"]
+    mask: Bool[Tensor, "P L"] | None  # tokens that count; None: all, padding too
 
 
-def entry_key(source: str, prompt: str, learned: LearnedTokens) -> str:
+def entry_key(source: str, prompt: str, learned: LearnedTokens, length: int | None = None) -> str:
     """sha256 over lengths and contents, so that no two lists of parts look the same."""
     parts = [FORMAT.encode(), source.encode(), prompt.encode()]
     for token, vectors in sorted(learned.items()):
         values = vectors.detach().cpu().float().contiguous()
         parts += [token.encode(), str(tuple(values.shape)).encode(), values.numpy().tobytes()]
+    if length is not None:
+        parts.append(str(length).encode())
     key = hashlib.sha256()
     for part in parts:
         key.update(len(part).to_bytes(8, "big") + part)
     return key.hexdigest()
 
 
-def read_entry(path: Path) -> Entry | None:
+def tensors_of(text: Text) -> dict[str, Tensor]:
+    """What an entry holds of it; one that was written before there were masks reads the same."""
+    named = {"embedding": text.embedding, "mask": text.mask}
+    return {name: value.contiguous() for name, value in named.items() if value is not None}
+
+
+def read_entry(path: Path) -> Text | None:
     """None where there is no entry, or, with a warning, where it isn't what was written."""
     try:
         if not path.is_file():
             return None
         with safe_open(path, framework="pt") as file:
             held = file.metadata()
-            entry = file.get_tensor("embedding"), held["cut"]
-        if held[DIGEST] == digest({"embedding": entry[0]}, entry[1]):
-            return entry
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        text = Text(tensors["embedding"], tensors.get("mask"), held["cut"])
+        if held[DIGEST] == digest(tensors, text.cut):
+            return text
         problem = "its digest is another"
     except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
         problem = error
@@ -60,23 +76,23 @@ def read_entry(path: Path) -> Entry | None:
     return None
 
 
-def write_entry(path: Path, entry: Entry, prompt: str) -> None:
+def write_entry(path: Path, text: Text, prompt: str) -> None:
     """
     Raises:
         OSError, SafetensorError: there can't be written.
     """
-    tensors = {"embedding": entry[0].contiguous()}
-    held = {"cut": entry[1], "prompt": prompt, DIGEST: digest(tensors, entry[1])}
+    tensors = tensors_of(text)
+    held = {"cut": text.cut, "prompt": prompt, DIGEST: digest(tensors, text.cut)}
     with whole_file(path) as part:
         save_file(tensors, part, held)
 
 
-def write_entries(made: Mapping[str, tuple[Path, Entry]]) -> None:
+def write_entries(made: Mapping[str, tuple[Path, Text]]) -> None:
     """By prompt. A cache that can't be written to (full, read-only, another's) is one warning."""
     try:
         clear_parts(FOLDER)
-        for prompt, (path, entry) in made.items():
-            write_entry(path, entry, prompt)
+        for prompt, (path, text) in made.items():
+            write_entry(path, text, prompt)
     except (OSError, SafetensorError) as error:
         threestudio.warn(
             f"Text embeddings can't be kept in {FOLDER.absolute()} ({error}), so each run encodes "
@@ -84,31 +100,33 @@ def write_entries(made: Mapping[str, tuple[Path, Entry]]) -> None:
         )
 
 
-def make_entries(
+def cached_texts(
     model: str,
     prompts: Sequence[str],
     learned: LearnedTokens,
     device: torch.device | str,
     use_cache: bool,
-) -> dict[str, Entry]:
-    """An entry of each prompt, from the cache where it is there; new ones are written to it."""
+    length: int | None,
+) -> dict[str, Text]:
+    """Each prompt, from the cache where it is there; new ones are written to it."""
     paths: dict[str, Path] = {}
-    entries: dict[str, Entry | None] = dict.fromkeys(prompts)
+    texts: dict[str, Text] = {}
     if use_cache:
         source = fingerprint(model, ("tokenizer", "text_encoder"))
-        for prompt in entries:
-            paths[prompt] = FOLDER / (entry_key(source, prompt, learned) + ".safetensors")
-            entries[prompt] = read_entry(paths[prompt])
-    missing = [prompt for prompt, entry in entries.items() if entry is None]
+        for prompt in dict.fromkeys(prompts):
+            paths[prompt] = FOLDER / (entry_key(source, prompt, learned, length) + ".safetensors")
+            if (text := read_entry(paths[prompt])) is not None:
+                texts[prompt] = text
+    missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in texts]
     if missing:
-        encoder = TextEncoder(model, learned, device)
+        reader = reader_of(model)(model, learned, device, length)
         for prompt in missing:
-            entries[prompt] = encoder.encode(prompt)
-        del encoder
+            texts[prompt] = reader.read(prompt)
+        del reader
         cleanup()
         if use_cache:
-            write_entries({prompt: (paths[prompt], entries[prompt]) for prompt in missing})
-    return entries
+            write_entries({prompt: (paths[prompt], texts[prompt]) for prompt in missing})
+    return texts
 
 
 def used_tokens(prompts: Sequence[str], learned: LearnedTokens) -> LearnedTokens:
@@ -120,15 +138,18 @@ def used_tokens(prompts: Sequence[str], learned: LearnedTokens) -> LearnedTokens
     return {token: vectors for token, vectors in learned.items() if token in found}
 
 
-def text_embeddings(
+def read_texts(
     model: str,
     prompts: Sequence[str],
     *,
     learned: LearnedTokens | None = None,
     device: torch.device | str = "cpu",
     use_cache: bool = True,
-) -> Float[Tensor, "P L D"]:
+    length: int | None = None,
+) -> Texts:
     """One embedding a prompt, in the order of `prompts`; a prompt that was cut is warned about.
+
+    length: tokens of a row, where the model itself doesn't say (T5).
 
     Among several processes rank zero goes first and fills the cache, the others read it. A process
     that doesn't find an entry (another machine, no cache) makes its own.
@@ -137,14 +158,19 @@ def text_embeddings(
     if get_rank() != 0:
         barrier()
     try:
-        entries = make_entries(model, prompts, learned, device, use_cache)
+        texts = cached_texts(model, prompts, learned, device, use_cache, length)
     finally:
         if get_rank() == 0:
             barrier()
-    for prompt, (_, cut) in entries.items():
-        if cut:
+    for prompt, text in texts.items():
+        if text.cut:
             threestudio.warn(
                 f"The prompt {textwrap.shorten(prompt, 60)!r} is longer than the text encoder of "
-                f"{model} reads. Not read: {textwrap.shorten(cut, 300)!r}. Give a shorter one."
+                f"{model} reads. Not read: {textwrap.shorten(text.cut, 300)!r}. Give a shorter one."
             )
-    return torch.stack([entries[prompt][0] for prompt in prompts]).to(device)
+    masks = [texts[prompt].mask for prompt in prompts]
+    counts = [mask for mask in masks if mask is not None]  # of one reader: all or none
+    return Texts(
+        torch.stack([texts[prompt].embedding for prompt in prompts]).to(device),
+        torch.stack(counts).to(device) if counts else None,
+    )

@@ -4,6 +4,8 @@ Two more kinds are read: Automatic1111's (.pt) and SDXL's, of which the half for
 counts (`clip_l`, Stable Diffusion 1.x); the other half is for an encoder that no prior here has.
 """
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,18 @@ import torch
 from torch import Tensor
 
 from ..files.torch_files import not_finite, read_safetensors, read_torch_file
+
+LearnedTokens = Mapping[str, Tensor]  # how a prompt writes the token -> its vectors, each [n D]
+
+
+def token_pattern(tokens: Sequence[str]) -> re.Pattern:
+    """Finds learned tokens in a prompt, the longest first; names of letters only as whole words."""
+    alternatives = []
+    for token in sorted(tokens, key=len, reverse=True):
+        left = r"\b" if re.match(r"\w", token) else ""
+        right = r"\b" if re.search(r"\w$", token) else ""
+        alternatives.append(left + re.escape(token) + right)
+    return re.compile("(" + "|".join(alternatives) + ")")
 
 
 def read_learned_tokens(path: str | Path) -> dict[str, Tensor]:

@@ -123,7 +123,7 @@ def hub_folder(model: str, subfolder: str, half: bool) -> Path:
         listed = huggingface_hub.HfApi().list_repo_files(model)
         names = [n.removeprefix(prefix) for n in listed if n.startswith(prefix)]
         weights = choose_weights(names, half)
-        patterns = [n for n in names if n.endswith((".json", ".txt")) and "/" not in n]
+        patterns = [n for n in names if n.endswith((".json", ".txt", ".model")) and "/" not in n]
         patterns += weights.names if weights else ()
         return Path(
             huggingface_hub.snapshot_download(model, allow_patterns=[prefix + n for n in patterns])
@@ -242,7 +242,7 @@ def check_texts(part: Path) -> None:
     """Reads the JSON files of a component, and looks at whether the others are files themselves."""
     for path in sorted(part.glob("*.json")):
         read_json(path)
-    for path in part.glob("*.txt"):
+    for path in (*part.glob("*.txt"), *part.glob("*.model")):  # vocabularies
         refuse_pointer(path)
 
 

@@ -4,16 +4,17 @@ overhead. Embeddings are [L D] a prompt; conditional ones come before unconditio
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import threestudio
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from threestudio.utils.base import BaseObject
 from torch import Tensor
 
 from ..bounds import Bounded, bounded, needed, path_of
-from ..pretrained.embedding_cache import text_embeddings
-from ..pretrained.text_encoder import LearnedTokens
+from ..pretrained.embedding_cache import read_texts
+from ..pretrained.learned_tokens import LearnedTokens
 
 VIEWS = ("side", "front", "back", "overhead")
 
@@ -45,6 +46,7 @@ class PromptEmbeddings:
     prompt: str
     prompts_vd: list[str]
     thresholds: tuple[float, float, float]  # front, back, overhead: degrees, see view_of
+    masks: Bool[Tensor, "6 L"] | None = None  # tokens that count: text, uncond, VIEWS; None: all
     use_perp_neg: bool = False  # threestudio's guidances ask; Perp-Neg isn't offered here
 
     @property
@@ -60,12 +62,38 @@ class PromptEmbeddings:
         view_dependent_prompting: bool = True,
     ) -> Float[Tensor, "B2 L D"]:
         """Embeddings for B cameras, [2B L D]; their distance doesn't matter."""
+        held = self.text_embeddings, self.uncond_text_embeddings, self.text_embeddings_vd
+        return self.by_camera(*held, elevation, azimuth, view_dependent_prompting)
+
+    def get_text_masks(
+        self,
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        camera_distances: Float[Tensor, " B"],
+        view_dependent_prompting: bool = True,
+    ) -> Bool[Tensor, "B2 L"] | None:
+        """Which tokens of `get_text_embeddings` count, [2B L]; None: all, padding too."""
+        if self.masks is None:
+            return None
+        held = self.masks[:1], self.masks[1:2], self.masks[2:]
+        return self.by_camera(*held, elevation, azimuth, view_dependent_prompting)
+
+    def by_camera(
+        self,
+        text: Shaped[Tensor, "1 *shape"],
+        uncond: Shaped[Tensor, "1 *shape"],
+        views: Shaped[Tensor, "4 *shape"],
+        elevation: Float[Tensor, " B"],
+        azimuth: Float[Tensor, " B"],
+        view_dependent: bool,
+    ) -> Shaped[Tensor, "B2 *shape"]:
+        """The one that belongs to each of B cameras, then B times the unconditional one."""
         n = len(elevation)
-        text = self.text_embeddings.expand(n, -1, -1)
-        if view_dependent_prompting:
+        rows = text.expand(n, *text.shape[1:])
+        if view_dependent:
             view = view_of(elevation, azimuth, *self.thresholds)
-            text = self.text_embeddings_vd[view.to(self.text_embeddings_vd.device)]
-        return torch.cat([text, self.uncond_text_embeddings.expand(n, -1, -1)])
+            rows = views[view.to(views.device)]
+        return torch.cat([rows, uncond.expand(n, *uncond.shape[1:])])
 
 
 class PromptProcessor(BaseObject):
@@ -89,6 +117,7 @@ class PromptProcessor(BaseObject):
         use_cache: bool = True  # keep embeddings in .threestudio_cache/text_embeddings
 
     cfg: Config
+    text_length: ClassVar[int | None] = None  # tokens of a prompt; None: what the model states
 
     def configure(self) -> None:
         cfg = self.cfg
@@ -100,12 +129,13 @@ class PromptProcessor(BaseObject):
             )
         prompts_vd = [getattr(cfg, f"prompt_{v}") or self.view_prompt(v) for v in VIEWS]
         threestudio.info(f"Prompts: {prompts_vd}, negative: {cfg.negative_prompt!r}")
-        embeddings = text_embeddings(
+        embeddings, masks = read_texts(
             cfg.pretrained_model_name_or_path,
             [cfg.prompt, cfg.negative_prompt, *prompts_vd],
             learned=self.learned_tokens([cfg.prompt, *prompts_vd]),
             device=self.device,
             use_cache=cfg.use_cache,
+            length=self.text_length,
         )
         self.output = PromptEmbeddings(
             embeddings[:1],
@@ -114,6 +144,7 @@ class PromptProcessor(BaseObject):
             cfg.prompt,
             prompts_vd,
             (cfg.front_threshold, cfg.back_threshold, cfg.overhead_threshold),
+            masks,
         )
 
     def view_prompt(self, view: str) -> str:

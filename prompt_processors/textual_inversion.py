@@ -7,8 +7,7 @@ from dataclasses import dataclass
 import threestudio
 
 from ..bounds import needed, path_of
-from ..pretrained.learned_tokens import read_learned_tokens
-from ..pretrained.text_encoder import LearnedTokens, token_pattern
+from ..pretrained.learned_tokens import LearnedTokens, read_learned_tokens, token_pattern
 from .prompts import PromptProcessor
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import threestudio
 import torch
-from animate124.pretrained import embedding_cache, text_encoder
-from animate124.pretrained.embedding_cache import entry_key, text_embeddings
-from animate124.pretrained.learned_tokens import read_learned_tokens
+from animate124.pretrained import embedding_cache, text_readers
+from animate124.pretrained.embedding_cache import entry_key, read_texts
+from animate124.pretrained.learned_tokens import read_learned_tokens, token_pattern
 from animate124.prompt_processors import prompts
 from animate124.prompt_processors.prompts import VIEWS, view_of
 from hypothesis import given, settings
@@ -69,13 +69,13 @@ def process(random_priors):
 def encodings(monkeypatch):
     """The prompts that are really encoded, in order."""
     seen = []
-    encode = text_encoder.TextEncoder.encode
+    encode = text_readers.TextReader.read
 
     def counting(self, prompt):
         seen.append(prompt)
         return encode(self, prompt)
 
-    monkeypatch.setattr(text_encoder.TextEncoder, "encode", counting)
+    monkeypatch.setattr(text_readers.TextReader, "read", counting)
     return seen
 
 
@@ -212,16 +212,16 @@ def test_cached_embeddings_are_not_made_again(process, encodings):
 def test_models_of_one_name_do_not_share_entries(random_priors, workplace, encodings):
     """The folder's contents count, wherever it lies and whatever it was called before."""
     folder = shutil.copytree(random_priors / "sd", workplace / "model")
-    first = text_embeddings(str(folder), [PROMPT])
+    first = read_texts(str(folder), [PROMPT]).embeddings
     weights = folder / "text_encoder" / "model.safetensors"
     content = load_file(weights)
     content["text_model.final_layer_norm.bias"] += 1
     weights.unlink()  # the first encoder may be mapped onto it
     save_file(content, weights, {"format": "pt"})
-    second = text_embeddings(str(folder), [PROMPT])
+    second = read_texts(str(folder), [PROMPT]).embeddings
     torch.testing.assert_close(second, first + 1)
     shutil.copytree(random_priors / "sd", workplace / "elsewhere")
-    assert torch.equal(text_embeddings(str(workplace / "elsewhere"), [PROMPT]), first)
+    assert torch.equal(read_texts(str(workplace / "elsewhere"), [PROMPT])[0], first)
     assert len(encodings) == 2
 
 
@@ -262,15 +262,15 @@ def flipped(whole, place):
 )
 def test_a_damaged_entry_is_made_again(random_priors, warnings, encodings, spoil):
     model = str(random_priors / "sd")
-    first = text_embeddings(model, [PROMPT])
+    first = read_texts(model, [PROMPT]).embeddings
     (path,) = entries()
     spoilt = spoil(path.read_bytes())
     path.unlink()
     path.write_bytes(spoilt)
-    assert torch.equal(text_embeddings(model, [PROMPT]), first)
+    assert torch.equal(read_texts(model, [PROMPT]).embeddings, first)
     assert len(warnings) == 1 and str(path.name) in warnings[0] and "making it again" in warnings[0]
     assert len(encodings) == 2
-    text_embeddings(model, [PROMPT])
+    read_texts(model, [PROMPT])
     assert len(warnings) == 1 and len(encodings) == 2
 
 
@@ -283,7 +283,7 @@ def test_entries_appear_in_one_piece(random_priors, monkeypatch):
 
     monkeypatch.setattr(embedding_cache, "save_file", dies)
     with pytest.raises(KeyboardInterrupt):
-        text_embeddings(str(random_priors / "sd"), [PROMPT])
+        read_texts(str(random_priors / "sd"), [PROMPT])
     assert not [p for p in entries() if p.suffix == ".safetensors"]
 
 
@@ -292,14 +292,14 @@ def test_a_cache_that_cannot_be_written_to_is_one_warning(
     random_priors, workplace, monkeypatch, warnings, fails
 ):
     model, asked = str(random_priors / "sd"), [PROMPT, "a fox"]
-    expected = text_embeddings(model, asked, use_cache=False)
+    expected = read_texts(model, asked, use_cache=False).embeddings
     if fails == "folder":  # as root may write anywhere, a file stands where the folder would be
         (workplace / ".threestudio_cache").write_text("")
     elif fails == "file":
         monkeypatch.setattr(embedding_cache, "save_file", full_disk)
     else:
         monkeypatch.setattr("animate124.files.whole.os.replace", full_disk)
-    assert torch.equal(text_embeddings(model, asked), expected)
+    assert torch.equal(read_texts(model, asked).embeddings, expected)
     assert len(warnings) == 1 and "can't be kept in" in warnings[0]
 
 
@@ -313,7 +313,7 @@ def test_rank_zero_goes_first_and_never_leaves_the_others_waiting(
 ):
     model, events = str(random_priors / "sd"), []
     if rank == 1:
-        text_embeddings(model, [PROMPT])  # what rank zero did
+        read_texts(model, [PROMPT])  # what rank zero did
         encodings.clear()
     read, write = embedding_cache.read_entry, embedding_cache.write_entry
     monkeypatch.setattr(embedding_cache, "get_rank", lambda: rank)
@@ -324,12 +324,12 @@ def test_rank_zero_goes_first_and_never_leaves_the_others_waiting(
     monkeypatch.setattr(
         embedding_cache, "write_entry", lambda *args: events.append("write") or write(*args)
     )
-    text_embeddings(model, [PROMPT])
+    read_texts(model, [PROMPT])
     assert events == [["read", "write", "barrier"], ["barrier", "read"]][rank]
     assert encodings == [[PROMPT], []][rank]
     events.clear()
     with pytest.raises(FileNotFoundError):
-        text_embeddings("no/such/folder", [PROMPT])
+        read_texts("no/such/folder", [PROMPT])
     assert events == ["barrier"]
 
 
@@ -413,7 +413,7 @@ def test_several_tokens_go_by_their_names(process, by_hand, words, workplace):
 
 @pytest.mark.parametrize("tokens", [["S*", "S*2"], ["S*2", "S*"]])
 def test_the_longest_token_that_fits_is_meant(tokens):
-    assert text_encoder.token_pattern(tokens).split("a S*2 S*") == ["a ", "S*2", " ", "S*", ""]
+    assert token_pattern(tokens).split("a S*2 S*") == ["a ", "S*2", " ", "S*", ""]
 
 
 def test_another_token_file_is_another_embedding(process, words, workplace, encodings):

@@ -20,7 +20,7 @@ import pytest
 import torch
 from animate124.guidance.noise import DDPM, add_noise
 from animate124.pretrained.learned_tokens import read_learned_tokens
-from animate124.pretrained.text_encoder import TextEncoder
+from animate124.pretrained.text_readers import ClipReader
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
 from jaxtyping import install_import_hook
@@ -160,7 +160,7 @@ def test_the_files_mean_the_same_in_diffusers_and_in_our_prompts(
         with torch.no_grad():
             theirs = pipeline.text_encoder(pipeline.tokenizer(spelt_out, **PADDED).input_ids)[0][0]
         torch.testing.assert_close(theirs, ours, rtol=1e-4, atol=1e-5)
-        processed, left = TextEncoder(model, read_learned_tokens(file), "cpu").encode(prompt)
+        processed, _, left = ClipReader(model, read_learned_tokens(file), "cpu").read(prompt)
         torch.testing.assert_close(processed, ours, rtol=1e-4, atol=1e-5)
         assert not left
     content = load_file(tmp_path / "out" / "learned_embeds.safetensors")

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from animate124.files.torch_files import DIGEST, digest
 from animate124.files.whole import whole_file
-from animate124.pretrained.text_encoder import token_pattern
+from animate124.pretrained.learned_tokens import token_pattern
 from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor, nn

@@ -332,9 +332,9 @@ def prior(kind: str, **config: Any) -> str:
 
 def embedded(use_cache: bool) -> list:
     """The text embedding of a prompt."""
-    from animate124.pretrained.embedding_cache import text_embeddings
+    from animate124.pretrained.embedding_cache import read_texts
 
-    return text_embeddings("priors/sd", [PROMPT], use_cache=use_cache).tolist()
+    return read_texts("priors/sd", [PROMPT], use_cache=use_cache).embeddings.tolist()
 
 
 def learned(path: str) -> dict[str, list]:

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 import values
@@ -109,13 +108,13 @@ def test_what_is_no_learned_word_is_named_with_a_way_out():
 
 def test_two_encoders_vectors_are_taken_apart(random_priors):
     """SDXL's files hold a word for each of its encoders: one that fits is enough."""
-    from animate124.pretrained.embedding_cache import text_embeddings
+    from animate124.pretrained.embedding_cache import read_texts
 
     width = 32  # of the random models
     save_file({"clip_l": torch.randn(1, width), "clip_g": torch.randn(1, 1280)}, "sdxl.safetensors")
     learned = read_learned_tokens("sdxl.safetensors")
-    embedded = text_embeddings(str(random_priors / "sd"), ["clip_l"], learned=learned)
-    assert np.isfinite(embedded.numpy()).all()
+    embedded = read_texts(str(random_priors / "sd"), ["clip_l"], learned=learned)
+    assert embedded.embeddings.isfinite().all()
 
 
 @pytest.mark.parametrize(
