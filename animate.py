@@ -28,10 +28,10 @@ def parser() -> argparse.ArgumentParser:
     text = text_with_content
     p = argparse.ArgumentParser(
         description=__doc__.splitlines()[0],
-        usage="%(prog)s IMAGE --prompt TEXT [options] [step.key=value ...]\n"
-        "       %(prog)s --batch scenes.csv [options] [step.key=value ...]",
-        epilog="Steps: preprocess, token, stage1, stage2, stage3, result. step.key=value changes "
-        "a stage's config (stage2.trainer.max_steps=500) or a flag of another step's script "
+        usage="%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
+        "       %(prog)s --batch scenes.csv [options] [task.key=value ...]",
+        epilog="Tasks: preprocess, token, stage1, stage2, stage3, result. task.key=value changes "
+        "a stage's config (stage2.trainer.max_steps=500) or a flag of another task's script "
         "(token.max_train_steps=500, result.size=256). Run it again to go on where it stopped: "
         "what is done is skipped.",
         allow_abbrev=False,
@@ -60,8 +60,8 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--out", type=path, default=Path("outputs"), help="results go to OUT/<name>")
     p.add_argument("--fast", action="store_true", help="a quarter of the training steps")
-    p.add_argument("--from", dest="start", metavar="STEP", help="do this step and all after again")
-    p.add_argument("--until", default="result", metavar="STEP", help="stop after this step")
+    p.add_argument("--from", dest="start", metavar="TASK", help="do this task and all after again")
+    p.add_argument("--until", default="result", metavar="TASK", help="stop after this task")
     p.add_argument("--dry-run", action="store_true", help="print the plan and its command lines")
     p.add_argument(
         "--batch", type=path, metavar="CSV", help="table of many scenes: image, prompt, ..."

@@ -24,11 +24,11 @@ import torch
 from tqdm import tqdm
 
 from ..pipeline.manifest import Manifest
-from ..pipeline.overrides import by_step
+from ..pipeline.overrides import by_task
 from ..pipeline.process import Interrupt
 from ..pipeline.rendering import TrainedScene
-from ..pipeline.run import run_scene
-from ..pipeline.scene import Scene
+from ..pipeline.request import Request
+from ..pipeline.run import run_request
 from ..toyworld.banks import HELD_OUT
 from ..toyworld.characters import SPECIES
 from ..toyworld.motions import MOTIONS
@@ -72,16 +72,16 @@ class Run:
     def __init__(self, subject: Subject, out: Path, until: str, overrides: Sequence[str]) -> None:
         picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
         words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
-        scene = Scene(picture, subject.prompt, out, preset="toy", overrides=by_step(words))
+        request = Request(picture, subject.prompt, out, preset="toy", overrides=by_task(words))
         with Interrupt() as interrupt:
-            code = run_scene(scene, None, until, sys.argv, interrupt)
+            code = run_request(request, None, until, sys.argv, interrupt)
         if code != 0:
             raise KeyboardInterrupt
-        self.folder = scene.folder
+        self.folder = request.folder
         self.stages = STAGES[: STAGES.index(until) + 1]
 
     def seconds(self) -> dict[str, float]:
-        return {k: round(v["seconds"], 1) for k, v in Manifest(self.folder).steps.items()}
+        return {k: round(v["seconds"], 1) for k, v in Manifest(self.folder).records.items()}
 
     def scene(self, stage: str) -> TrainedScene:
         folder = self.folder / stage

@@ -17,10 +17,10 @@ from threestudio.launch import INPUT_ERRORS
 
 from . import process, table
 from .machine import cards
-from .overrides import OVERRIDE, by_step, option, yes_or_no
+from .overrides import OVERRIDE, by_task, option, yes_or_no
 from .plan import ROOT, interpreter
 from .process import STOPPED, Interrupt, Outcome
-from .scene import Scene
+from .request import Request
 
 COLUMNS = (  # that a table may have beside image and prompt; each is animate.py's option
     ["subject", "static-prompt", "refine-prompt", "preset", "vram", "fast", "from", "until"]
@@ -39,7 +39,7 @@ class Entry:
 def read_table(
     path: Path, common: Sequence[str], out: Path, check: Callable[[list[str]], Any]
 ) -> list[Entry]:
-    """The scenes of a CSV file: a row each; columns image, prompt, options and step.key.
+    """The scenes of a CSV file: a row each; columns image, prompt, options and task.key.
 
     common: words of the command line that hold for all; a row's own ones win. An image is looked
     for beside the table if it isn't found from here.
@@ -51,7 +51,7 @@ def read_table(
     columns, rows = table.read(path, ["image", "prompt"])
     for name in columns:
         if OVERRIDE.fullmatch(f"{name}="):
-            by_step([f"{name}="])
+            by_task([f"{name}="])
         elif name.replace("_", "-") not in ("image", "prompt", *COLUMNS):
             raise ValueError(
                 f"{path}: nothing reads the column {name!r}. Columns are image, prompt, "
@@ -100,7 +100,7 @@ def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Pa
                 raise ValueError(f"{key}: {error}; yes or no would do.") from None
         elif name in COLUMNS:
             words += option(f"--{name}", value)
-    label = Scene(image, cells["prompt"]).name
+    label = Request(image, cells["prompt"]).name
     return Entry(label, words, out / "batch" / f"{label}.log")
 
 

@@ -13,12 +13,12 @@ from pathlib import Path
 
 from . import batch
 from .machine import CPU
-from .overrides import by_step, is_override, option, read_words
+from .overrides import by_task, is_override, option, read_words
 from .plan import interpreter, make_plan, script_parser
-from .presets import STEPS
+from .presets import TASKS
 from .process import Interrupt
-from .run import StepFailed, beginning, check_here, describe, run_scene
-from .scene import Scene
+from .request import Request
+from .run import TaskFailed, beginning, check_here, describe, run_request
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
@@ -36,7 +36,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
                 flush=True,
             )
         return 1
-    except (ValueError, KeyError, OSError, StepFailed) as error:
+    except (ValueError, KeyError, OSError, TaskFailed) as error:
         text = error.args[0] if isinstance(error, KeyError) else error
         print(f"error: {text}", file=sys.stderr)
         return 1
@@ -48,32 +48,32 @@ def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
             raise ValueError(
                 "--launcher submitit, --slurm-partition and --slurm-time go with --batch."
             )
-    scene = scene_of(args)
+    request = request_of(args)
     if args.dry_run:
-        plan = make_plan(scene, args.until, check=True)
-        print(describe(plan, beginning(scene, args.start)))
+        plan = make_plan(request, args.until, check=True)
+        print(describe(plan, beginning(request, args.start)))
         return 0
     with Interrupt() as interrupt:
-        return run_scene(scene, args.start, args.until, go_on(argv), interrupt)
+        return run_request(request, args.start, args.until, go_on(argv), interrupt)
 
 
-def check_step(option: str, name: str | None) -> None:
-    if name is not None and name not in STEPS:
-        near = difflib.get_close_matches(name, STEPS, n=1)
+def check_task(option: str, name: str | None) -> None:
+    if name is not None and name not in TASKS:
+        near = difflib.get_close_matches(name, TASKS, n=1)
         hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{option} {name}: the steps are {', '.join(STEPS)}{hint}")
+        raise ValueError(f"{option} {name}: the tasks are {', '.join(TASKS)}{hint}")
 
 
-def scene_of(args: argparse.Namespace) -> Scene:
+def request_of(args: argparse.Namespace) -> Request:
     """The scene of the command line.
 
     Raises:
-        ValueError: no image or several, no prompt, a bad step or override; FileNotFoundError: no
+        ValueError: no image or several, no prompt, a bad task or override; FileNotFoundError: no
             image.
     """
-    check_step("--from", args.start)
-    check_step("--until", args.until)
-    if args.start is not None and STEPS.index(args.start) > STEPS.index(args.until):
+    check_task("--from", args.start)
+    check_task("--until", args.until)
+    if args.start is not None and TASKS.index(args.start) > TASKS.index(args.until):
         raise ValueError(f"--from {args.start} is after --until {args.until}.")
     images = [word for word in args.words if not is_override(word)]
     if len(images) != 1:
@@ -88,7 +88,7 @@ def scene_of(args: argparse.Namespace) -> Scene:
         raise FileNotFoundError(f"There is no image {image}{what}. Pass the path of a photo.")
     if not re.search(r"\w", args.prompt or ""):
         raise ValueError('--prompt is needed, in words, such as --prompt "a panda is dancing".')
-    return Scene(
+    return Request(
         image=image,
         prompt=args.prompt.strip(),
         out=args.out,
@@ -99,7 +99,7 @@ def scene_of(args: argparse.Namespace) -> Scene:
         vram=args.vram,
         gpu=args.gpu,
         fast=args.fast,
-        overrides=by_step(word for word in args.words if is_override(word)),
+        overrides=by_task(word for word in args.words if is_override(word)),
     )
 
 
@@ -129,7 +129,7 @@ def run_table(args: argparse.Namespace) -> int:
 
     def check(words: Sequence[str]) -> None:
         row = read_words(parser, words)
-        plan = make_plan(scene_of(row), row.until, check=True)
+        plan = make_plan(request_of(row), row.until, check=True)
         if args.launcher == "local" and not args.dry_run:
             check_here(plan, row.start)
 
@@ -143,13 +143,13 @@ def run_table(args: argparse.Namespace) -> int:
         slurm = {key: value for key, value in slurm.items() if value is not None}
         jobs = batch.submit(entries, args.out / "batch" / "jobs", slurm)
         return batch.wait_for(entries, jobs)
-    # a scene that gets a second Ctrl-C kills its own step
+    # a scene that gets a second Ctrl-C kills its own task
     with Interrupt(second=signal.SIGINT) as interrupt:
         code = batch.run_here(entries, gpus, interrupt)
     if interrupt.asked:
         print(f"To go on:\n  {shlex.join(go_on(sys.argv))}")
         if any(word.startswith("--from") for entry in entries for word in entry.words):
-            print("(Without a column `from`, which would begin those steps again.)")
+            print("(Without a column `from`, which would begin those tasks again.)")
     return code
 
 

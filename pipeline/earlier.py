@@ -1,4 +1,4 @@
-"""What a step made before it starts anew is kept in `earlier/<step>-<n>` of the scene's folder."""
+"""What a task made before it starts anew is kept in `earlier/<task>-<n>` of the scene's folder."""
 
 import os
 import re
@@ -6,18 +6,18 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .plan import Step
+from .plan import Task
 
 
-def put_aside(step: Step) -> Path | None:
-    """Makes room for a step that starts anew; returns where its folder went.
+def put_aside(task: Task) -> Path | None:
+    """Makes room for a task that starts anew; returns where its folder went.
 
-    None: there was nothing, or only the step's own files that are worth nothing by themselves.
+    None: there was nothing, or only the task's own files that are worth nothing by themselves.
     """
-    folder = step.folder
+    folder = task.folder
     if not os.path.lexists(folder):
         return None
-    if folder.is_dir() and not folder.is_symlink() and is_slight(folder, step.slight):
+    if folder.is_dir() and not folder.is_symlink() and is_slight(folder, task.slight):
         shutil.rmtree(folder)
         return None
     earlier = folder.parent / "earlier"

@@ -8,7 +8,7 @@ from threestudio.utils import gpus
 from ..pretrained.models import unreachable
 from .places import located
 from .presets import Preset
-from .scene import Scene
+from .request import Request
 
 CPU = "cpu"  # what --gpu takes beside numbers
 
@@ -32,15 +32,15 @@ def variables(gpu: str | None) -> dict[str, str]:
     return {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": found[0]}
 
 
-def lacks(scene: Scene, preset: Preset, models: Iterable[str]) -> list[str]:
+def lacks(request: Request, preset: Preset, models: Iterable[str]) -> list[str]:
     """One sentence for each thing that isn't here.
 
-    models: those that the steps which are left name.
+    models: those that the tasks which are left name.
     """
     found = []
-    if not preset.on_cpu and scene.gpu != CPU and not cards(scene.gpu):
+    if not preset.on_cpu and request.gpu != CPU and not cards(request.gpu):
         found.append(
-            f"The preset {scene.preset} needs a GPU and there is none that can be used: on a CPU "
+            f"The preset {request.preset} needs a GPU and there is none that can be used: on a CPU "
             "it would take weeks. --preset toy suits a CPU; --gpu cpu takes it all the same."
         )
     missing = unreachable(map(located, models), preset.offline)

@@ -1,7 +1,7 @@
-"""The manifest: what each step was made from and what it made, so that what is done stays done.
+"""The manifest: what each task was made from and what it made, so that what is done stays done.
 
-A step is done if it was finished with the same inputs and its outputs are still the files it wrote.
-Inputs are the step's settings and the contents of the files it reads; where those lie plays no
+A task is done if it was finished with the same inputs and its outputs are still the files it wrote.
+Inputs are the task's settings and the contents of the files it reads; where those lie plays no
 part, so a scene's folder may be moved. `manifest.json` is replaced whole after every change.
 """
 
@@ -32,7 +32,7 @@ def file_hash(path: Path) -> str | None:
     return digest.hexdigest()
 
 
-@functools.cache  # several steps have the same model
+@functools.cache  # several tasks have the same model
 def model_hash(model: str) -> str:
     """What tells a model from others: its id, and for a local folder what is in it."""
     folder = Path(model).expanduser()
@@ -52,12 +52,12 @@ def settings_hash(settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def check_records(steps: Mapping[str, Mapping[str, Any]]) -> None:
+def check_records(tasks: Mapping[str, Mapping[str, Any]]) -> None:
     """
     Raises:
         ValueError, KeyError, TypeError, AttributeError: a record isn't what `Manifest` writes.
     """
-    for name, record in steps.items():
+    for name, record in tasks.items():
         right = (
             isinstance(record["inputs"], str)
             and isinstance(record["finished"], bool)
@@ -76,28 +76,28 @@ def is_number(value: Any) -> bool:
 
 
 class Manifest:
-    """The records of a scene's steps, `manifest.json` in its folder."""
+    """The records of a scene's tasks, `manifest.json` in its folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.path = folder / "manifest.json"
-        self.steps: dict[str, dict[str, Any]] = {}
+        self.records: dict[str, dict[str, Any]] = {}
         self.scene: dict[str, Any] | None = None  # whose folder this is
         if self.path.exists():
             try:
                 held = json.loads(self.path.read_text(encoding="utf-8"))
-                self.steps = held["steps"]
-                check_records(self.steps)
+                self.records = held["steps"]
+                check_records(self.records)
                 self.scene = held.get("scene")
             except (OSError, *UNREADABLE) as error:
                 raise ValueError(
                     f"{self.path} can't be read ({error!r}). Put a copy of it back, if you have "
-                    "one. Delete it if not: every step then runs again, and what they made is kept "
+                    "one. Delete it if not: every task then runs again, and what they made is kept "
                     f"in {folder / 'earlier'}."
                 ) from error
 
     def save(self) -> None:
-        held = {"format": FORMAT, "scene": self.scene, "steps": self.steps}
+        held = {"format": FORMAT, "scene": self.scene, "steps": self.records}
         text = json.dumps(held, indent=1)
         with whole_file(self.path) as part:
             part.write_text(text + "\n", encoding="utf-8")
@@ -119,11 +119,11 @@ class Manifest:
         self.scene = ours
 
     def state(self, name: str, inputs: str | None, checkpoint: Path | None = None) -> State:
-        """Whether a step is done; `half`: it was begun with these inputs and has a checkpoint.
+        """Whether a task is done; `half`: it was begun with these inputs and has a checkpoint.
 
         inputs: its hash; None while something that it reads is still to be made.
         """
-        record = self.steps.get(name)
+        record = self.records.get(name)
         if record is None or inputs is None or record["inputs"] != inputs:
             return "new"
         if record["finished"]:
@@ -131,17 +131,17 @@ class Manifest:
         return "half" if checkpoint is not None and checkpoint.exists() else "new"
 
     def changed(self, name: str, inputs: str) -> list[str]:
-        """What a step that was finished with these inputs wrote, and is gone or other now."""
-        record = self.steps.get(name)
+        """What a task that was finished with these inputs wrote, and is gone or other now."""
+        record = self.records.get(name)
         if record is None or record["inputs"] != inputs or not record["finished"]:
             return []
         outputs = record["outputs"].items()
         return [path for path, digest in outputs if file_hash(self.folder / path) != digest]
 
     def begin(self, name: str, inputs: str, again: bool) -> None:
-        """A step starts, or goes on where it stopped (`again`)."""
-        before = self.steps.get(name, {}) if again else {}
-        self.steps[name] = {
+        """A task starts, or goes on where it stopped (`again`)."""
+        before = self.records.get(name, {}) if again else {}
+        self.records[name] = {
             "inputs": inputs,
             "finished": False,
             "seconds": before.get("seconds", 0.0),
@@ -150,8 +150,8 @@ class Manifest:
         self.save()
 
     def add(self, name: str, seconds: float, peak_memory: Mapping[str, float]) -> None:
-        """What a run of a step took, added to its earlier ones; memory in GB, by kind."""
-        record = self.steps[name]
+        """What a run of a task took, added to its earlier ones; memory in GB, by kind."""
+        record = self.records[name]
         record["seconds"] += seconds
         kept = record["peak_memory"]
         for kind, peak in peak_memory.items():
@@ -159,24 +159,24 @@ class Manifest:
         self.save()
 
     def finish(self, name: str, outputs: Iterable[Path], **facts: Any) -> None:
-        """A step ended well.
+        """A task ended well.
 
         Raises:
             FileNotFoundError: an output isn't there.
         """
-        record = self.steps[name]
+        record = self.records[name]
         hashes = {}
         for path in outputs:
             digest = file_hash(path)
             if digest is None:
-                raise FileNotFoundError(f"The step {name} ended, but didn't write {path}.")
+                raise FileNotFoundError(f"The task {name} ended, but didn't write {path}.")
             hashes[path.relative_to(self.folder).as_posix()] = digest
         record.update(finished=True, outputs=hashes, **facts)
         self.save()
 
     def forget(self, names: Iterable[str]) -> None:
-        """These steps have to run again."""
+        """These tasks have to run again."""
         for name in names:
-            self.steps.pop(name, None)
+            self.records.pop(name, None)
         if self.path.exists():
             self.save()

@@ -1,5 +1,5 @@
 """Overrides: `stage2.trainer.max_steps=100` for a stage's config, `token.max_train_steps=50` for a
-flag of another step's script. What nothing would read is an error before anything runs."""
+flag of another task's script. What nothing would read is an error before anything runs."""
 
 import argparse
 import copy
@@ -17,7 +17,7 @@ from threestudio.check import check
 from threestudio.utils.config import overridden, parse_overrides
 
 from .places import ROOT, as_meant
-from .presets import STAGES, STEPS
+from .presets import STAGES, TASKS
 
 OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
 # what the plan itself decides, and the option that a person has for it
@@ -35,7 +35,7 @@ PLANNED = {
     "system.prompt_processor_cn.token": "--refine-prompt",
     "system.prompt_processor_cn.learned_embeds_path": "--from token",
 }
-PLANNED_FLAGS = {  # likewise, of the other steps' scripts
+PLANNED_FLAGS = {  # likewise, of the other tasks' scripts
     "token": {
         "train_data_dir": "IMAGE",
         "output_dir": "--out",
@@ -52,26 +52,26 @@ def is_override(word: str) -> bool:
     return match is not None and not Path(word).exists()
 
 
-def by_step(words: Iterable[str]) -> dict[str, dict[str, str]]:
+def by_task(words: Iterable[str]) -> dict[str, dict[str, str]]:
     """`stage2.a.b=1` -> {"stage2": {"a.b": "1"}}.
 
     Raises:
-        ValueError: a step that isn't one, a key that is none, or one that the plan sets itself.
+        ValueError: a task that isn't one, a key that is none, or one that the plan sets itself.
         FileNotFoundError: a model's folder or a file that isn't there.
     """
     found: dict[str, dict[str, str]] = {}
     for word in words:
-        step, key, value = OVERRIDE.fullmatch(word).groups()
-        if step not in STEPS:
-            near = difflib.get_close_matches(step, STEPS, n=1)
+        task, key, value = OVERRIDE.fullmatch(word).groups()
+        if task not in TASKS:
+            near = difflib.get_close_matches(task, TASKS, n=1)
             hint = f" Did you mean {near[0]}.{key}?" if near else ""
-            raise ValueError(f"{word}: no step is called {step!r}; {', '.join(STEPS)} are.{hint}")
+            raise ValueError(f"{word}: no task is called {task!r}; {', '.join(TASKS)} are.{hint}")
         if not all(key.split(".")):
-            raise ValueError(f"{word}: {step}.{key} has a point too many.")
-        planned = PLANNED if step in STAGES else PLANNED_FLAGS.get(step, {})
+            raise ValueError(f"{word}: {task}.{key} has a point too many.")
+        planned = PLANNED if task in STAGES else PLANNED_FLAGS.get(task, {})
         if key in planned:
             raise ValueError(f"{word}: animate.py sets {key} itself; {planned[key]} is for that.")
-        found.setdefault(step, {})[key] = as_meant(word, key, value)
+        found.setdefault(task, {})[key] = as_meant(word, key, value)
     return found
 
 
@@ -106,17 +106,17 @@ def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
 
 
 def check_stage(
-    step: str, path: Path, overrides: Iterable[str], later: Iterable[str | Path] = ()
+    task: str, path: Path, overrides: Iterable[str], later: Iterable[str | Path] = ()
 ) -> None:
     """Everything that launch.py would find wrong with a stage before its models are loaded.
 
-    later: files that earlier steps write. A ValueError has the step's name.
+    later: files that earlier tasks write. A ValueError has the task's name.
     """
     try:
         check(path, list(overrides), folder=ROOT, later=[str(file) for file in later])
     except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else str(error)
-        raise ValueError(f"{step}: {text}") from error
+        raise ValueError(f"{task}: {text}") from error
 
 
 def check_handover(configs: Mapping[str, Mapping[str, Any]]) -> None:
@@ -179,9 +179,9 @@ def option(name: str, value: str) -> list[str]:
 
 
 def flags(
-    step: str, options: Mapping[str, Any], parser: argparse.ArgumentParser, *positional: str
+    task: str, options: Mapping[str, Any], parser: argparse.ArgumentParser, *positional: str
 ) -> list[str]:
-    """The words of a step's script, which its own parser has seen:
+    """The words of a task's script, which its own parser has seen:
     {"size": 64, "quick": "true", "slow": "false"} -> ["--size", "64", "--quick"].
 
     Raises:
@@ -198,20 +198,20 @@ def flags(
         if key not in known:
             near = difflib.get_close_matches(key, known, n=3)
             hint = f"close ones: {', '.join(near)}" if near else f"it has {', '.join(known)}"
-            raise ValueError(f"{step}: nothing reads {step}.{key} ({hint}).")
+            raise ValueError(f"{task}: nothing reads {task}.{key} ({hint}).")
         if known[key].nargs != 0:
             words += option(f"--{key}", str(value))
             continue
         try:
             words += [f"--{key}"] if yes_or_no(str(value)) else []
         except ValueError as error:
-            raise ValueError(f"{step}.{key}={value}: {error}; true or false would do.") from None
-    read_words(parser, words, lambda name: given(step, name.removeprefix("--"), options))
+            raise ValueError(f"{task}.{key}={value}: {error}; true or false would do.") from None
+    read_words(parser, words, lambda name: given(task, name.removeprefix("--"), options))
     return words
 
 
-def given(step: str, key: str, options: Mapping[str, Any]) -> str:
-    return f"{step}.{key}={options[key]}" if key in options else f"{step}.{key}"
+def given(task: str, key: str, options: Mapping[str, Any]) -> str:
+    return f"{task}.{key}={options[key]}" if key in options else f"{task}.{key}"
 
 
 def read_words(

@@ -1,6 +1,6 @@
-"""The plan: a scene's steps, each with its command line, what it reads and what it writes.
+"""The plan: a scene's tasks, each with its command line, what it reads and what it writes.
 
-Every step is a command that works by itself, from the checkout's folder. `make_plan` looks at
+Every task is a command that works by itself, from the checkout's folder. `make_plan` looks at
 nothing but the scene, the configs and a caption, so that --dry-run prints what a run would do.
 """
 
@@ -33,7 +33,7 @@ from .presets import (
     preset_named,
     token_memory_options,
 )
-from .scene import Scene
+from .request import Request
 from .wording import TOKEN, Subject, refined
 
 PREPROCESS_SCRIPT = "image_preprocess.py"
@@ -52,7 +52,7 @@ LATER = Subject("SUBJECT", "a SUBJECT")  # stands in a plan until the caption is
 
 
 @dataclass
-class Step:
+class Task:
     """One command; `settings` and the contents of `reads` decide whether it has to run."""
 
     name: str
@@ -64,7 +64,7 @@ class Step:
     cost: Cost
     steps: int | None = None  # training steps; None: it doesn't train
     copies: tuple[tuple[Path, Path], ...] = ()  # files that are copied first: from, to
-    checkpoint: Path | None = None  # what a half-done step goes on from
+    checkpoint: Path | None = None  # what a half-done task goes on from
     resume: list[str] = field(default_factory=list)  # words that make it go on
     slight: tuple[str, ...] = ()  # patterns of its files that are worth nothing by themselves
     environment: dict[str, str] = field(default_factory=dict)
@@ -75,14 +75,14 @@ class Step:
         return settings_hash(self.settings)
 
     def inputs(self) -> str | None:
-        """Hash of all that decides about the step; None while a file that it reads is missing."""
+        """Hash of all that decides about the task; None while a file that it reads is missing."""
         contents = {label: file_hash(path) for label, path in self.reads.items()}
         if None in contents.values():
             return None
         return settings_hash([self.name, self._settings_hash, contents])
 
     def words(self, again: bool = False) -> list[str]:
-        """The command line; `again`: to go on where the step stopped."""
+        """The command line; `again`: to go on where the task stopped."""
         return [*self.command, *(self.resume if again else [])]
 
     def told(self, text: str) -> str:
@@ -104,14 +104,14 @@ class Step:
 
 @dataclass
 class Plan:
-    scene: Scene
-    steps: list[Step]
+    request: Request
+    tasks: list[Task]
     subject: Subject | None  # None: known once there is a caption
     prompts: dict[str, str]  # stage -> its prompt; also "refine", the personalised one
     memory: dict[str, dict[str, Any]]  # stage or token -> what --vram sets
 
-    def __getitem__(self, name: str) -> Step:
-        return next(step for step in self.steps if step.name == name)
+    def __getitem__(self, name: str) -> Task:
+        return next(task for task in self.tasks if task.name == name)
 
 
 def interpreter(folder: Path = ROOT) -> str:
@@ -123,8 +123,8 @@ def interpreter(folder: Path = ROOT) -> str:
     return shown(Path(sys.executable)) if folder == ROOT else sys.executable
 
 
-def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
-    """The steps of a scene up to `until`; the result is always that of the last stage before.
+def make_plan(request: Request, until: str = "result", check: bool = False) -> Plan:
+    """The tasks of a scene up to `until`; the result is always that of the last stage before.
 
     `check` also looks whether everything reads the overrides, whether the image is one and whether
     its results can be written (which takes a moment).
@@ -133,14 +133,14 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
         ValueError: an option that doesn't fit, an image that can't be used; OSError: no image, no
             model, no folder to write to.
     """
-    preset = preset_named(scene.preset)
-    subject = scene.who()
-    prompts = make_prompts(scene, preset, subject or LATER)
+    preset = preset_named(request.preset)
+    subject = request.who()
+    prompts = make_prompts(request, preset, subject or LATER)
     configs, memory = {}, {}
-    if "train_batch_size" not in scene.overrides.get("token", {}):  # else it is the person's choice
-        memory["token"] = token_memory_options(scene.vram, preset.token["train_batch_size"])
+    if "train_batch_size" not in request.overrides.get("token", {}):  # else it's the person's
+        memory["token"] = token_memory_options(request.vram, preset.token["train_batch_size"])
     for stage, path in zip(STAGES, preset.configs, strict=True):
-        configs[stage], memory[stage] = stage_overrides(scene, preset, stage, path, prompts)
+        configs[stage], memory[stage] = stage_overrides(request, preset, stage, path, prompts)
     resolved = {}
     for stage, path in zip(STAGES, preset.configs, strict=True):
         try:
@@ -148,31 +148,35 @@ def make_plan(scene: Scene, until: str = "result", check: bool = False) -> Plan:
         except ValueError as error:
             raise ValueError(f"{stage}: {error}") from error
     if check:
-        check_writable(scene.folder)
-        check_photo(scene.image)
-        later = [cut_out(scene), learned_token(scene), *(checkpoint(scene, s) for s in STAGES)]
+        check_writable(request.folder)
+        check_photo(request.image)
+        later = [
+            cut_out(request),
+            learned_token(request),
+            *(checkpoint(request, s) for s in STAGES),
+        ]
         for stage, path in zip(STAGES, preset.configs, strict=True):
             check_stage(stage, ROOT / path, configs[stage], map(shown, later))
         check_handover(resolved)
     if until not in (*STAGES, "result"):  # the result isn't planned, but what is said of it is read
-        result_step(scene, preset, STAGES[-1])
-    steps = [
-        preprocess_step(scene, preset),
-        token_step(scene, preset, resolved["stage3"], subject or LATER, memory.get("token", {})),
+        result_task(request, preset, STAGES[-1])
+    tasks = [
+        preprocess_task(request, preset),
+        token_task(request, preset, resolved["stage3"], subject or LATER, memory.get("token", {})),
         *(
-            stage_step(scene, preset, stage, path, configs[stage], resolved[stage])
+            stage_task(request, preset, stage, path, configs[stage], resolved[stage])
             for stage, path in zip(STAGES, preset.configs, strict=True)
         ),
     ]
-    names = [step.name for step in steps]
+    names = [task.name for task in tasks]
     if until in names:
-        steps = steps[: names.index(until) + 1]
-    last = steps[-1].name
+        tasks = tasks[: names.index(until) + 1]
+    last = tasks[-1].name
     if last in STAGES:
-        steps.append(result_step(scene, preset, last))
-    for step in steps:
-        step.environment = environment(scene, preset, step.name)
-    return Plan(scene, steps, subject, prompts, {s: m for s, m in memory.items() if m})
+        tasks.append(result_task(request, preset, last))
+    for task in tasks:
+        task.environment = environment(request, preset, task.name)
+    return Plan(request, tasks, subject, prompts, {s: m for s, m in memory.items() if m})
 
 
 @functools.cache
@@ -190,21 +194,21 @@ def script_parser(path: str) -> argparse.ArgumentParser:
     return script(path).parser()
 
 
-def make_prompts(scene: Scene, preset: Preset, subject: Subject) -> dict[str, str]:
+def make_prompts(request: Request, preset: Preset, subject: Subject) -> dict[str, str]:
     """The prompts of all stages.
 
     Raises:
         ValueError: no prompt for stage 3 can be derived, or the one given lacks the token.
     """
-    static = scene.static_prompt or preset.static_prompt.format(**subject._asdict())
-    refine = scene.refine_prompt
+    static = request.static_prompt or preset.static_prompt.format(**subject._asdict())
+    refine = request.refine_prompt
     if refine is None:
-        refine = TOKEN if subject is LATER else refined(scene.prompt, subject)
+        refine = TOKEN if subject is LATER else refined(request.prompt, subject)
     if refine is None:
         raise ValueError(
-            f"The prompt {scene.prompt!r} doesn't name the subject {subject.noun!r}, so it is not "
-            f'clear where the learned token stands. Pass --refine-prompt, such as "a {TOKEN} is '
-            f'dancing", or another --subject.'
+            f"The prompt {request.prompt!r} doesn't name the subject {subject.noun!r}, so it is "
+            f'not clear where the learned token stands. Pass --refine-prompt, such as "a {TOKEN} '
+            f'is dancing", or another --subject.'
         )
     if TOKEN not in refine:
         raise ValueError(
@@ -213,50 +217,50 @@ def make_prompts(scene: Scene, preset: Preset, subject: Subject) -> dict[str, st
         )
     return {
         "stage1": static,
-        "stage2": scene.prompt,
-        "stage3": scene.prompt,
+        "stage2": request.prompt,
+        "stage3": request.prompt,
         "refine": refine,
         "video_negative": preset.video_negative.format(**subject._asdict()),
-        "refine_negative": preset.refine_negative.format(prompt=scene.prompt),
+        "refine_negative": preset.refine_negative.format(prompt=request.prompt),
     }
 
 
-def cut_out(scene: Scene) -> Path:
-    return scene.folder / "input" / "_rgba.png"
+def cut_out(request: Request) -> Path:
+    return request.folder / "input" / "_rgba.png"
 
 
-def learned_token(scene: Scene) -> Path:
-    return scene.folder / "token" / "learned_embeds.bin"
+def learned_token(request: Request) -> Path:
+    return request.folder / "token" / "learned_embeds.bin"
 
 
-def checkpoint(scene: Scene, stage: str) -> Path:
-    return scene.folder / stage / "ckpts" / "last.ckpt"
+def checkpoint(request: Request, stage: str) -> Path:
+    return request.folder / stage / "ckpts" / "last.ckpt"
 
 
-def environment(scene: Scene, preset: Preset, name: str) -> dict[str, str]:
-    """Variables that a step is given."""
+def environment(request: Request, preset: Preset, name: str) -> dict[str, str]:
+    """Variables that a task is given."""
     given = {"HF_HUB_OFFLINE": "1"} if preset.offline else {}
     # launch.py has --gpu, the other scripts don't
-    return given | (variables(scene.gpu) if name not in STAGES or scene.gpu == CPU else {})
+    return given | (variables(request.gpu) if name not in STAGES or request.gpu == CPU else {})
 
 
-def preprocess_step(scene: Scene, preset: Preset) -> Step:
-    options = {**preset.preprocess, **scene.overrides.get("preprocess", {})}
-    if scene.needs_caption():
+def preprocess_task(request: Request, preset: Preset) -> Task:
+    options = {**preset.preprocess, **request.overrides.get("preprocess", {})}
+    if request.needs_caption():
         options["need_caption"] = "true"
-    folder = scene.folder / "input"
-    photo = folder / f"photo{scene.image.suffix.lower()}"
-    reads = {"image": scene.image}
-    copies = [(scene.image, photo)]
+    folder = request.folder / "input"
+    photo = folder / f"photo{request.image.suffix.lower()}"
+    reads = {"image": request.image}
+    copies = [(request.image, photo)]
     if str(options.get("use_existing_background", "")).lower() == "true":
-        reads["cut-out by hand"] = by_hand = scene.image.parent / "_rgba.png"
-        copies.append((by_hand, cut_out(scene)))
+        reads["cut-out by hand"] = by_hand = request.image.parent / "_rgba.png"
+        copies.append((by_hand, cut_out(request)))
         if not by_hand.is_file():
             raise FileNotFoundError(
                 f"preprocess.use_existing_background: there is no {by_hand}. Save the subject, cut "
                 "out, under that name."
             )
-    return Step(
+    return Task(
         name="preprocess",
         command=[
             PREPROCESS_SCRIPT,
@@ -265,18 +269,18 @@ def preprocess_step(scene: Scene, preset: Preset) -> Step:
         folder=folder,
         settings=options,
         reads=reads,
-        outputs=[cut_out(scene)],
+        outputs=[cut_out(request)],
         cost=preset.costs["preprocess"],
         copies=tuple((Path(shown(source)), Path(shown(target))) for source, target in copies),
         slight=(photo.name,),
     )
 
 
-def token_step(
-    scene: Scene, preset: Preset, stage3: Mapping, subject: Subject, memory: Mapping[str, int]
-) -> Step:
+def token_task(
+    request: Request, preset: Preset, stage3: Mapping, subject: Subject, memory: Mapping[str, int]
+) -> Task:
     options = {**preset.token, **memory}
-    if scene.fast:
+    if request.fast:
         options["max_train_steps"] = max(1, options["max_train_steps"] // FAST)
     model = stage3["system"]["guidance_cn"]["pretrained_model_name_or_path"]
     options = {
@@ -285,18 +289,18 @@ def token_step(
         "placeholder_token": TOKEN,
         "initializer_token": subject.noun,
         **options,
-        **scene.overrides.get("token", {}),
+        **request.overrides.get("token", {}),
     }
-    folder = scene.folder / "token"
-    paths = {"train_data_dir": shown(cut_out(scene)), "output_dir": shown(folder)}
+    folder = request.folder / "token"
+    paths = {"train_data_dir": shown(cut_out(request)), "output_dir": shown(folder)}
     words = flags("token", {**options, **paths}, script_parser(TOKEN_SCRIPT))
-    return Step(
+    return Task(
         name="token",
         command=[TOKEN_SCRIPT, *words],
         folder=folder,
         settings={**options, "model": model_hash(located(model))},
-        reads={"cut-out": cut_out(scene)},
-        outputs=[learned_token(scene)],
+        reads={"cut-out": cut_out(request)},
+        outputs=[learned_token(request)],
         cost=preset.costs["token"],
         steps=int(options["max_train_steps"]),
         checkpoint=folder,
@@ -307,67 +311,67 @@ def token_step(
 
 
 def stage_overrides(
-    scene: Scene, preset: Preset, stage: str, path: str, prompts: Mapping[str, str]
+    request: Request, preset: Preset, stage: str, path: str, prompts: Mapping[str, str]
 ) -> tuple[list[str], dict[str, Any]]:
     """The words `key=value` of a stage's command, and those of them that are --vram's."""
     values: dict[str, Any] = {
-        "exp_root_dir": shown(scene.out),
-        "name": scene.name,
+        "exp_root_dir": shown(request.out),
+        "name": request.name,
         "tag": stage,
         "use_timestamp": False,
-        "data.image.image_path": shown(cut_out(scene)),
+        "data.image.image_path": shown(cut_out(request)),
         "system.prompt_processor.prompt": prompts[stage],
     }
     before = STAGES[STAGES.index(stage) - 1] if stage != STAGES[0] else None
     if before is not None:
-        values["system.weights"] = shown(checkpoint(scene, before))
+        values["system.weights"] = shown(checkpoint(request, before))
         if prompts["video_negative"]:
             values["system.prompt_processor.negative_prompt"] = prompts["video_negative"]
     if stage == "stage3":
         values["system.prompt_processor_cn.prompt"] = prompts["refine"]
         if prompts["refine_negative"]:
             values["system.prompt_processor_cn.negative_prompt"] = prompts["refine_negative"]
-        values["system.prompt_processor_cn.learned_embeds_path"] = shown(learned_token(scene))
+        values["system.prompt_processor_cn.learned_embeds_path"] = shown(learned_token(request))
 
-    memory = memory_options(scene.vram, stage)
+    memory = memory_options(request.vram, stage)
     values |= memory
-    if scene.fast:
+    if request.fast:
         plain = [written(key, value) for key, value in values.items()]
         trainer = stage_config(ROOT / path, plain)["trainer"]
         steps = max(1, trainer["max_steps"] // FAST)
         values["trainer.max_steps"] = steps
         values["trainer.val_check_interval"] = min(steps, trainer["val_check_interval"])
-    given = [f"{k}={v}" for k, v in scene.overrides.get(stage, {}).items()]
+    given = [f"{k}={v}" for k, v in request.overrides.get(stage, {}).items()]
     return [*(written(k, v) for k, v in values.items()), *given], memory
 
 
-def stage_step(
-    scene: Scene,
+def stage_task(
+    request: Request,
     preset: Preset,
     stage: str,
     path: str,
     overrides: list[str],
     config: dict[str, Any],
-) -> Step:
-    folder = scene.folder / stage
-    reads = {"cut-out": cut_out(scene)}
+) -> Task:
+    folder = request.folder / stage
+    reads = {"cut-out": cut_out(request)}
     if stage != STAGES[0]:
-        reads["weights"] = checkpoint(scene, STAGES[STAGES.index(stage) - 1])
+        reads["weights"] = checkpoint(request, STAGES[STAGES.index(stage) - 1])
     if stage == "stage3":
-        reads["token"] = learned_token(scene)
+        reads["token"] = learned_token(request)
     trainer = config["trainer"]
-    gpu = [] if scene.gpu in (None, CPU) else ["--gpu", scene.gpu]
-    return Step(
+    gpu = [] if request.gpu in (None, CPU) else ["--gpu", request.gpu]
+    return Task(
         name=stage,
         command=["launch.py", "--config", path, "--train", *gpu, *overrides],
         folder=folder,
         settings=without_places(config, reads),
         reads=reads,
-        outputs=[checkpoint(scene, stage), folder / "configs" / "parsed.yaml"],
+        outputs=[checkpoint(request, stage), folder / "configs" / "parsed.yaml"],
         cost=preset.costs[stage],
         steps=trainer["max_steps"] * trainer.get("accumulate_grad_batches", 1),
-        checkpoint=checkpoint(scene, stage),
-        resume=resume_words(checkpoint(scene, stage)),
+        checkpoint=checkpoint(request, stage),
+        resume=resume_words(checkpoint(request, stage)),
         slight=LAUNCH_FILES,
     )
 
@@ -377,22 +381,22 @@ def resume_words(path: Path) -> list[str]:
     return [written("resume", shown(path))]
 
 
-def result_step(scene: Scene, preset: Preset, stage: str) -> Step:
-    options = {**preset.result, **scene.overrides.get("result", {})}
-    folder = scene.folder / "result"
+def result_task(request: Request, preset: Preset, stage: str) -> Task:
+    options = {**preset.result, **request.overrides.get("result", {})}
+    folder = request.folder / "result"
     paths = {
-        "config": shown(scene.folder / stage / "configs" / "parsed.yaml"),
-        "checkpoint": shown(checkpoint(scene, stage)),
+        "config": shown(request.folder / stage / "configs" / "parsed.yaml"),
+        "checkpoint": shown(checkpoint(request, stage)),
         "out": shown(folder),
     }
-    return Step(
+    return Task(
         name="result",
         command=[RESULT_SCRIPT, *flags("result", {**paths, **options}, result.parser())],
         folder=folder,
         settings={**options, "stage": stage},
         reads={
-            "config": scene.folder / stage / "configs" / "parsed.yaml",
-            "checkpoint": checkpoint(scene, stage),
+            "config": request.folder / stage / "configs" / "parsed.yaml",
+            "checkpoint": checkpoint(request, stage),
         },
         outputs=[folder / name for name in result.file_names(static=stage == STAGES[0])],
         cost=preset.costs["result"],

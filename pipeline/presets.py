@@ -1,4 +1,4 @@
-"""Presets: the stages' configs, what the other steps are told, and what memory options there are.
+"""Presets: the stages' configs, what the other tasks are told, and what memory options there are.
 
 Numbers that someone may want to change stand here and nowhere else in this folder.
 """
@@ -11,12 +11,12 @@ from typing import Any, NamedTuple
 
 Options = Mapping[str, Any]
 STAGES = ("stage1", "stage2", "stage3")
-STEPS = ("preprocess", "token", *STAGES, "result")  # in order
+TASKS = ("preprocess", "token", *STAGES, "result")  # in order
 FAST = 4  # --fast divides the steps of the token and of each stage by this
 
 
 class Cost(NamedTuple):
-    """A guess of what a step takes, until it is known."""
+    """A guess of what a task takes, until it is known."""
 
     start_s: float  # before the first training step and after the last one, seconds
     step_s: float = 0.0  # a training step, seconds
@@ -31,7 +31,7 @@ class Preset:
     preprocess: Options  # flags of image_preprocess.py
     token: Options  # flags of textual_inversion.py
     result: Options  # flags of pipeline/result.py
-    costs: Mapping[str, Cost]  # of the steps, on the machine that the preset is meant for
+    costs: Mapping[str, Cost]  # of the tasks, on the machine that the preset is meant for
     offline: bool = False  # everything is in this checkout: the hub isn't asked
     on_cpu: bool = False  # its models are small enough for one
 

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..files.whole import whole_file
 from .manifest import Manifest
-from .plan import Plan, Step
+from .plan import Plan, Task
 from .presets import STAGES
 from .progress import duration
 from .result import ANIMATION, REFERENCE, REPORT, SHEET, TURNTABLE
@@ -54,7 +54,7 @@ MEDIA_TYPES = {
 
 
 def curves(folder: Path) -> tuple[dict[str, Curve], list[str]]:
-    """The losses in a step's CSV logs, by name, and what of the logs can't be read.
+    """The losses in a task's CSV logs, by name, and what of the logs can't be read.
 
     A resumed run's log goes on with the one before.
     """
@@ -112,19 +112,19 @@ def versions() -> dict[str, str]:
     return found
 
 
-def step_report(step: Step, manifest: Manifest) -> dict[str, Any]:
-    record = manifest.steps.get(step.name)
+def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
+    record = manifest.records.get(task.name)
     if record is None:
-        return {"name": step.name, "state": "not run"}
+        return {"name": task.name, "state": "not run"}
     facts: dict[str, Any] = {
-        "name": step.name,
+        "name": task.name,
         "state": "done" if record["finished"] else "begun",
         "seconds": round(record["seconds"], 1),
-        "steps": step.steps,
+        "steps": task.steps,
         "peak_memory_gb": {kind: round(gb, 2) for kind, gb in record["peak_memory"].items()},
-        "command": record.get("command", step.shown()),
+        "command": record.get("command", task.shown()),
     }
-    losses, odd = curves(step.folder)
+    losses, odd = curves(task.folder)
     if losses:
         facts["losses"] = {
             name: {
@@ -135,10 +135,10 @@ def step_report(step: Step, manifest: Manifest) -> dict[str, Any]:
         }
     if odd:
         facts["unread"] = odd[:10]
-    if step.name in STAGES:
-        checkpoint = step.checkpoint if step.checkpoint.is_file() else None
+    if task.name in STAGES:
+        checkpoint = task.checkpoint if task.checkpoint.is_file() else None
         facts["checkpoint"] = checkpoint and checkpoint.relative_to(manifest.folder).as_posix()
-        config = step.folder / "configs" / "parsed.yaml"
+        config = task.folder / "configs" / "parsed.yaml"
         facts["config"] = (
             config.relative_to(manifest.folder).as_posix() if config.is_file() else None
         )
@@ -147,22 +147,22 @@ def step_report(step: Step, manifest: Manifest) -> dict[str, Any]:
 
 def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
     """The content of report.json."""
-    scene = plan.scene
-    steps = [step_report(step, manifest) for step in plan.steps]
+    request = plan.request
+    tasks = [task_report(task, manifest) for task in plan.tasks]
     result = manifest.folder / "result"
     return {
-        "name": scene.name,
-        "prompt": scene.prompt,
+        "name": request.name,
+        "prompt": request.prompt,
         "prompts": plan.prompts,
-        "image": str(scene.image),
-        "preset": scene.preset,
-        "fast": scene.fast,
-        "vram_gb": scene.vram,
+        "image": str(request.image),
+        "preset": request.preset,
+        "fast": request.fast,
+        "vram_gb": request.vram,
         "memory_options": plan.memory,
-        "overrides": scene.overrides,
+        "overrides": request.overrides,
         "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "seconds": round(sum(step.get("seconds", 0.0) for step in steps), 1),
-        "steps": steps,
+        "seconds": round(sum(task.get("seconds", 0.0) for task in tasks), 1),
+        "steps": tasks,
         "files": [name for name in CAPTIONS if (result / name).is_file()],
         "versions": versions(),
     }
@@ -228,16 +228,16 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
     media = [figure(path, "The subject, cut out") for path in shown]
     media += [figure(folder / name, CAPTIONS[name]) for name in facts["files"] if name != SHEET]
     sheet = figure(folder / SHEET, CAPTIONS[SHEET], "sheet") if SHEET in facts["files"] else ""
-    rows = "".join(step_row(step) for step in facts["steps"])
-    commands = "\n\n".join(step["command"] for step in facts["steps"] if "command" in step)
+    rows = "".join(task_row(task) for task in facts["steps"])
+    commands = "\n\n".join(task["command"] for task in facts["steps"] if "command" in task)
     losses = "".join(
-        f'<h3>{text(step["name"])}</h3><div class="grid curves">'
-        + "".join(chart(name, loss["curve"]) for name, loss in step["losses"].items())
+        f'<h3>{text(task["name"])}</h3><div class="grid curves">'
+        + "".join(chart(name, loss["curve"]) for name, loss in task["losses"].items())
         + "</div>"
-        for step in facts["steps"]
-        if "losses" in step
+        for task in facts["steps"]
+        if "losses" in task
     )
-    unread = ", ".join(line for step in facts["steps"] for line in step.get("unread", [])[:3])
+    unread = ", ".join(line for task in facts["steps"] for line in task.get("unread", [])[:3])
     libraries = ", ".join(f"{name} {version}" for name, version in facts["versions"].items())
     when = facts["written"][:16].replace("T", " ")
     about = f"preset {facts['preset']}, {duration(facts['seconds'])}, {when}"
@@ -256,16 +256,16 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
 <p class="soft">{text(about)}</p>
 <div class="grid">{"".join(media)}</div>
 {f"<h2>Contact sheet</h2>{sheet}" if sheet else ""}
-<h2>Steps</h2>
+<h2>Tasks</h2>
 <div class="wide"><table>
-<thead><tr><th>step</th><th>state</th><th>time</th><th>training steps</th><th>memory</th>
+<thead><tr><th>task</th><th>state</th><th>time</th><th>training steps</th><th>memory</th>
 <th>GPU memory</th><th>checkpoint</th></tr></thead>
 <tbody>{rows}</tbody>
 </table></div>
 {f"<h2>Losses</h2>{losses}" if losses else ""}
 {f'<p class="soft">Left out, because it is no number: {text(unread)}</p>' if unread else ""}
 <h2>How to make it again</h2>
-<details><summary>The command of each step</summary>
+<details><summary>The command of each task</summary>
 <div class="wide"><pre>{text(commands)}</pre></div></details>
 <p class="soft">{text(libraries)}</p>
 </main>
@@ -287,16 +287,16 @@ def figure(path: Path, caption: str, kind: str = "") -> str:
     return f'<figure class="{kind}">{body}<figcaption>{label}</figcaption></figure>'
 
 
-def step_row(step: Mapping[str, Any]) -> str:
-    memory = step.get("peak_memory_gb", {})
+def task_row(task: Mapping[str, Any]) -> str:
+    memory = task.get("peak_memory_gb", {})
     cells = [
-        step["name"],
-        step["state"],
-        duration(step["seconds"]) if "seconds" in step else "",
-        step.get("steps") or "",
+        task["name"],
+        task["state"],
+        duration(task["seconds"]) if "seconds" in task else "",
+        task.get("steps") or "",
         f"{memory['host']:.1f} GB" if "host" in memory else "",
         f"{memory['gpu']:.1f} GB" if "gpu" in memory else "",
-        step.get("checkpoint") or "",
+        task.get("checkpoint") or "",
     ]
     return "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>"
 

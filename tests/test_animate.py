@@ -17,7 +17,7 @@ import pytest
 import threestudio.launch
 from animate124.pipeline import command, process
 from animate124.pipeline.plan import ROOT
-from animate124.pipeline.presets import PRESETS, STAGES, STEPS
+from animate124.pipeline.presets import PRESETS, STAGES, TASKS
 from animate124.pipeline.process import Outcome
 from animate124.preprocess import command as preprocess
 
@@ -95,7 +95,7 @@ def finished(tmp_path_factory):
         return run(words, *rest, **more)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(ROOT)  # where steps run
+        patch.chdir(ROOT)  # where tasks run
         patch.setattr(process, "run", run_here)
         assert go(*words) == 0
         first = list(ran)
@@ -106,7 +106,7 @@ def finished(tmp_path_factory):
 
 def test_the_steps_ran_as_the_dry_run_said(finished):
     _, ran, dry, _ = finished
-    assert len(ran) == len(STEPS)
+    assert len(ran) == len(TASKS)
     plain = dry.replace("'", "")
     for line in ran:
         assert " ".join(line[1:]) in plain
@@ -128,17 +128,17 @@ def test_the_videos_show_the_scene(finished):
     assert sheet.shape[0] > 4 * 192 and sheet.shape[1] > 5 * 192
 
 
-def test_the_report_has_every_step(finished):
+def test_the_report_has_every_task(finished):
     facts = json.loads((finished[0] / "result" / "report.json").read_text())
-    steps = {step["name"]: step for step in facts["steps"]}
-    assert tuple(steps) == STEPS
-    for step in steps.values():
-        assert step["state"] == "done"
-        assert step["seconds"] > 0 and step["peak_memory_gb"]["host"] > 0
+    tasks = {task["name"]: task for task in facts["steps"]}
+    assert tuple(tasks) == TASKS
+    for task in tasks.values():
+        assert task["state"] == "done"
+        assert task["seconds"] > 0 and task["peak_memory_gb"]["host"] > 0
     for name in ("token", *STAGES):
-        assert steps[name]["steps"] == 2
-        assert all(len(loss["curve"]) <= 2 for loss in steps[name]["losses"].values())
-    assert "loss_cn_sds" in steps["stage3"]["losses"]
+        assert tasks[name]["steps"] == 2
+        assert all(len(loss["curve"]) <= 2 for loss in tasks[name]["losses"].values())
+    assert "loss_cn_sds" in tasks["stage3"]["losses"]
     assert set(facts["files"]) == {p.name for p in (finished[0] / "result").glob("*.*g*")} | {
         "animation.mp4",
         "reference_view.mp4",
@@ -151,12 +151,12 @@ def test_a_change_of_stage_3_leaves_the_rest_alone(finished, capsys):
     assert go(*words, "stage3.seed=1", "--dry-run") == 0
     out = capsys.readouterr().out
     states = dict(line[2:].split(": ", 1) for line in out.splitlines() if line.startswith("# "))
-    assert [states[name] for name in STEPS] == ["done"] * 4 + ["runs"] * 2
+    assert [states[name] for name in TASKS] == ["done"] * 4 + ["runs"] * 2
 
 
 def test_help_names_presets_and_steps():
     text = script("animate.py").parser().format_help()
-    for word in (*PRESETS, *STEPS):
+    for word in (*PRESETS, *TASKS):
         assert word in text
 
 

@@ -79,7 +79,7 @@ OPEN_PATHS = {"benchmarks/textual_inversion.py", "pipeline/result.py"}
 OPEN_FUNCTIONS = {
     "benchmarks/render.py:main",
     "host/threestudio/utils/checkpoints.py:read_checkpoint",
-    "pipeline/run.py:run_step",
+    "pipeline/run.py:run_task",
     "pretrained/models.py:load_component",
     "textual-inversion/textual_inversion.py:parser",
 }

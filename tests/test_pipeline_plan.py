@@ -12,11 +12,11 @@ import pytest
 import threestudio.launch
 from animate124.pipeline import result
 from animate124.pipeline.manifest import Manifest
-from animate124.pipeline.overrides import by_step, flags, stage_config, written
+from animate124.pipeline.overrides import by_task, flags, stage_config, written
 from animate124.pipeline.plan import ROOT, make_plan, script_parser
-from animate124.pipeline.presets import PRESETS, STAGES, STEPS, VRAM, memory_options
+from animate124.pipeline.presets import PRESETS, STAGES, TASKS, VRAM, memory_options
+from animate124.pipeline.request import Request, slug
 from animate124.pipeline.run import check_here, describe
-from animate124.pipeline.scene import Scene, slug
 from animate124.preprocess import command as preprocess
 from omegaconf import OmegaConf
 from threestudio.utils import gpus
@@ -28,21 +28,21 @@ MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
 CHUNK = "system.renderer.train_chunk_size"
 
 
-def scene(tmp_path, **options):
-    return Scene(PANDA, PROMPT, **{"out": tmp_path, "preset": "toy", **options})
+def request(tmp_path, **options):
+    return Request(PANDA, PROMPT, **{"out": tmp_path, "preset": "toy", **options})
 
 
-def config_of(step, tmp_path):
+def config_of(task, tmp_path):
     """The config that launch.py would make of a stage's command line."""
-    args, extras = threestudio.launch.parser().parse_known_args(step.command[1:])
+    args, extras = threestudio.launch.parser().parse_known_args(task.command[1:])
     assert args.train and all("=" in word for word in extras)
     return load_config(str(ROOT / args.config), cli_args=extras), args
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
-    plan = make_plan(scene(tmp_path, preset=preset), check=True)
-    assert tuple(step.name for step in plan.steps) == STEPS
+    plan = make_plan(request(tmp_path, preset=preset), check=True)
+    assert tuple(task.name for task in plan.tasks) == TASKS
     parsers = {
         "image_preprocess.py": preprocess.parser(),
         "textual-inversion/textual_inversion.py": script_parser(
@@ -50,8 +50,8 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
         ),
         "pipeline/result.py": result.parser(),
     }
-    for step in plan.steps:
-        script, *words = step.command
+    for task in plan.tasks:
+        script, *words = task.command
         assert (ROOT / script).is_file()
         if script in parsers:
             parsers[script].parse_args(words)
@@ -59,7 +59,7 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
 
 def test_toy_models_are_told_what_stays(tmp_path):
     for preset, negative, refine in (("toy", "a fox", "a fox is jumping"), ("modelscope", "", "")):
-        plan = make_plan(Scene(PANDA, "a fox is jumping", tmp_path, preset=preset))
+        plan = make_plan(Request(PANDA, "a fox is jumping", tmp_path, preset=preset))
         for stage in ("stage2", "stage3"):
             cfg, _ = config_of(plan[stage], tmp_path)
             assert cfg.system.prompt_processor.negative_prompt == negative
@@ -68,18 +68,18 @@ def test_toy_models_are_told_what_stays(tmp_path):
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stages_read_what_the_ones_before_write(preset, tmp_path):
-    plan = make_plan(scene(tmp_path, preset=preset))
+    plan = make_plan(request(tmp_path, preset=preset))
     prompts = ["a toy panda" if preset == "toy" else "a high resolution DSLR image of a panda"]
     prompts += [PROMPT, PROMPT]
     for stage, prompt in zip(STAGES, prompts, strict=True):
-        step = plan[stage]
-        cfg, args = config_of(step, tmp_path)
-        assert Path(cfg.trial_dir) == step.folder
-        assert step.checkpoint == Path(cfg.trial_dir, "ckpts", "last.ckpt")
+        task = plan[stage]
+        cfg, args = config_of(task, tmp_path)
+        assert Path(cfg.trial_dir) == task.folder
+        assert task.checkpoint == Path(cfg.trial_dir, "ckpts", "last.ckpt")
         assert Path(cfg.data.image.image_path) == plan["preprocess"].outputs[0]
         assert cfg.system.prompt_processor.prompt == prompt
         assert args.gpu is None
-        assert step.steps == cfg.trainer.max_steps
+        assert task.steps == cfg.trainer.max_steps
         before = STAGES[STAGES.index(stage) - 1]
         weights = None if stage == "stage1" else str(plan[before].checkpoint)
         assert cfg.system.weights == weights
@@ -93,8 +93,8 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 @pytest.mark.parametrize("gb", [8, 24, 44, 100])
 def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
-    plan = make_plan(scene(tmp_path, preset=preset, vram=gb), check=True)
-    free = make_plan(scene(tmp_path, preset=preset))
+    plan = make_plan(request(tmp_path, preset=preset, vram=gb), check=True)
+    free = make_plan(request(tmp_path, preset=preset))
     assert bool(plan.memory) == any(least <= gb < below for least, below, *_ in VRAM)
     for stage, options in plan.memory.items():
         if stage == "token":
@@ -107,15 +107,15 @@ def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
 
 
 def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
-    small = make_plan(scene(tmp_path, preset="modelscope", vram=12), check=True)["token"].command
-    usual = make_plan(scene(tmp_path, preset="modelscope", vram=16))["token"].command
+    small = make_plan(request(tmp_path, preset="modelscope", vram=12), check=True)["token"].command
+    usual = make_plan(request(tmp_path, preset="modelscope", vram=16))["token"].command
     parts = int(small[small.index("--gradient_accumulation_steps") + 1])
     batch = int(small[small.index("--train_batch_size") + 1])
     assert parts > 1 and parts * batch == int(usual[usual.index("--train_batch_size") + 1])
-    toy = make_plan(scene(tmp_path, preset="toy", vram=12))
+    toy = make_plan(request(tmp_path, preset="toy", vram=12))
     assert "token" not in toy.memory  # its batch is small
-    chosen = scene(
-        tmp_path, preset="modelscope", vram=12, overrides=by_step(["token.train_batch_size=2"])
+    chosen = request(
+        tmp_path, preset="modelscope", vram=12, overrides=by_task(["token.train_batch_size=2"])
     )
     assert "--gradient_accumulation_steps" not in make_plan(chosen)["token"].command
 
@@ -132,7 +132,7 @@ def test_with_plenty_of_memory_rendering_keeps_its_graph():
 
 
 def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
-    slow, fast = (make_plan(scene(tmp_path, fast=f)) for f in (False, True))
+    slow, fast = (make_plan(request(tmp_path, fast=f)) for f in (False, True))
     for name in ("token", *STAGES):
         assert fast[name].steps == slow[name].steps // 4
     for stage in STAGES:
@@ -143,8 +143,8 @@ def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
 def test_a_persons_overrides_win(tmp_path):
     words = ["stage2.trainer.max_steps=7", "token.max_train_steps=9", "preprocess.size=32"]
     words += ["stage2.data.single_view.num_frames=3", "preprocess.dont_recenter=true"]
-    overrides = by_step(words)
-    plan = make_plan(scene(tmp_path, fast=True, vram=8, overrides=overrides), check=True)
+    overrides = by_task(words)
+    plan = make_plan(request(tmp_path, fast=True, vram=8, overrides=overrides), check=True)
     cfg, _ = config_of(plan["stage2"], tmp_path)
     assert (cfg.trainer.max_steps, cfg.data.single_view.num_frames) == (7, 3)
     assert (plan["stage2"].steps, plan["token"].steps) == (7, 9)
@@ -169,7 +169,7 @@ def test_a_persons_overrides_win(tmp_path):
 )
 def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tmp_path):
     with pytest.raises(ValueError, match=f"(?s){says}"):
-        make_plan(scene(tmp_path, overrides=by_step([word])), check=True)
+        make_plan(request(tmp_path, overrides=by_task([word])), check=True)
 
 
 @pytest.mark.parametrize(
@@ -187,7 +187,7 @@ def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tm
 def test_a_value_that_its_step_would_refuse_is_refused_before_the_first_one(word, tmp_path):
     key = word.partition("=")[0]
     with pytest.raises(ValueError, match="stage1: " if key.startswith("stage") else key):
-        make_plan(scene(tmp_path, overrides=by_step([word])), "token", check=True)
+        make_plan(request(tmp_path, overrides=by_task([word])), "token", check=True)
 
 
 @pytest.fixture
@@ -208,12 +208,12 @@ def test_models_are_looked_for_where_the_person_is(elsewhere):
         "~/sd": elsewhere / "home" / "sd",
         "someone/model": "someone/model",
     }.items():
-        assert by_step([f"{MODEL}={word}"])["stage3"][MODEL.partition(".")[2]] == str(found)
-    weights = by_step(["stage2.system.geometry.weights=a_file:geometry"])["stage2"]
+        assert by_task([f"{MODEL}={word}"])["stage3"][MODEL.partition(".")[2]] == str(found)
+    weights = by_task(["stage2.system.geometry.weights=a_file:geometry"])["stage2"]
     assert weights == {"system.geometry.weights": f"{elsewhere / 'here' / 'a_file'}:geometry"}
     # one of the checkout's own is named from there
     inside = os.path.relpath(ROOT / "load" / "toy-priors" / "sd")
-    assert by_step([f"token.tokenizer_name={inside}"])["token"]["tokenizer_name"] == str(
+    assert by_task([f"token.tokenizer_name={inside}"])["token"]["tokenizer_name"] == str(
         Path("load", "toy-priors", "sd")
     )
 
@@ -224,16 +224,16 @@ def test_models_are_looked_for_where_the_person_is(elsewhere):
 def test_a_path_to_no_model_is_never_taken_for_a_hub_id(value, elsewhere):
     for key in (MODEL, "token.tokenizer_name", "preprocess.depth_model"):
         with pytest.raises(FileNotFoundError, match=f"{key}={value}: "):
-            by_step([f"{key}={value}"])
+            by_task([f"{key}={value}"])
     with pytest.raises(FileNotFoundError, match="no file"):
-        by_step(["stage1.system.guidance_3d.cond_image_path=nowhere.png"])
+        by_task(["stage1.system.guidance_3d.cond_image_path=nowhere.png"])
 
 
 def test_where_one_calls_from_plays_no_part(elsewhere, monkeypatch):
-    there = make_plan(scene(elsewhere))
+    there = make_plan(request(elsewhere))
     monkeypatch.chdir(ROOT)
-    here = make_plan(scene(elsewhere))
-    for name in STEPS:
+    here = make_plan(request(elsewhere))
+    for name in TASKS:
         assert here[name].settings == there[name].settings
         assert here[name].command == there[name].command
 
@@ -242,56 +242,56 @@ def test_a_photo_that_is_none_and_a_folder_that_is_a_file_are_refused(tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_text("no picture")
     with pytest.raises(ValueError, match=str(photo)):
-        make_plan(Scene(photo, PROMPT, tmp_path, preset="toy"), check=True)
+        make_plan(Request(photo, PROMPT, tmp_path, preset="toy"), check=True)
     with pytest.raises(OSError, match=f"{photo} is a file"):
-        make_plan(scene(photo), check=True)
+        make_plan(request(photo), check=True)
 
 
 def test_unclear_options_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="modelscope"):
-        make_plan(scene(tmp_path, preset="modelscop"))
+        make_plan(request(tmp_path, preset="modelscop"))
     with pytest.raises(ValueError, match="--refine-prompt"):
-        make_plan(scene(tmp_path, subject="bear"))
+        make_plan(request(tmp_path, subject="bear"))
     with pytest.raises(ValueError, match="<token>"):
-        make_plan(scene(tmp_path, refine_prompt="a panda is dancing"))
-    plan = make_plan(scene(tmp_path, subject="bear", refine_prompt="a <token> dances"))
+        make_plan(request(tmp_path, refine_prompt="a panda is dancing"))
+    plan = make_plan(request(tmp_path, subject="bear", refine_prompt="a <token> dances"))
     assert plan.prompts["stage1"] == "a toy bear"
 
 
-@pytest.mark.parametrize("until", STEPS)
+@pytest.mark.parametrize("until", TASKS)
 def test_until_ends_with_that_steps_result(until, tmp_path):
-    names = [step.name for step in make_plan(scene(tmp_path), until).steps]
+    names = [task.name for task in make_plan(request(tmp_path), until).tasks]
     rest = ["result"] if until in STAGES else []
-    assert names == [*STEPS[: STEPS.index(until) + 1], *rest]
-    step = make_plan(scene(tmp_path), until).steps[-1]
+    assert names == [*TASKS[: TASKS.index(until) + 1], *rest]
+    task = make_plan(request(tmp_path), until).tasks[-1]
     if until in STAGES:
-        assert step.reads["checkpoint"].parts[-3] == until
-        assert ("animation.mp4" in {p.name for p in step.outputs}) == (until != "stage1")
+        assert task.reads["checkpoint"].parts[-3] == until
+        assert ("animation.mp4" in {p.name for p in task.outputs}) == (until != "stage1")
 
 
 def test_all_steps_get_the_persons_gpus(tmp_path, monkeypatch):
     """In the order of the bus, counted among those that are visible."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "2", "3"])
-    plan = make_plan(scene(tmp_path, gpu="2,3"))
+    plan = make_plan(request(tmp_path, gpu="2,3"))
     _, args = config_of(plan["stage1"], tmp_path)
     assert args.gpu == "2,3"
     assert "CUDA_VISIBLE_DEVICES" not in plan["stage1"].environment  # launch.py sets it
     for name in ("preprocess", "token", "result"):
         assert plan[name].environment["CUDA_VISIBLE_DEVICES"] == "2"
     assert "CUDA_DEVICE_ORDER=PCI_BUS_ID CUDA_VISIBLE_DEVICES=2" in plan["token"].shown()
-    assert make_plan(scene(tmp_path))["token"].environment["CUDA_VISIBLE_DEVICES"] == "0"
+    assert make_plan(request(tmp_path))["token"].environment["CUDA_VISIBLE_DEVICES"] == "0"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "6,7")
     monkeypatch.setattr(gpus, "visible", lambda: ["6", "7"])
-    assert make_plan(scene(tmp_path, gpu="1"))["token"].environment["CUDA_VISIBLE_DEVICES"] == "7"
+    assert make_plan(request(tmp_path, gpu="1"))["token"].environment["CUDA_VISIBLE_DEVICES"] == "7"
     for word in ("2", "abc", "cuda:1"):
         with pytest.raises(ValueError, match=f"--gpu.*{word}"):
-            make_plan(scene(tmp_path, gpu=word))
-    for step in make_plan(scene(tmp_path, gpu="cpu")).steps:
-        assert step.environment["CUDA_VISIBLE_DEVICES"] == "" and "--gpu" not in step.command
+            make_plan(request(tmp_path, gpu=word))
+    for task in make_plan(request(tmp_path, gpu="cpu")).tasks:
+        assert task.environment["CUDA_VISIBLE_DEVICES"] == "" and "--gpu" not in task.command
 
 
-def test_what_the_machine_lacks_is_said_before_the_first_step(tmp_path, monkeypatch):
+def test_what_the_machine_lacks_is_said_before_the_first_task(tmp_path, monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
     for cards, preset, gpu, says in (
@@ -301,7 +301,7 @@ def test_what_the_machine_lacks_is_said_before_the_first_step(tmp_path, monkeypa
         ([], "toy", None, None),
     ):
         monkeypatch.setattr(gpus, "visible", lambda cards=cards: cards)
-        plan = make_plan(scene(tmp_path, preset=preset, gpu=gpu))
+        plan = make_plan(request(tmp_path, preset=preset, gpu=gpu))
         if says is None:
             assert check_here(plan, None)
             continue
@@ -310,14 +310,14 @@ def test_what_the_machine_lacks_is_said_before_the_first_step(tmp_path, monkeypa
         assert re.search(f"# not here: .*{says}", describe(plan, Manifest(tmp_path)))
     word = f"{MODEL}=someone/not-here"
     with pytest.raises(ValueError, match=r"someone/not-here: neither .*never asks the hub"):
-        check_here(make_plan(scene(tmp_path, overrides=by_step([word]))), None)
+        check_here(make_plan(request(tmp_path, overrides=by_task([word]))), None)
     assert not list(tmp_path.iterdir())
 
 
 def test_the_toy_never_asks_the_hub(tmp_path):
     for preset in PRESETS:
-        plan = make_plan(scene(tmp_path, preset=preset))
-        offline = {step.environment.get("HF_HUB_OFFLINE") for step in plan.steps}
+        plan = make_plan(request(tmp_path, preset=preset))
+        offline = {task.environment.get("HF_HUB_OFFLINE") for task in plan.tasks}
         assert offline == ({"1"} if preset == "toy" else {None})
 
 
@@ -331,7 +331,7 @@ def test_any_text_arrives_as_it_is(text):
 )
 def test_prompts_arrive_at_the_stages_as_they_are(text, tmp_path):
     plan = make_plan(
-        Scene(
+        Request(
             PANDA,
             f"a panda {text}",
             tmp_path,
@@ -355,18 +355,18 @@ def test_flags():
     for name in ("--quick", "--slow"):
         parser.add_argument(name, action="store_true")
     options = {"size": 64, "quick": "true", "slow": False, "name": "false", "low": -3}
-    words = flags("step", options, parser, "a.png")
+    words = flags("task", options, parser, "a.png")
     assert words == ["a.png", "--size", "64", "--quick", "--name", "false", "--low=-3"]
     assert parser.parse_args(words).low == -3
     for key, value in {"size": "abc", "quick": "perhaps", "sise": 1, "help": "true"}.items():
-        with pytest.raises(ValueError, match=rf"step\.{key}(={value}: | )"):
-            flags("step", {key: value}, parser, "a.png")
+        with pytest.raises(ValueError, match=rf"task\.{key}(={value}: | )"):
+            flags("task", {key: value}, parser, "a.png")
 
 
 def test_names_of_scenes(tmp_path):
-    assert scene(tmp_path).name == "toy-panda-a_panda_is_dancing"
-    assert Scene(Path("photos/cat-wave.jpg"), "it waves!").name == "cat-wave-it_waves"
-    assert Scene(Path("x/_rgba.png"), "../../etc").name == "x-etc"
+    assert request(tmp_path).name == "toy-panda-a_panda_is_dancing"
+    assert Request(Path("photos/cat-wave.jpg"), "it waves!").name == "cat-wave-it_waves"
+    assert Request(Path("x/_rgba.png"), "../../etc").name == "x-etc"
     long = slug("word " * 100)
     assert len(long) <= 80 and long != slug("word " * 101)
 
@@ -375,15 +375,15 @@ def test_a_cut_out_by_hand_is_taken_along_from_beside_the_photo(tmp_path):
     image, cut = tmp_path / "a photo.png", tmp_path / "_rgba.png"
     image.write_bytes(PANDA.read_bytes())
     words = {"preprocess": {"use_existing_background": "true"}}
-    by_hand = Scene(image, PROMPT, out=tmp_path / "out", preset="toy", overrides=words)
+    by_hand = Request(image, PROMPT, out=tmp_path / "out", preset="toy", overrides=words)
     with pytest.raises(FileNotFoundError, match=r"_rgba\.png"):
         make_plan(by_hand)
     cut.write_bytes(b"one")
-    step = make_plan(by_hand)["preprocess"]
+    task = make_plan(by_hand)["preprocess"]
     folder = by_hand.folder / "input"
-    assert step.copies == ((image, folder / "photo.png"), (cut, folder / "_rgba.png"))
-    assert f"'{image}'" in step.shown() and f"cp {cut} {folder / '_rgba.png'}" in step.shown()
-    before = step.inputs()
+    assert task.copies == ((image, folder / "photo.png"), (cut, folder / "_rgba.png"))
+    assert f"'{image}'" in task.shown() and f"cp {cut} {folder / '_rgba.png'}" in task.shown()
+    before = task.inputs()
     cut.write_bytes(b"another")
     assert make_plan(by_hand)["preprocess"].inputs() != before
     words["preprocess"]["use_existing_background"] = "false"
@@ -393,7 +393,7 @@ def test_a_cut_out_by_hand_is_taken_along_from_beside_the_photo(tmp_path):
 def test_a_caption_says_who_where_the_prompt_doesnt(tmp_path):
     image = tmp_path / "photo.png"
     image.write_bytes(PANDA.read_bytes())
-    asked = Scene(image, "it jumps for joy", out=tmp_path / "out", refine_prompt="<token>!")
+    asked = Request(image, "it jumps for joy", out=tmp_path / "out", refine_prompt="<token>!")
     assert make_plan(asked).subject is None
     assert "--need_caption" in make_plan(asked)["preprocess"].command
     (tmp_path / "_caption.txt").write_text("a panda bear sitting on a chair\n")
@@ -403,7 +403,7 @@ def test_a_caption_says_who_where_the_prompt_doesnt(tmp_path):
 
 
 def test_places_play_no_part(tmp_path):
-    here, there = (make_plan(scene(tmp_path / name)) for name in ("here", "there"))
+    here, there = (make_plan(request(tmp_path / name)) for name in ("here", "there"))
     for name in STAGES:
         assert here[name].settings == there[name].settings
         assert str(tmp_path) not in str(here[name].settings)

@@ -12,7 +12,7 @@ from animate124.files import videos
 from animate124.pipeline import report
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.plan import ROOT, make_plan
-from animate124.pipeline.scene import Scene
+from animate124.pipeline.request import Request
 
 
 def log(folder, version, rows):
@@ -70,13 +70,14 @@ def written(tmp_path_factory):
     """A scene with a result, made by hand, and its report."""
     image = ROOT / "load" / "toy-panda" / "image.png"
     prompt = "a <b>panda</b> is dancing & nodding"
-    scene = Scene(image, prompt, out=tmp_path_factory.mktemp("out"), preset="toy", subject="panda")
-    plan, manifest = make_plan(scene), Manifest(scene.folder)
+    out = tmp_path_factory.mktemp("out")
+    request = Request(image, prompt, out, preset="toy", subject="panda")
+    plan, manifest = make_plan(request), Manifest(request.folder)
     colours = [np.full((64, 64, 3), 3 * n, np.uint8) for n in range(60)]
-    for step in plan.steps:
-        manifest.begin(step.name, "hash", again=False)
-        manifest.add(step.name, 61.5, {"host": 1.25, "gpu": 10.5})
-        for path in step.outputs:
+    for task in plan.tasks:
+        manifest.begin(task.name, "hash", again=False)
+        manifest.add(task.name, 61.5, {"host": 1.25, "gpu": 10.5})
+        for path in task.outputs:
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".mp4":
                 videos.write_video(path, colours)
@@ -84,10 +85,10 @@ def written(tmp_path_factory):
                 cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
             else:
                 path.write_text("x")
-        if step.name.startswith("stage"):
+        if task.name.startswith("stage"):
             values = [f"0,{n},{100 / (n + 1)},{0.5},1000" for n in range(0, 500, 5)]
-            log(step.folder, 0, values)
-        manifest.finish(step.name, step.outputs, steps=step.steps, command=step.shown())
+            log(task.folder, 0, values)
+        manifest.finish(task.name, task.outputs, steps=task.steps, command=task.shown())
     return report.write(plan, manifest)
 
 

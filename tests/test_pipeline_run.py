@@ -1,5 +1,5 @@
-"""What runs again and what doesn't. A fake runner stands for the steps' processes: it writes what a
-step would, from a hash of its command's inputs, and remembers the commands."""
+"""What runs again and what doesn't. A fake runner stands for the tasks' processes: it writes what a
+task would, from a hash of its command's inputs, and remembers the commands."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ import torch
 from animate124.pipeline import lock, process, run
 from animate124.pipeline.command import go_on
 from animate124.pipeline.manifest import Manifest
-from animate124.pipeline.overrides import by_step
+from animate124.pipeline.overrides import by_task
 from animate124.pipeline.plan import make_plan
-from animate124.pipeline.presets import STAGES, STEPS
+from animate124.pipeline.presets import STAGES, TASKS
 from animate124.pipeline.process import STOPPED, Interrupt, Outcome
-from animate124.pipeline.run import StepFailed, describe, run_scene
-from animate124.pipeline.scene import Scene
+from animate124.pipeline.request import Request
+from animate124.pipeline.run import TaskFailed, describe, run_request
 from PIL import Image
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
@@ -30,27 +30,27 @@ PICTURE = np.zeros((8, 8, 4), np.uint8)
 
 
 class Runner:
-    """Instead of `process.run`. `fails` and `stops`: names of steps that end so, once."""
+    """Instead of `process.run`. `fails` and `stops`: names of tasks that end so, once."""
 
     def __init__(self):
         self.folder = None  # the scene's
-        self.ran = []  # (step, whether it went on)
+        self.ran = []  # (task, whether it went on)
         self.fails, self.stops = set(), set()
         self.caption = None
 
     def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note):
         name = log.stem
-        step = self.folder / ("input" if name == "preprocess" else name)
+        task = self.folder / ("input" if name == "preprocess" else name)
         words = " ".join(command)
         again = "resume=" in words or "--resume_from_checkpoint" in words
         self.ran.append((name, again))
-        step.mkdir(parents=True, exist_ok=True)
+        task.mkdir(parents=True, exist_ok=True)
         on_line("a line")
         if name in self.fails | self.stops:
             if name in STAGES:
-                write_checkpoint(step / "ckpts" / "last.ckpt", "half")
+                write_checkpoint(task / "ckpts" / "last.ckpt", "half")
             elif name == "token":
-                write(step / "checkpoint-500" / "state.pt", "half")
+                write(task / "checkpoint-500" / "state.pt", "half")
             interrupt.asked = name in self.stops
             code = STOPPED if name in self.stops else 3
             self.fails.discard(name)
@@ -58,21 +58,21 @@ class Runner:
             return Outcome(code, 1.0, {"host": 2.0})
         content = digest(command, self.folder)
         if name == "preprocess":
-            Image.fromarray(PICTURE + int(content[:2], 16)).save(step / "_rgba.png")
+            Image.fromarray(PICTURE + int(content[:2], 16)).save(task / "_rgba.png")
             if self.caption:
-                write(step / "_caption.txt", self.caption)
+                write(task / "_caption.txt", self.caption)
         elif name == "token":
-            learn(step / "learned_embeds.bin", list(bytes.fromhex(content)))
+            learn(task / "learned_embeds.bin", list(bytes.fromhex(content)))
         elif name in STAGES:
-            write(step / "ckpts" / "last.ckpt", content)
-            write(step / "configs" / "parsed.yaml", content)
-            write(step / "csv_logs" / "version_0" / "metrics.csv", "step,train/loss_rgb\n1,0.5\n")
+            write(task / "ckpts" / "last.ckpt", content)
+            write(task / "configs" / "parsed.yaml", content)
+            write(task / "csv_logs" / "version_0" / "metrics.csv", "step,train/loss_rgb\n1,0.5\n")
         else:
             static = "stage1" in words
             names = ["turntable.mp4"] if static else ["turntable.mp4", "animation.mp4"]
             for file in [*names, *([] if static else ["reference_view.mp4"])]:
-                write(step / file, content)
-            Image.fromarray(PICTURE).save(step / "contact_sheet.png")
+                write(task / file, content)
+            Image.fromarray(PICTURE).save(task / "contact_sheet.png")
         return Outcome(0, 1.0, {"host": 1.0})
 
     def take(self):
@@ -123,21 +123,21 @@ class World:
         self.out, self.runner = tmp_path / "out", runner
         runner.folder = self.folder
 
-    def scene(self, *words, prompt="a panda is dancing", **options):
-        return Scene(
+    def request(self, *words, prompt="a panda is dancing", **options):
+        return Request(
             self.image,
             prompt,
-            **{"out": self.out, "preset": "toy", "overrides": by_step(words), **options},
+            **{"out": self.out, "preset": "toy", "overrides": by_task(words), **options},
         )
 
     def go(self, *words, start=None, until="result", **options):
-        """Runs; returns the names of the steps that ran."""
-        self.code = run_scene(self.scene(*words, **options), start, until, GO_ON, Interrupt())
+        """Runs; returns the names of the tasks that ran."""
+        self.code = run_request(self.request(*words, **options), start, until, GO_ON, Interrupt())
         return self.runner.take()
 
     @property
     def folder(self):
-        return self.scene().folder
+        return self.request().folder
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def done(world, finished):
 
 
 def test_everything_runs_once_and_in_order(world):
-    assert tuple(world.go()) == STEPS
+    assert tuple(world.go()) == TASKS
     assert world.code == 0
     assert world.go() == []
     assert world.go(gpu="cpu") == []  # where it runs plays no part
@@ -181,8 +181,8 @@ def test_everything_runs_once_and_in_order(world):
         (["token.seed=3"], {}, ["token", "stage3", "result"]),
         ([], {"refine_prompt": "the <token> is dancing"}, ["stage3", "result"]),
         ([], {"static_prompt": "a toy"}, [*STAGES, "result"]),
-        ([], {"fast": True}, list(STEPS[1:])),
-        (["preprocess.size=64"], {}, list(STEPS)),
+        ([], {"fast": True}, list(TASKS[1:])),
+        (["preprocess.size=64"], {}, list(TASKS)),
     ],
 )
 def test_a_change_reruns_what_depends_on_it_and_nothing_else(words, options, runs, done):
@@ -195,7 +195,7 @@ def test_another_picture_reruns_everything_and_the_same_one_elsewhere_nothing(do
     assert done.go() == []
     with Image.open(PANDA) as picture:
         picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(done.image)
-    assert done.go() == list(STEPS)
+    assert done.go() == list(TASKS)
 
 
 def test_the_manifest_decides_and_not_a_files_existence(done, capsys):
@@ -209,7 +209,7 @@ def test_the_manifest_decides_and_not_a_files_existence(done, capsys):
     (done.folder / "token" / "learned_embeds.bin").unlink()
     assert done.go() == ["token"]
     (done.folder / "manifest.json").unlink()
-    assert done.go() == list(STEPS)
+    assert done.go() == list(TASKS)
 
 
 def test_a_moved_scene_stays_done(done):
@@ -234,7 +234,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(world, capsys):
     assert world.go() == ["preprocess", "token", "stage1", "stage2"]
     assert world.code == STOPPED
     assert "Stopped in stage2. To go on:\n  python animate.py again" in capsys.readouterr().out
-    code = run_scene(world.scene(), None, "result", GO_ON, Interrupt())
+    code = run_request(world.request(), None, "result", GO_ON, Interrupt())
     assert (code, world.runner.ran[0]) == (0, ("stage2", True))
     assert world.runner.take() == ["stage2", "stage3", "result"]
     record = json.loads((world.folder / "manifest.json").read_text())["steps"]["stage2"]
@@ -258,7 +258,7 @@ def test_a_half_done_token_with_other_settings_keeps_its_checkpoints(world):
 
 
 @pytest.mark.parametrize(
-    ("step", "name"),
+    ("task", "name"),
     [
         ("input", "my picture.png"),
         ("token", "notes.txt"),
@@ -266,12 +266,12 @@ def test_a_half_done_token_with_other_settings_keeps_its_checkpoints(world):
         ("result", "cut.mp4"),
     ],
 )
-def test_what_a_person_put_into_a_steps_folder_is_kept(step, name, world):
-    """Also where the step itself left nothing that is worth keeping."""
-    write(world.folder / step / name, "mine")
+def test_what_a_person_put_into_a_steps_folder_is_kept(task, name, world):
+    """Also where the task itself left nothing that is worth keeping."""
+    write(world.folder / task / name, "mine")
     world.go()
-    assert (world.folder / "earlier" / f"{step}-1" / name).read_text() == "mine"
-    assert not (world.folder / step / name).exists()
+    assert (world.folder / "earlier" / f"{task}-1" / name).read_text() == "mine"
+    assert not (world.folder / task / name).exists()
 
 
 def test_a_launch_that_came_to_nothing_leaves_nothing(world):
@@ -329,7 +329,7 @@ def test_a_step_that_goes_on_and_fails_says_how_to_start_it_again(world):
     world.runner.stops = {"stage2"}
     world.go()
     world.runner.fails = {"stage2"}
-    with pytest.raises(StepFailed, match="--from stage2 starts it again"):
+    with pytest.raises(TaskFailed, match="--from stage2 starts it again"):
         world.go()
 
 
@@ -339,14 +339,14 @@ def test_the_reports_own_errors_hide_nothing(world, monkeypatch, capsys):
 
     monkeypatch.setattr(run.report, "write", breaks)
     world.runner.fails = {"stage1"}
-    with pytest.raises(StepFailed, match="stage1 ended"):
+    with pytest.raises(TaskFailed, match="stage1 ended"):
         world.go()
     world.go()
     assert world.code == 0
     assert "The report could not be written: ZeroDivisionError" in capsys.readouterr().err
 
 
-def test_a_full_disk_is_named_with_its_step(world, monkeypatch):
+def test_a_full_disk_is_named_with_its_task(world, monkeypatch):
     def full(*_, **__):
         raise OSError(28, "No space left on device", "some.log")
 
@@ -357,7 +357,7 @@ def test_a_full_disk_is_named_with_its_step(world, monkeypatch):
 
 def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
     world.runner.fails = {"stage1"}
-    with pytest.raises(StepFailed, match=r"(?s)stage1 ended with exit code 3.*a line.*stage1\.log"):
+    with pytest.raises(TaskFailed, match=r"(?s)stage1 ended with exit code 3.*a line.*stage1\.log"):
         world.go()
     world.runner.take()
     report = json.loads((world.folder / "result" / "report.json").read_text())
@@ -371,7 +371,7 @@ def test_a_failed_step_names_the_persons_file(world, monkeypatch):
         return Outcome(1, 1.0, {})
 
     monkeypatch.setattr(process, "run", fails)
-    with pytest.raises(StepFailed, match=f"error: {world.image} has no subject"):
+    with pytest.raises(TaskFailed, match=f"error: {world.image} has no subject"):
         world.go()
 
 
@@ -405,20 +405,20 @@ def test_until_stops_and_later_runs_go_on(world):
 
 def test_a_caption_completes_the_plan_or_is_asked_for(world):
     options = {"prompt": "it jumps for joy", "refine_prompt": "<token> jumps"}
-    world.runner.folder = world.scene(**options).folder
+    world.runner.folder = world.request(**options).folder
     with pytest.raises(ValueError, match="--subject"):
         world.go(**options)
     assert world.runner.take() == ["preprocess"]
     world.runner.caption = "a fox sitting on grass"
-    assert world.go(start="preprocess", **options) == list(STEPS)
+    assert world.go(start="preprocess", **options) == list(TASKS)
     assert world.go(**options) == []
 
 
 def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
-    text = describe(make_plan(world.scene(vram=8)), Manifest(world.folder))
+    text = describe(make_plan(world.request(vram=8)), Manifest(world.folder))
     assert not world.out.exists()
     assert [line for line in text.splitlines() if line.endswith(": runs")] == [
-        f"# {name}: runs" for name in STEPS
+        f"# {name}: runs" for name in TASKS
     ]
     assert "low_ram_vae=4" in text
     printed = []
@@ -431,7 +431,7 @@ def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
     process.run = listen  # the fixture's patch is undone in the end
     world.runner.stops = {"stage2"}
     world.go()
-    text = describe(make_plan(world.scene()), Manifest(world.folder))
+    text = describe(make_plan(world.request()), Manifest(world.folder))
     assert "# stage1: done" in text and "# stage2: goes on" in text and "# stage3: runs" in text
     printed.clear()
     world.go()
@@ -449,7 +449,7 @@ LONG = [sys.executable, "-c", "import time; time.sleep(60)"]
 
 
 def left_by_a_killed_run(folder, *processes):
-    """What the lock of a run holds that ended without a word, while its step goes on."""
+    """What the lock of a run holds that ended without a word, while its task goes on."""
     ended = subprocess.Popen([sys.executable, "-c", ""])
     lines = [lock.line_of(process.pid) for process in (ended, *processes)]
     ended.wait()
@@ -457,22 +457,22 @@ def left_by_a_killed_run(folder, *processes):
     return ended.pid
 
 
-def test_a_step_of_a_killed_run_is_waited_for(world, capsys):
-    with subprocess.Popen(SHORT) as step:
-        run = left_by_a_killed_run(world.folder, step)
+def test_a_task_of_a_killed_run_is_waited_for(world, capsys):
+    with subprocess.Popen(SHORT) as task:
+        run = left_by_a_killed_run(world.folder, task)
         with lock.locked(world.folder):
-            assert step.poll() == 0
+            assert task.poll() == 0
     assert f"(process {run})" in capsys.readouterr().out
     assert not (world.folder / ".holders").exists()
 
 
-def test_a_step_that_does_not_end_is_not_waited_for_for_ever(world, monkeypatch):
+def test_a_task_that_does_not_end_is_not_waited_for_for_ever(world, monkeypatch):
     monkeypatch.setattr(lock, "GRACE", -14.9)
-    with subprocess.Popen(LONG) as step:
-        left_by_a_killed_run(world.folder, step)
-        with pytest.raises(ValueError, match=rf"process {step.pid}\) is at work"):
+    with subprocess.Popen(LONG) as task:
+        left_by_a_killed_run(world.folder, task)
+        with pytest.raises(ValueError, match=rf"process {task.pid}\) is at work"):
             world.go()
-        step.kill()
+        task.kill()
     world.go()
 
 
@@ -530,11 +530,11 @@ def test_an_unreadable_manifest_says_what_to_do(text, tmp_path):
 
 
 def test_a_damaged_caption_is_named(world):
-    path = world.scene().folder / "input" / "_caption.txt"
+    path = world.request().folder / "input" / "_caption.txt"
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xfea fox")
     with pytest.raises(ValueError, match=r"_caption\.txt.*--subject"):
-        world.scene().caption()
+        world.request().caption()
 
 
 def test_a_folder_of_another_scene_is_not_shared(world, tmp_path):
@@ -542,15 +542,15 @@ def test_a_folder_of_another_scene_is_not_shared(world, tmp_path):
     record = world.folder / "manifest.json"
     before = record.read_bytes()
     with pytest.raises(ValueError, match=r"another scene, the prompt .*--out"):
-        world.go(prompt=world.scene().prompt + "!")
-    other = tmp_path / "other" / world.scene().image.name
+        world.go(prompt=world.request().prompt + "!")
+    other = tmp_path / "other" / world.request().image.name
     other.parent.mkdir()
-    other.write_bytes(world.scene().image.read_bytes())
-    Manifest(world.folder).claim(world.scene().prompt, other)  # the same picture from elsewhere
+    other.write_bytes(world.request().image.read_bytes())
+    Manifest(world.folder).claim(world.request().prompt, other)  # the same picture from elsewhere
     record.write_bytes(before)
     other.write_bytes(b"another picture")
     with pytest.raises(ValueError, match=r"another scene.*with the picture"):
-        Manifest(world.folder).claim(world.scene().prompt, other)
+        Manifest(world.folder).claim(world.request().prompt, other)
     held = json.loads(before)
     del held["scene"]  # as older runs wrote it
     record.write_text(json.dumps(held))

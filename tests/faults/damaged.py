@@ -121,7 +121,7 @@ class Outcome:
 
 def guarded(function: Callable[[], Any]) -> Outcome:
     """The function's value or exit code, and what was printed, as its program ends."""
-    from animate124.pipeline.run import StepFailed
+    from animate124.pipeline.run import TaskFailed
     from threestudio.launch import INPUT_ERRORS
 
     said = io.StringIO()
@@ -130,7 +130,7 @@ def guarded(function: Callable[[], Any]) -> Outcome:
             value = function()
         except SystemExit as end:
             return Outcome(end.code, said.getvalue())
-        except (*INPUT_ERRORS, StepFailed) as error:
+        except (*INPUT_ERRORS, TaskFailed) as error:
             text = error.args[0] if isinstance(error, KeyError) else error
             return Outcome(1, f"{said.getvalue()}\nerror: {text}")
         except BaseException:
@@ -254,10 +254,11 @@ class Bench:
         return animate(*self.words(out))
 
     def plan(self, out: str) -> Any:
-        from animate124.pipeline.command import scene_of
+        from animate124.pipeline.command import request_of
         from animate124.pipeline.plan import make_plan
 
-        return make_plan(scene_of(values.animate().parser().parse_intermixed_args(self.words(out))))
+        args = values.animate().parser().parse_intermixed_args(self.words(out))
+        return make_plan(request_of(args))
 
     def leave(self, out: str, half: str, name: str) -> None:
         """A copy of the scene in which this step is half done, and nothing after it is begun."""

@@ -12,7 +12,7 @@ ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
 
 
 @dataclass(frozen=True)
-class Scene:
+class Request:
     """An image, a sentence and options; paths are as they stand in commands."""
 
     image: Path
@@ -25,7 +25,7 @@ class Scene:
     vram: float | None = None  # GB; None: no limit
     gpu: str | None = None  # as launch.py's, or cpu
     fast: bool = False
-    overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # step -> key -> value
+    overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> key -> value
 
     @property
     def name(self) -> str:
