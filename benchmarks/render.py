@@ -10,6 +10,7 @@ our 4D hash grid. Stage 1 renders `--frames 2`, stage 2 `--frames 16`.
 
 import argparse
 import statistics
+from typing import Any
 
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import threestudio
@@ -78,7 +79,7 @@ def print_what_shading_changes(renderer: NeRFVolumeRenderer, batch: dict) -> Non
     )
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size", type=int, default=128, help="pixels a side")
@@ -91,9 +92,11 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=2**19, help="train_chunk_size")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    args = parser.parse_args()
+    return parser
 
-    torch.manual_seed(0)
+
+def make_renderer(args: argparse.Namespace) -> NeRFVolumeRenderer:
+    """The renderer, its occupancy grid as it is after the first 320 steps."""
     renderer = NeRFVolumeRenderer(
         {
             "num_samples_per_ray": args.samples,
@@ -106,10 +109,21 @@ def main() -> None:
     ).to(args.device)
     for step in range(0, 20 * 16, 16):
         renderer.update_step(0, step)
+    return renderer
+
+
+def make_batch(args: argparse.Namespace) -> dict[str, Any]:
+    """A clip whose camera turns and rises."""
     cameras = Cameras.of(torch.linspace(-30, 30, args.frames), torch.linspace(0, 90, args.frames))
     frame_times = torch.linspace(0, 1, args.frames)
     batch = cameras.batch(args.size, args.size, frame_times)
-    batch = {k: v.to(args.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+    return {k: v.to(args.device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+def main() -> None:
+    args = options().parse_args()
+    torch.manual_seed(0)
+    renderer, batch = make_renderer(args), make_batch(args)
     rays = Rays(
         batch["rays_o"].reshape(-1, 3),
         batch["rays_d"].reshape(-1, 3),

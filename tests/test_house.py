@@ -77,7 +77,6 @@ OPEN_LEAVES = {
 OPEN_LOADS = {"pipeline/plan.py"}
 OPEN_PATHS = {"benchmarks/textual_inversion.py", "pipeline/result.py"}
 OPEN_FUNCTIONS = {
-    "benchmarks/render.py:main",
     "host/threestudio/utils/checkpoints.py:read_checkpoint",
     "pipeline/run.py:run_task",
     "pretrained/models.py:load_component",
