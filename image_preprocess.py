@@ -16,8 +16,8 @@ if __name__ == "__main__":
     package = sys.modules["animate124"] = ModuleType("animate124")
     package.__path__ = [str(ROOT)]
     try:
-        from animate124.preprocess.command import main
+        from animate124.preprocess import command  # pyright: ignore[reportMissingImports] (there)
 
-        sys.exit(main())
+        sys.exit(command.main())
     except KeyboardInterrupt:  # while libraries were loaded, or a model at work
         sys.exit(130)

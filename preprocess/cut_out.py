@@ -20,7 +20,7 @@ def by_rembg(rgb: UInt8[ndarray, "H W 3"]) -> Float[ndarray, "H W"]:
     """Alpha by rembg with U^2-Net (its default model differs between versions)."""
     if importlib.util.find_spec("onnxruntime") is None:  # importing rembg would end the process
         raise ImportError("it needs onnxruntime, `pip install 'rembg[cpu]'`")
-    import rembg
+    import rembg  # pyright: ignore[reportMissingImports] (not of our packages)
 
     mask = rembg.remove(Image.fromarray(rgb), session=rembg.new_session("u2net"), only_mask=True)
     return np.asarray(mask.convert("L"), np.float32) / 255
@@ -28,7 +28,7 @@ def by_rembg(rgb: UInt8[ndarray, "H W 3"]) -> Float[ndarray, "H W"]:
 
 def by_backgroundremover(rgb: UInt8[ndarray, "H W 3"]) -> Float[ndarray, "H W"]:
     """Alpha by the backgroundremover package (U^2-Net)."""
-    from backgroundremover.bg import remove
+    from backgroundremover.bg import remove  # pyright: ignore[reportMissingImports] (likewise)
 
     buffer = io.BytesIO()
     Image.fromarray(rgb).save(buffer, "PNG")

@@ -14,7 +14,7 @@ def recentre(rgba: Image.Image, size: int, border_ratio: float) -> Image.Image:
     Raises:
         PreprocessError: no opaque pixel.
     """
-    box = rgba.getchannel("A").point(lambda a: 255 * (a > 12)).getbbox()
+    box = rgba.getchannel("A").point([255 * (a > 12) for a in range(256)]).getbbox()
     if box is None:
         raise PreprocessError(
             "The picture is transparent everywhere: there is no subject to recentre."

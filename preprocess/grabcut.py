@@ -23,7 +23,8 @@ def grabcut(rgb: UInt8[ndarray, "H W 3"], working_side: int = 384) -> Float[ndar
     if not (classes == cv2.GC_PR_FGD).any():
         return np.zeros((height, width), np.float32)
     models = np.zeros((1, 65)), np.zeros((1, 65))  # of the two sides' colours; OpenCV's workspace
-    cv2.grabCut(small[..., ::-1].copy(), classes, None, *models, 6, cv2.GC_INIT_WITH_MASK)
+    bgr, unused = small[..., ::-1].copy(), (0, 0, 0, 0)  # the mask says it all
+    cv2.grabCut(bgr, classes, unused, *models, 6, cv2.GC_INIT_WITH_MASK)
     subject = tidy(np.isin(classes, (cv2.GC_FGD, cv2.GC_PR_FGD)))
     return cv2.resize(subject.astype(np.float32), (width, height), interpolation=cv2.INTER_LINEAR)
 
@@ -89,7 +90,8 @@ def border_distance(
     cv2.setRNGSeed(0)
     stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 20, 0.5)
     pixels = lab[border]
-    _, found, centres = cv2.kmeans(pixels, 8, None, stop, 2, cv2.KMEANS_PP_CENTERS)
+    labels = np.empty((len(pixels), 1), np.int32)
+    _, found, centres = cv2.kmeans(pixels, 8, labels, stop, 2, cv2.KMEANS_PP_CENTERS)
     label = np.full(border.shape, -1)
     label[border] = found[:, 0]
     sides = [side[side >= 0] for side in (label[:2], label[-2:], label[:, :2], label[:, -2:])]

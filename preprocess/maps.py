@@ -4,6 +4,8 @@ Depth is relative: 255 nearest, 1 farthest, 0 outside the subject. Normals are i
 right, y up, z towards the camera), stored as 127.5 (n + 1).
 """
 
+from typing import Any
+
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float, UInt8
@@ -15,12 +17,12 @@ from ..pretrained.offline import only_local
 
 def estimate_depth(rgb: Image.Image, model: str) -> Float[ndarray, "H W"]:
     """Relative inverse depth, larger is nearer, by transformers' depth estimation."""
-    local = {"local_files_only": only_local(model), "trust_remote_code": False}
+    options: Any = {"local_files_only": only_local(model), "trust_remote_code": False}
     import torch
     from transformers import AutoImageProcessor, AutoModelForDepthEstimation
 
-    processor = AutoImageProcessor.from_pretrained(model, **local)
-    network = AutoModelForDepthEstimation.from_pretrained(model, **local).eval()
+    processor = AutoImageProcessor.from_pretrained(model, **options)
+    network = AutoModelForDepthEstimation.from_pretrained(model, **options).eval()
     with torch.no_grad():
         depth = network(**processor(rgb, return_tensors="pt")).predicted_depth[0].float().numpy()
     kind = getattr(network.config, "depth_estimation_type", None)
@@ -60,11 +62,12 @@ def normals_from_depth(
 
 def estimate_normals(rgb: Image.Image, model: str) -> Float[ndarray, "H W 3"]:
     """Unit normals by a diffusers normals pipeline (Marigold, for example)."""
-    local = {"local_files_only": only_local(model), "trust_remote_code": False}
+    options: Any = {"local_files_only": only_local(model), "trust_remote_code": False}
     import torch
     from diffusers import MarigoldNormalsPipeline
 
-    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **local)
+    pipeline = MarigoldNormalsPipeline.from_pretrained(model, **options)
     pipeline.set_progress_bar_config(disable=True)
-    prediction = pipeline(rgb, generator=torch.Generator().manual_seed(0)).prediction[0]
+    seeded = torch.Generator().manual_seed(0)
+    prediction = pipeline(rgb, generator=seeded, return_dict=False)[0][0]
     return prediction / np.linalg.norm(prediction, axis=-1, keepdims=True).clip(1e-6)

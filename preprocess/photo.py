@@ -43,7 +43,7 @@ def read_photo(path: Path, longest: int = WORKING_SIDE) -> Image.Image:
         image = eight_bit(upright(file, longest))
     except Image.DecompressionBombError as error:
         raise PreprocessError(
-            f"{path} has more than {2 * Image.MAX_IMAGE_PIXELS // 10**6} million pixels. "
+            f"{path} has more than {2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6} million pixels. "
             f"Reduce it first; {longest} a side are used."
         ) from error
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what PIL's readers raise
