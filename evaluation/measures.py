@@ -29,7 +29,7 @@ from torch import Tensor
 
 from ..data.cameras import Cameras
 from ..pipeline.rendering import TrainedScene
-from ..toyworld.train import psnr
+from ..toyworld.measures import psnr
 from . import motion_classifier
 from .truth import RING, SIZE, TIMES, Subject, front
 

@@ -31,9 +31,9 @@ from ..pipeline.request import Request
 from ..pipeline.run import run_request
 from ..toyworld.banks import HELD_OUT
 from ..toyworld.characters import SPECIES
+from ..toyworld.measures import write_sheet
 from ..toyworld.motions import MOTIONS
 from ..toyworld.subject import write_subject
-from ..toyworld.train import write_sheet
 from .measures import CLASSIFIER, moves, stills
 from .truth import Subject
 

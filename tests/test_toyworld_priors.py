@@ -10,7 +10,7 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.guidance.zero123_model import camera_offset
 from animate124.pretrained.models import load_component
-from animate124.toyworld import banks, captions, train
+from animate124.toyworld import banks, captions, recipes, train
 from animate124.toyworld.characters import SPECIES, make_character
 from animate124.toyworld.motions import MOTIONS
 from animate124.toyworld.ray_tracing import render
@@ -62,7 +62,7 @@ def test_training_gives_zero123_the_numbers_that_its_guidance_gives():
     elevation, azimuth = torch.tensor([-30.0, 10.0]), torch.tensor([200.0, -20.0])
     distance = torch.full((2,), 2.5)
     torch.testing.assert_close(
-        train.camera_offset(elevation, azimuth),
+        recipes.camera_offset(elevation, azimuth),
         camera_offset(elevation, azimuth, distance, (0.0, 0.0, 2.5)),
     )
 

@@ -18,7 +18,7 @@ import json
 import math
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -149,7 +149,7 @@ def bytes_as_characters() -> list[str]:
     return [chr(b) for b in printable] + [chr(256 + i) for i in range(len(others))]
 
 
-def byte_pairs(words: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
+def byte_pairs(words: Sequence[str]) -> tuple[list[str], list[tuple[str, str]]]:
     """CLIP's vocabulary and merges, trained on `words` (ASCII) until each is one token.
 
     Byte-pair encoding (Sennrich et al. 2016): merge the most frequent neighbours, again and again.
@@ -294,7 +294,7 @@ def make_random_priors(out: str | Path, seed: int = 0) -> Path:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="Random tiny models in diffusers' folder format.")
     parser.add_argument("out", help="folder that gets the four model folders")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same weights")
     args = parser.parse_args()

@@ -1,0 +1,85 @@
+"""What trained priors give: samples, how near to the truth they are, and sheets of them."""
+
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from ..files.pictures import save_png, to_picture
+from .autoencoder import decode, encode
+from .banks import ViewBank
+from .denoising import sample
+from .networks import Network
+from .plan import SIZE
+from .recipes import Workshop, camera_offset, view_token
+
+VIEW_SCALES = (1.0, 3.0, 5.0)  # of classifier-free guidance
+PROMPT_SCALE = 5.0
+
+
+def psnr(a: Tensor, b: Tensor) -> float:
+    """Mean over pictures in [0, 1], in dB."""
+    return float((-10 * (a - b).square().flatten(1).mean(1).log10()).mean())
+
+
+@torch.no_grad()
+def autoencoder_psnr(vae: Network, images: UInt8[Tensor, "N 3 S S"]) -> float:
+    """Of pictures that were encoded and decoded."""
+    parts = [vae.decode(z).sample for z in encode(vae, images)[0].split(64)]
+    return psnr((torch.cat(parts).clamp(-1, 1) + 1) / 2, images / 255)
+
+
+@torch.no_grad()
+def view_psnr(
+    shop: Workshop, vae: Network, prior: tuple[Network, torch.nn.Linear, Network], bank: ViewBank
+) -> tuple[dict[str, float], Float[Tensor, "3 N 3 S S"]]:
+    """Figures of sampled novel views by their guidance scale; rows of reference, truth, sample."""
+    eye, camera, unet = prior
+    n_views = bank.views.shape[1]
+    truth = bank.views.flatten(0, 1)
+    reference = bank.reference.repeat_interleave(n_views, 0)
+    offset = camera_offset(bank.elevation_deg.flatten(), bank.azimuth_deg.flatten())
+    states, seen = view_token(eye, camera, reference, offset), encode(vae, reference)[0]
+    samples = []
+    for scale in VIEW_SCALES:
+        z = sample(
+            lambda z, t: unet(torch.cat([z, seen], 1), t, states).sample,
+            lambda z, t: unet(torch.cat([z, 0 * seen], 1), t, 0 * states).sample,
+            tuple(seen.shape),
+            scale=scale,
+            steps=shop.plan.sampling_steps,
+            generator=torch.Generator(shop.device).manual_seed(0),
+        )
+        samples.append(decode(vae, z))
+    figures = {
+        f"novel_view_psnr_cfg{scale:g}": psnr(views, truth / 255)
+        for scale, views in zip(VIEW_SCALES, samples, strict=True)
+    }
+    return figures, torch.stack([reference / 255, truth / 255, samples[-1]])
+
+
+@torch.no_grad()
+def sample_prompts(
+    shop: Workshop, vae: Network, text: Network, unet: Network, prompts: list[str], frames: int = 0
+) -> Float[Tensor, "N 3 S S"]:
+    """A picture of each prompt, or the frames of a clip of each."""
+    states = text(shop.tokens(prompts)).last_hidden_state
+    nothing = text(shop.tokens([""])).last_hidden_state.expand_as(states)
+    side = SIZE // 4
+    shape = (len(prompts), 4, *([frames] if frames else []), side, side)
+    z = sample(
+        lambda z, t: unet(z, t, states).sample,
+        lambda z, t: unet(z, t, nothing).sample,
+        shape,
+        scale=PROMPT_SCALE,
+        steps=shop.plan.sampling_steps,
+        generator=torch.Generator(shop.device).manual_seed(0),
+    )
+    return decode(vae, z.transpose(1, 2).flatten(0, 1) if frames else z)
+
+
+def write_sheet(path: Path, rows: Float[Tensor, "R N 3 S S"]) -> None:
+    """Rows of pictures in one PNG."""
+    r, n, _, s, _ = rows.shape
+    save_png(path, to_picture(rows.permute(0, 3, 1, 4, 2).reshape(r * s, n * s, 3)))

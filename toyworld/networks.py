@@ -1,0 +1,79 @@
+"""The networks of the toy priors: the architectures of the published models, narrower.
+
+diffusers and transformers annotate what their models give as unions with plain tuples, which no
+type checker can follow: hence `Network`.
+"""
+
+from typing import Any
+
+from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+from . import folders
+from .plan import SIZE, Plan
+
+Network = Any
+
+
+def make_vae(plan: Plan) -> Network:
+    n = len(plan.vae_channels)
+    config: dict[str, Any] = dict(
+        down_block_types=["DownEncoderBlock2D"] * n,
+        up_block_types=["UpDecoderBlock2D"] * n,
+        block_out_channels=plan.vae_channels,
+        layers_per_block=1,
+        norm_num_groups=8,
+        latent_channels=4,
+        sample_size=SIZE,
+    )
+    return AutoencoderKL(**config)
+
+
+def make_unet(plan: Plan, channels: tuple[int, ...], in_channels: int = 4) -> Network:
+    """A UNet over pictures' latents."""
+    return UNet2DConditionModel(in_channels=in_channels, **unet_config(plan, channels, "2D"))
+
+
+def make_video_unet(plan: Plan) -> Network:
+    return UNet3DConditionModel(in_channels=4, **unet_config(plan, plan.video_channels, "3D"))
+
+
+def unet_config(plan: Plan, channels: tuple[int, ...], kind: str) -> dict[str, Any]:
+    return dict(
+        sample_size=SIZE // 4,
+        out_channels=4,
+        down_block_types=[f"CrossAttnDownBlock{kind}"] * 2 + [f"DownBlock{kind}"],
+        up_block_types=[f"UpBlock{kind}"] + [f"CrossAttnUpBlock{kind}"] * 2,
+        block_out_channels=channels,
+        layers_per_block=1,
+        attention_head_dim=32 if kind == "3D" else 4,
+        norm_num_groups=32,
+        cross_attention_dim=plan.width,
+    )
+
+
+def make_controlnet(unet: Network) -> Network:
+    """A ControlNet that starts as the UNet's own encoder."""
+    net: Network = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=(16, 32, 64))
+    return net.requires_grad_(True)
+
+
+def make_text_encoder(plan: Plan, vocabulary: list[str]) -> Network:
+    config = folders.text_config(vocabulary, plan.width)
+    return CLIPTextModel(CLIPTextConfig(**config, max_position_embeddings=folders.MAX_TOKENS))
+
+
+def make_image_encoder(plan: Plan) -> Network:
+    config = folders.vision_config(plan.width, SIZE)
+    return CLIPVisionModelWithProjection(CLIPVisionConfig(**config))
+
+
+def make_camera_projection(plan: Plan) -> nn.Linear:
+    """Zero123's layer over an image embedding and four camera numbers."""
+    return nn.Linear(plan.width + 4, plan.width)
