@@ -211,8 +211,8 @@ class Cameras:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
         """The cameras whose every tensor is the function's of these'."""
-        values = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Cameras(*(v if v is None else function(v) for v in values))
+        values: dict[str, Any] = vars(self)
+        return Cameras(**{k: v if v is None else function(v) for k, v in values.items()})
 
     def to(self, device: torch.device | str) -> "Cameras":
         return self.map(lambda v: v.to(device))

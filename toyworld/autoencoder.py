@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from .networks import Network
+from .folders import Network
 
 
 def signed(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N 3 S S"]:

@@ -52,16 +52,13 @@ def draw(
 ) -> UInt8[Tensor, "N 3 S S"]:
     """Pictures of N scenes by N cameras, in portions that a device holds easily."""
     together = concatenate(list(scenes)).to(device)
-    camera = dataclasses.replace(
-        cameras,
-        **{k: v.to(device) for k, v in vars(cameras).items() if v is not None},
-    )
+    cameras = cameras.to(device)
     chunk = 1 << (15 if torch.device(device).type == "cpu" else 22)
     images = []
-    for start in range(0, len(camera), 2048):
+    for start in range(0, len(cameras), 2048):
         part = slice(start, start + 2048)
-        some = Cameras(*(v if v is None else v[part] for v in vars(camera).values()))
-        rgb = render(together[part], lens(some, size), supersample=2, chunk=chunk)["rgb"]
+        camera = lens(cameras.map(lambda v, part=part: v[part]), size)
+        rgb = render(together[part], camera, supersample=2, chunk=chunk)["rgb"]
         images.append((255 * rgb.clamp(0, 1)).round().to(torch.uint8).permute(0, 3, 1, 2))
     return torch.cat(images)
 

@@ -8,7 +8,7 @@ import math
 import random
 from collections.abc import Callable
 
-from .clay import SIDES, Clay, Surface, Vector
+from .clay import SIDES, Clay, Surface, Vector, vector
 from .skeleton import Character
 
 INK, WHITE = (0.07, 0.06, 0.08), (1.0, 1.0, 1.0)
@@ -59,7 +59,7 @@ def _snout(
     clay: Clay, head: Surface, radii: Vector, pitch_deg: float, colour: Vector, nose: Vector
 ) -> None:
     """A muzzle with a nose and a smile."""
-    radii = tuple(clay.size(r, 0.1) for r in radii)
+    radii = vector(clay.size(r, 0.1) for r in radii)
     (x, y, z), _ = head.at(0, pitch_deg)
     snout = clay.ball("snout", "head", (x - 0.03, y, z), radii, colour)
     clay.mark("nose", snout, (0, 38), (0.03, 0.05, 0.035), nose)

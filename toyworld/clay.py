@@ -9,7 +9,7 @@ import dataclasses
 import functools
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from jaxtyping import Float
@@ -22,6 +22,11 @@ REST_REACH = 0.72  # largest distance of a part from the origin at rest, in the 
 SIDES = (("left", 1), ("right", -1))  # the sign is that of y
 
 Vector = tuple[float, float, float]
+
+
+def vector(values: Iterable[float]) -> Vector:
+    x, y, z = values
+    return x, y, z
 
 
 @functools.cache
@@ -47,9 +52,9 @@ class Surface:
         level = math.cos(pitch)
         towards = (level * math.cos(yaw), level * math.sin(yaw), math.sin(pitch))
         size = 1 / math.hypot(*(t / r for t, r in zip(towards, self.radii, strict=True)))
-        point = tuple(c + size * t for c, t in zip(self.centre, towards, strict=True))
+        point = vector(c + size * t for c, t in zip(self.centre, towards, strict=True))
         gradient = [t / r**2 for t, r in zip(towards, self.radii, strict=True)]
-        return point, tuple(g / math.hypot(*gradient) for g in gradient)
+        return point, vector(g / math.hypot(*gradient) for g in gradient)
 
 
 class Clay:
@@ -68,7 +73,7 @@ class Clay:
         """One of these colours (the first is canonical), varied: hue by a share of the circle,
         saturation and value by `tone`."""
         chosen = rgb_hex[0] if self.dice is None else self.dice.choice(rgb_hex)
-        rgb = tuple(int(chosen[i : i + 2], 16) / 255 for i in (0, 2, 4))
+        rgb = vector(int(chosen[i : i + 2], 16) / 255 for i in (0, 2, 4))
         if self.dice is None:
             return rgb
         h, s, v = colorsys.rgb_to_hsv(*rgb)
@@ -86,7 +91,7 @@ class Clay:
         angles_deg: Vector = (0, 0, 0),
     ) -> Surface:
         """An ellipsoid anywhere; its surface takes marks if it isn't turned."""
-        angles = tuple(math.radians(a) for a in angles_deg)
+        angles = vector(math.radians(a) for a in angles_deg)
         self.parts.append((name, joint, centre, radii, angles, colour))
         return Surface(joint, centre, radii)
 
@@ -103,7 +108,7 @@ class Clay:
         """An ellipsoid on a surface, in a direction (yaw, pitch): radii are (outward, sideways,
         upward), `sink` is how deep its centre lies."""
         point, (nx, ny, nz) = on.at(*direction_deg)
-        centre = tuple(p - sink * n for p, n in zip(point, (nx, ny, nz), strict=True))
+        centre = vector(p - sink * n for p, n in zip(point, (nx, ny, nz), strict=True))
         angles = (math.radians(roll_deg), -math.asin(nz), math.atan2(ny, nx))
         self.parts.append((name, on.joint, centre, radii, angles, colour))
 
@@ -153,7 +158,7 @@ class Clay:
             roll, pitch = math.radians(sign * out_deg), math.radians(-forward_deg)
             level = math.cos(roll)
             down = (-math.sin(pitch) * level, math.sin(roll), -math.cos(pitch) * level)
-            centre = tuple(s + length / 2 * d for s, d in zip(start, down, strict=True))
+            centre = vector(s + length / 2 * d for s, d in zip(start, down, strict=True))
             self.pivots[joint] = start
             self.parts.append((f"{side} {name}", joint, centre, radii, (roll, pitch, 0.0), colour))
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -26,6 +27,9 @@ from .random_priors import write_tokenizer as write_tokenizer_files
 
 __all__ = ["FEATURE_EXTRACTOR", "SCHEDULER", "byte_pairs"]
 
+# diffusers and transformers annotate what their models give as unions with plain tuples, which no
+# type checker can follow
+Network = Any
 MAX_TOKENS = 32  # of a prompt, start and end included
 
 
@@ -61,7 +65,7 @@ def write_tokenizer(folder: Path, vocabulary: list[str], merges: list[tuple[str,
     write_tokenizer_files(folder, vocabulary, merges, MAX_TOKENS)
 
 
-def half_weights(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]:
+def half_weights(module: Network, prefix: str = "") -> dict[str, torch.Tensor]:
     """The state dict in float16 on the CPU, every key with the prefix (once)."""
     return {
         prefix + key.removeprefix(prefix): value.detach().half().cpu().contiguous()
@@ -70,11 +74,11 @@ def half_weights(module: nn.Module, prefix: str = "") -> dict[str, torch.Tensor]
     }
 
 
-def write_diffusers(folder: Path, module: nn.Module) -> None:
+def write_diffusers(folder: Path, module: Network) -> None:
     copy.deepcopy(module).half().cpu().save_pretrained(folder)
 
 
-def write_clip(folder: Path, module: nn.Module, kind: str, prefix: str) -> None:
+def write_clip(folder: Path, module: Network, kind: str, prefix: str) -> None:
     """config.json and weights of a CLIP tower; `kind` is its model_type."""
     config = {k: v for k, v in module.config.to_diff_dict().items() if not k.startswith("_")}
     config |= {"architectures": [type(module).__name__], "model_type": kind}
@@ -85,9 +89,9 @@ def write_clip(folder: Path, module: nn.Module, kind: str, prefix: str) -> None:
 def write_text_folder(
     folder: Path,
     words: tuple[list[str], list[tuple[str, str]]],
-    text: nn.Module,
-    unet: nn.Module,
-    vae: nn.Module,
+    text: Network,
+    unet: Network,
+    vae: Network,
 ) -> None:
     """A text-to-image or text-to-video folder."""
     write_tokenizer(folder / "tokenizer", *words)
@@ -101,7 +105,7 @@ def write_text_folder(
 
 
 def write_zero123(
-    folder: Path, eye: nn.Module, camera: nn.Linear, unet: nn.Module, vae: nn.Module
+    folder: Path, eye: Network, camera: nn.Linear, unet: Network, vae: Network
 ) -> None:
     write_diffusers(folder / "unet", unet)
     write_diffusers(folder / "vae", vae)

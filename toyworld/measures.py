@@ -10,7 +10,7 @@ from ..files.pictures import save_png, to_picture
 from .autoencoder import decode, encode
 from .banks import ViewBank
 from .denoising import sample
-from .networks import Network
+from .folders import Network
 from .plan import SIZE
 from .recipes import Workshop, camera_offset, view_token
 

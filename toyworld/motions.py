@@ -12,6 +12,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -168,7 +169,7 @@ def pose(
         )
     moves = MOTIONS[motion](phase + speed * times)
 
-    def column(values: tuple) -> Float[Tensor, "B 3"]:
+    def column(values: Any) -> Float[Tensor, "B 3"]:
         return torch.stack([torch.as_tensor(v).to(times).expand_as(times) for v in values], dim=-1)
 
     rest = (0, 0, 0)

@@ -1,8 +1,4 @@
-"""The networks of the toy priors: the architectures of the published models, narrower.
-
-diffusers and transformers annotate what their models give as unions with plain tuples, which no
-type checker can follow: hence `Network`.
-"""
+"""The networks of the toy priors: the architectures of the published models, narrower."""
 
 from typing import Any
 
@@ -16,9 +12,8 @@ from transformers import (
 )
 
 from . import folders
+from .folders import Network
 from .plan import SIZE, Plan
-
-Network = Any
 
 
 def make_vae(plan: Plan) -> Network:

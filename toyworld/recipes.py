@@ -17,7 +17,7 @@ from . import banks, folders, networks
 from .autoencoder import encode, latents, signed
 from .captions import WORDS
 from .denoising import alpha_bars, denoising_loss
-from .networks import Network
+from .folders import Network
 from .plan import PARTS, SIZE, Plan
 from .trainer import Trainer
 
