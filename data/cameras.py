@@ -211,8 +211,8 @@ class Cameras:
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Cameras":
         """The cameras whose every tensor is the function's of these'."""
-        values: dict[str, Any] = vars(self)
-        return Cameras(**{k: v if v is None else function(v) for k, v in values.items()})
+        there = {k: function(v) for k, v in vars(self).items() if v is not None}
+        return replace(self, **there)
 
     def to(self, device: torch.device | str) -> "Cameras":
         return self.map(lambda v: v.to(device))
