@@ -58,7 +58,7 @@ def select(cfg, key):
     return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
-# method.md, sections 1 to 4
+# docs/method.md, sections 1 to 4
 EVERY_STAGE = {
     "system|geometry|pos_encoding_config|otype": "HashGridSpatialTime",
     "system|geometry|pos_encoding_config|n_levels": 16,

@@ -69,7 +69,7 @@ def scale_by_the_c_library(base_resolution: int, per_level_scale: float, level: 
 
 
 def one_point_by_the_formula(point: list[float], table: list[float], spec: GridSpec) -> list[float]:
-    """method.md's formulas for one point, in Python's integers."""
+    """docs/method.md's formulas for one point, in Python's integers."""
     primes = (1, 2654435761, 805459861, 3674653429)
     features, offset = [], 0
     for level in range(spec.n_levels):

@@ -265,7 +265,7 @@ def test_occupancy_follows_a_moving_ball():
     ids=["blob", "sharp"],
 )
 def test_as_many_samples_as_the_original(scale, kept, marched, hit):
-    """facts.md's measurements of stage 1: reference and random camera, 128 x 128, 256 samples.
+    """As measured in stage 1: reference and random camera, 128 x 128, 256 samples.
 
     `hit`: rays with at least one sample that is kept.
     """

@@ -20,7 +20,7 @@ from threestudio.utils.config import load_config
 
 CONFIGS = Path(animate124.__file__).parent / "configs"
 TIME_GRID = "geometry.encoding.encoding.encoding_time.params"
-NAMES = {  # method.md, sections 1 and 4
+NAMES = {  # docs/method.md, sections 1 and 4
     "geometry.encoding.encoding.encoding.params",
     TIME_GRID,
     "geometry.density_network.layers.0.weight",
