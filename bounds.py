@@ -1,16 +1,13 @@
 """The bundled host's `bounds`, also inside the real threestudio, which has no such module."""
 
-try:
-    from threestudio.utils import bounds as _bounds
-except ImportError:
-    import importlib.util
-    import sys
-    from pathlib import Path
+from typing import TYPE_CHECKING
 
-    _file = Path(__file__).parent / "host" / "threestudio" / "utils" / "bounds.py"
-    _spec = importlib.util.spec_from_file_location(f"{__name__}_of_the_bundled_host", _file)
-    _bounds = sys.modules[_spec.name] = importlib.util.module_from_spec(_spec)
-    _spec.loader.exec_module(_bounds)
+from .host import utility
+
+if TYPE_CHECKING:
+    from threestudio.utils import bounds as _bounds
+else:
+    _bounds = utility("bounds")
 
 Bounded = _bounds.Bounded
 bounded = _bounds.bounded

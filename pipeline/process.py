@@ -21,6 +21,7 @@ from typing import IO, BinaryIO
 
 import psutil
 
+from ..events import VARIABLE, Event, PeakMemory, Reader
 from . import watcher
 
 STOPPED = 130  # exit code after Ctrl-C
@@ -29,8 +30,6 @@ SIGNALS = [
 ]
 LINGER = 10.0  # seconds that what a process started may outlive it
 CURSOR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
-# as pipeline/result.py and launch.py say it (GB), and textual_inversion.py (GiB)
-GPU_MEMORY = re.compile(r"Peak GPU memory: ([\d.]+) GB|at most ([\d.]+) GiB")
 
 
 class Interrupt:
@@ -89,11 +88,12 @@ class Outcome:
 
 def lines_of(
     process: subprocess.Popen, over: Callable[[], bool], every: float = 0.5
-) -> Iterator[str]:
-    """The process's output as it comes, to its end or until `over`, which is asked meanwhile, about
-    every so many seconds.
+) -> Iterator[tuple[str, bool]]:
+    """The process's output as it comes, line by line, to its end or until `over`, which is asked
+    meanwhile, about every so many seconds.
 
-    A progress bar's new state (after a carriage return) is a line too.
+    Yields each line, and whether it stays: a progress bar's state, which ends with a carriage
+    return, doesn't.
     """
     rest = b""
     with selectors.DefaultSelector() as selector:
@@ -106,13 +106,13 @@ def lines_of(
             block = os.read(output_of(process).fileno(), 1 << 16)
             if not block:
                 break
-            *whole, rest = re.split(rb"[\r\n]", rest + block)
+            *whole, rest = re.split(rb"(?<=[\r\n])", rest + block)
             for line in whole:
-                yield plain(line)
+                yield plain(line), line.endswith(b"\n")
             if over():
                 break
     if rest:
-        yield plain(rest)
+        yield plain(rest), True
 
 
 def plain(line: bytes) -> str:
@@ -209,6 +209,23 @@ class Child:
             self.ended = time.monotonic()
 
 
+class Listener:
+    """Hears what a process tells in a file beside its log, which is begun anew."""
+
+    def __init__(self, log: Path, on_event: Callable[[Event], None]) -> None:
+        self.path, self.on_event = log.with_suffix(".events.jsonl").absolute(), on_event
+        self.peak: dict[str, float] = {}  # GB of GPU memory, the most of all its processes
+        self.path.unlink(missing_ok=True)
+        self._reader = Reader(self.path)
+
+    def hear(self) -> None:
+        for event in self._reader.new():
+            if isinstance(event, PeakMemory):
+                self.peak["gpu"] = max(event.gpu, self.peak.get("gpu", 0.0))
+            else:
+                self.on_event(event)
+
+
 def run(
     command: Sequence[str],
     cwd: Path,
@@ -218,8 +235,11 @@ def run(
     on_line: Callable[[str], None],
     tick: Callable[[], None],
     note: Callable[[int, int], None] = lambda step, guard: None,
+    on_event: Callable[[Event], None] = lambda event: None,
 ) -> Outcome:
-    """Runs a command to its end; everything that it prints also goes to the file `log`.
+    """Runs a command to its end; everything that it prints goes to the file `log`, its lines to
+    `on_line`, but for a bar's states. What it tells (events.py) goes to a file beside the log and
+    to `on_event`.
 
     note: is told the numbers of the process and of its watcher, once they run. Whatever goes wrong
     here (a full disk, a broken pipe) also ends the process, as Ctrl-C would.
@@ -228,8 +248,9 @@ def run(
         OSError: the log can't be written.
     """
     began = time.monotonic()
-    peak: dict[str, float] = {}
     log.parent.mkdir(parents=True, exist_ok=True)
+    listener = Listener(log, on_event)
+    environment = {**environment, VARIABLE: str(listener.path)}
     with log.open("ab", buffering=0) as file:
         write_line(file, f"$ {' '.join(command)}")
         process = start(command, cwd, environment, interrupt)
@@ -237,16 +258,17 @@ def run(
         child = Child(process, interrupt)
 
         def over() -> bool:
+            listener.hear()
             tick()
             return child.look()
 
         try:
             note(process.pid, guard.pid)
-            for line in lines_of(process, over):
+            for line, stays in lines_of(process, over):
                 write_line(file, line)
-                if match := GPU_MEMORY.search(line):
-                    peak["gpu"] = float(match[1] or float(match[2]) * 2**30 / 1e9)
-                on_line(line)
+                if stays:
+                    on_line(line)
+            listener.hear()
         except BaseException:
             watcher.end(process.pid, output_of(process).fileno(), log)
             raise
@@ -255,6 +277,7 @@ def run(
             guard.kill()
             guard.communicate()  # closes its pipe
             output_of(process).close()
+    peak = listener.peak
     if child.peak:
         peak["host"] = child.peak / 1e9
     return Outcome(process.returncode, time.monotonic() - began, peak)

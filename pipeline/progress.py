@@ -4,7 +4,6 @@ What a step costs is guessed beforehand (presets.py). While it runs, its own spe
 guess, and the steps still to come are scaled by how far the guesses were off so far.
 """
 
-import re
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -13,17 +12,10 @@ from typing import TextIO
 
 from tqdm import tqdm
 
+from ..events import TRAINING, Progress
 from .presets import Cost
 
-# as tqdm and textual_inversion.py write it
-BAR = re.compile(r"(\d+)/(\d+) \[|^step (\d+)/(\d+):")
 SETTLED = 0.02  # share of a step's training from which its own speed is trusted
-
-
-def read_bar(line: str) -> tuple[int, int] | None:
-    """`Training: 40%|####   | 80/200 [00:10<00:20, ...` -> (80, 200)."""
-    match = BAR.search(line)
-    return (int(match[1] or match[3]), int(match[2] or match[4])) if match else None
 
 
 def duration(seconds: float) -> str:
@@ -65,6 +57,7 @@ class Estimate:
         self._first: tuple[int, float] | None = None  # done and time of the first report
         self._rate: float | None = None  # seconds a training step
         self._done = self._total = 0
+        self._after = ""  # what is done after the training
         self._started = self._reported = self.began
 
     def start(self, name: str) -> None:
@@ -74,12 +67,15 @@ class Estimate:
         self.running = self.waiting.pop(0)
         self._started = self._reported = self.clock()
         self._first, self._rate, self._done, self._total = None, None, 0, self.running.steps or 0
+        self._after = ""
 
-    def report(self, done: int, total: int) -> None:
-        """The running step's bar says done of total; bars about something else are ignored."""
-        if self.running.steps is not None and total != self.running.steps:
+    def report(self, event: Progress) -> None:
+        """How far the running step is. Of one that trains, only that makes the time that is left;
+        what comes after it is said."""
+        if self.running.steps is not None and event.of != TRAINING:
+            self._after = f", {event.of} {event.done}/{event.total}"
             return
-        now = self.clock()
+        done, total, now = event.done, event.total, self.clock()
         if self._first is None:
             self._first = done, now
         elif done <= self._done:
@@ -124,7 +120,7 @@ class Estimate:
         if self.running is None:
             return ""
         steps = f" {self._done}/{self._total}" if self._total else ""
-        return f"{self.running.name}{steps}"
+        return f"{self.running.name}{steps}{self._after}"
 
 
 class ProgressLine:

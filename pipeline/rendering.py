@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..data.cameras import Cameras
 from ..data.config import parse_data_config
 from ..data.trajectories import circle
+from ..events import peak_memory, progress, say
 from ..files.pictures import Picture, save_png, to_picture
 from ..files.videos import write_video
 from ..system.animate124 import check_geometry
@@ -126,6 +127,7 @@ class TrainedScene:
             )
             for picture in self.look(cameras, tau, height, width)["comp_rgb"]:
                 bar.update()
+                progress(bar.n, bar.total, "rendering")
                 yield to_picture(picture)
 
 
@@ -174,4 +176,5 @@ def write_result(args: argparse.Namespace) -> None:
             frames = scene.pictures(path, args.size, bar)
             write_video(args.out / name, frames, args.fps)
     if torch.cuda.is_available():
-        print(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
+        peak_memory(torch.cuda.max_memory_allocated())
+        say(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")

@@ -55,14 +55,16 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Renders; 0, or 1 after an input that can't be used, which is one message."""
     args = parser().parse_args(arguments)
+    from animate124.events import say_error, tell_messages
     from animate124.pipeline.rendering import write_result
     from threestudio.launch import INPUT_ERRORS
 
+    tell_messages()
     try:
         write_result(args)
     except INPUT_ERRORS as error:
         text = error.args[0] if isinstance(error, KeyError) else error
-        print(f"error: {text}", file=sys.stderr)
+        say_error(text)
         return 1
     return 0
 

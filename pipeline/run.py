@@ -4,14 +4,15 @@ Prints go through the progress line; everything that a task prints is in `<scene
 """
 
 import contextlib
-import re
 import shlex
 import shutil
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..events import Event, Message, Progress
 from ..files.torch_files import check_zip
 from ..files.whole import clear_parts
 from ..pretrained.learned_tokens import read_learned_tokens
@@ -23,21 +24,44 @@ from .manifest import Manifest, State
 from .plan import ROOT, Plan, Task, make_plan, resume_words
 from .presets import TASKS, preset_named
 from .process import STOPPED, Interrupt
-from .progress import Estimate, ProgressLine, Work, duration, read_bar
+from .progress import Estimate, ProgressLine, Work, duration
 from .request import Request
 from .wording import unknown_to_the_toy
 
-# lines of a task that tell a person nothing: tables, bars, the library's own remarks
-NOISE = re.compile(
-    r"^\s*$|^[┏┃┡│└]|\d+%\||it/s|\?/s|^(Non-)?[Tt]rainable params|^Total |^Modules in |^Loading |"
-    r"^Pictures will be|^Test results are|^Done:|^wrote |^Stopped after|^To go on from|"
-    r"^  python launch\.py|^\[transformers\]"
-)
 TAIL = 15  # lines of a failed task that are shown
 
 
 class TaskFailed(RuntimeError):
-    """A task's process ended with an error; the message shows its last lines."""
+    """A task's process ended with an error; the message shows what it said."""
+
+
+class Hearing:
+    """What a running task says: shown as it comes, and kept for the message if it fails."""
+
+    def __init__(self, task: Task, line: ProgressLine) -> None:
+        self.task, self.line = task, line
+        self._last: deque[str] = deque(maxlen=TAIL)
+        self._errors: list[str] = []
+
+    def on_line(self, text: str) -> None:
+        if text.strip():
+            self._last.append(self.task.told(text))
+
+    def on_event(self, event: Event) -> None:
+        if isinstance(event, Progress):
+            self.line.estimate.report(event)
+        elif isinstance(event, Message):
+            text = self.task.told(event.text)
+            if event.level == "error":
+                self._errors.append(text)
+                return
+            word = "" if event.level == "info" else f"{event.level}: "
+            for part in f"{word}{text}".splitlines():
+                self.line.say(f"  {part}")
+
+    def kept(self) -> list[str]:
+        """Its errors, or else its last lines."""
+        return self._errors or list(self._last)
 
 
 def pending(plan: Plan, manifest: Manifest) -> list[tuple[Task, State]]:
@@ -226,18 +250,8 @@ def run_task(
         shutil.copyfile(ROOT / source, ROOT / target)
     line.say(f"{task.name}: {'going on from its last checkpoint' if again else 'starts'}")
     log = manifest.folder / "logs" / f"{task.name}.log"
-    last: list[str] = []
+    hearing = Hearing(task, line)
     line.estimate.start(task.name)
-
-    def on_line(text: str) -> None:
-        text = task.told(text)
-        bar = read_bar(text)
-        if bar is not None:
-            line.estimate.report(*bar)
-            return
-        if not NOISE.search(text):
-            last.append(text)
-            line.say(f"  {text}")
 
     command = [sys.executable, *task.words(again)]
     outcome = process.run(
@@ -246,16 +260,17 @@ def run_task(
         task.environment,
         log,
         interrupt,
-        on_line,
+        hearing.on_line,
         tick=line.refresh,
         note=note,
+        on_event=hearing.on_event,
     )
     line.estimate.finish()
     manifest.add(task.name, outcome.seconds, outcome.peak_memory)
     if outcome.code != 0 and interrupt.asked:
         return STOPPED
     if outcome.code != 0:
-        raise TaskFailed(failure(task, outcome.code, last, log, again))
+        raise TaskFailed(failure(task, outcome.code, hearing.kept(), log, again))
     manifest.finish(task.name, task.outputs, steps=task.steps, command=task.shown(again))
     line.say(f"{task.name}: {duration(manifest.records[task.name]['seconds'])}")
     return 0
@@ -295,12 +310,12 @@ def is_sound(checkpoint: Path) -> bool:
     return True
 
 
-def failure(task: Task, code: int, last: Sequence[str], log: Path, again: bool) -> str:
+def failure(task: Task, code: int, said: Sequence[str], log: Path, again: bool) -> str:
     how = f"was killed by signal {-code}" if code < 0 else f"ended with exit code {code}"
     if code == -9:
         how += " (out of memory, perhaps: see --vram)"
-    lines = "\n".join(f"  {text}" for text in last[-TAIL:] if text.strip())
-    text = f"{task.name} {how}. Its last lines:\n{lines}\nAll of them are in {log}."
+    lines = "\n".join(f"  {text}" for text in said)
+    text = f"{task.name} {how}. What it said:\n{lines}\nAll of it is in {log}."
     if again:
         text += f" It was going on where it had stopped; --from {task.name} starts it again."
     return text

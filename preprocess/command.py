@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image
 
+from ..events import say_error, tell_messages
 from ..host.argument_types import finite_number, path, text_with_content, whole_number
 from .caption import caption
 from .cut_out import REMOVERS, cut_out
@@ -172,9 +172,10 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: list[str] | None = None) -> int:
     options = vars(parser().parse_args(arguments))
+    tell_messages()
     try:
         preprocess(options.pop("image"), **options)
     except PreprocessError as error:
-        print(f"error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     return 0

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from ..events import say
 from .errors import PreprocessError, first_line
 from .grabcut import grabcut
 from .photo import LARGEST_SHARE, read_photo
@@ -56,11 +57,11 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
     if image.mode == "RGBA":
         alpha = np.asarray(image.getchannel("A")) / 255
         check_not_empty(alpha)
-        print(f"background: the picture is cut out already; {coverage(alpha)}")
+        say(f"background: the picture is cut out already; {coverage(alpha)}")
         return image
     if "opaque" in image.info:
         share = 100 * image.info["opaque"]
-        print(f"background: {share:.0f} % of the picture is opaque, so its alpha is left out")
+        say(f"background: {share:.0f} % of the picture is opaque, so its alpha is left out")
     rgb = np.asarray(image)
     installed = [n for n in REMOVERS if n not in PACKAGES or importlib.util.find_spec(n)]
     names = installed if background == "auto" else [background]
@@ -73,9 +74,9 @@ def cut_out(image: Image.Image, background: str = "auto") -> Image.Image:
                     f"{error}. Try another --background ({', '.join(REMOVERS)}), a plainer photo, "
                     f"or {BY_HAND}."
                 ) from error
-            print(f"background: {error}; trying the next")
+            say(f"background: {error}; trying the next")
             continue
-        print(f"background: removed by {name}; {coverage(alpha)}")
+        say(f"background: removed by {name}; {coverage(alpha)}")
         return Image.fromarray(np.dstack([rgb, (alpha * 255).round().astype(np.uint8)]))
     raise AssertionError("GrabCut is always installed")
 

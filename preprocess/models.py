@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from PIL import Image
 
+from ..events import say
 from .errors import PreprocessError, first_line
 
 DEPTH_MODEL = "depth-anything/Depth-Anything-V2-Small-hf"
@@ -47,5 +48,5 @@ def optional(
         reason = f"{model} can't be used here: {first_line(error)}"
         if named is not None:
             raise PreprocessError(f"{step}: {reason}") from error
-        print(f"{step}: skipped, {reason}")
+        say(f"{step}: skipped, {reason}")
         return None

@@ -26,7 +26,7 @@ FLOORS = (
     ("toyworld", "preprocess"),
     ("pretrained", "data"),
     ("files", "kernels"),
-    ("bounds",),
+    ("bounds", "events"),
     ("host",),
 )
 DOORS = (
@@ -39,12 +39,12 @@ DOORS = (
 )
 # what is imported by a computed name or by path: file -> what that may be
 BY_NAME = {
-    "bounds.py": ["host/threestudio/utils/bounds.py"],
     "geometry/hash_grid.py": [
         f"geometry/hash_grid_{backend}.py" for backend in ("torch", "numba", "cuda", "tinycudann")
     ],
     "geometry/hash_grid_numba.py": ["geometry/hash_grid_numba_kernels.py"],
     "toyworld/evaluate.py": ["evaluation/suite.py"],
+    "host/__init__.py": [f"host/threestudio/utils/{name}.py" for name in ("bounds", "events")],
     "host/threestudio/extensions.py": ["__init__.py"],  # whatever extension it is told
 }
 MATHS = {  # they import torch alone (and each other), so that they are tested without any host
@@ -67,7 +67,6 @@ OPEN_IMPORTS = {
     ("textual-inversion/training.py", "textual-inversion/textual_inversion.py"),
 }
 OPEN_CIRCLES = [
-    [f"host/threestudio/{name}.py" for name in ("log", "utils/config", "utils/misc")],
     ["pipeline/rendering.py", "pipeline/result.py"],
 ]
 OPEN_LEAVES = {
@@ -78,7 +77,6 @@ OPEN_LOADS = {"pipeline/plan.py"}
 OPEN_PATHS = {"benchmarks/textual_inversion.py", "pipeline/result.py"}
 OPEN_FUNCTIONS = {
     "host/threestudio/utils/checkpoints.py:read_checkpoint",
-    "pipeline/run.py:run_task",
     "pretrained/models.py:load_component",
     "textual-inversion/textual_inversion.py:parser",
 }

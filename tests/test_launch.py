@@ -17,7 +17,7 @@ import pytorch_lightning as pl
 import threestudio.launch
 import torch
 import yaml
-from animate124.pipeline.progress import read_bar
+from animate124 import events
 from omegaconf import OmegaConf
 from threestudio.check import trainer_options
 from threestudio.extensions import load_extension
@@ -277,14 +277,25 @@ def test_resuming_equals_never_having_stopped(launch):
     assert a["param_groups"] == b["param_groups"]
 
 
-def test_a_run_that_goes_on_within_an_epoch_counts_its_steps_out_of_all(launch, capsys):
+def test_a_run_that_goes_on_within_an_epoch_counts_its_steps_out_of_all(
+    launch, capsys, monkeypatch, tmp_path
+):
     assert launch("--train", "trainer.max_steps=3", "use_timestamp=false") == 0
     capsys.readouterr()
+    told = events.Reader(tmp_path / "events.jsonl")
+    monkeypatch.setenv(events.VARIABLE, str(told.path))
+    monkeypatch.setattr("threestudio.utils.events.EVERY", 0.0)
     resume = "resume=outputs/toy/a_line/ckpts/last.ckpt"
     assert launch("--train", resume, "trainer.enable_progress_bar=true") == 0
-    lines = re.split("[\\r\\n]", capsys.readouterr().out)
-    counts = [read_bar(line) for line in lines if line.startswith("Training:") and "/8 [" in line]
-    assert counts[0] == (3, 8) and counts[-1] == (8, 8) and counts == sorted(counts)
+    bar = re.findall(r"Training:[^\r\n]* (\d+)/8 \[", capsys.readouterr().out)
+    assert bar[0] == "3" and bar[-1] == "8" and bar == sorted(bar)
+    found = told.new()
+    counted = [event for event in found if isinstance(event, events.Progress)]
+    assert [event.done for event in counted if event.of == "training"] == [3, 4, 5, 6, 7, 8]
+    assert counted[-2:] == [events.Progress(1, 2, "test"), events.Progress(2, 2, "test")]
+    words = [event.text for event in found if isinstance(event, events.Message)]
+    assert any("precision=16-mixed needs a GPU" in text for text in words)
+    assert not any(text.startswith("Done:") for text in words)
 
 
 def test_a_seed_of_minus_one_is_drawn_and_written_down(launch):

@@ -3,8 +3,9 @@
 import io
 
 import pytest
+from animate124.events import Progress
 from animate124.pipeline.presets import Cost
-from animate124.pipeline.progress import Estimate, ProgressLine, Work, duration, read_bar
+from animate124.pipeline.progress import Estimate, ProgressLine, Work, duration
 
 
 class Clock:
@@ -30,7 +31,7 @@ def run(estimate, clock, slowness, seen):
         seen.append((estimate.left(), estimate.share()))
         for done in range(1, (work.steps or 0) + 1):
             clock.now += slowness * work.cost.step_s
-            estimate.report(done, work.steps)
+            estimate.report(Progress(done, work.steps))
             seen.append((estimate.left(), estimate.share()))
         estimate.finish()
 
@@ -59,10 +60,10 @@ def test_the_running_steps_own_speed_replaces_the_guess(clock):
     estimate = Estimate(PLAN[1:2], clock)
     estimate.start("b")
     clock.now += 5
-    estimate.report(0, 100)
+    estimate.report(Progress(0, 100))
     for done in range(1, 41):
         clock.now += 2.0
-        estimate.report(done, 100)
+        estimate.report(Progress(done, 100))
     assert estimate.left() == pytest.approx(60 * 2.0)
     clock.now += 6  # no news: time goes on all the same
     assert estimate.left() == pytest.approx(60 * 2.0 - 6)
@@ -72,39 +73,41 @@ def test_a_resumed_step_is_not_taken_for_a_fast_one(clock):
     estimate = Estimate(PLAN[1:2], clock)
     estimate.start("b")
     clock.now += 5
-    estimate.report(60, 100)
+    estimate.report(Progress(60, 100))
     for done in range(61, 71):
         clock.now += 2.0
-        estimate.report(done, 100)
+        estimate.report(Progress(done, 100))
     assert estimate.left() == pytest.approx(30 * 2.0)
 
 
-def test_a_bar_that_is_drawn_again_is_no_news(clock):
+def test_the_same_told_again_is_no_news(clock):
     estimate = Estimate(PLAN[1:2], clock)
     estimate.start("b")
-    estimate.report(0, 100)
+    estimate.report(Progress(0, 100))
     clock.now += 20
-    estimate.report(10, 100)
+    estimate.report(Progress(10, 100))
     left = estimate.left()
     clock.now += 5
-    estimate.report(10, 100)
+    estimate.report(Progress(10, 100))
     assert estimate.left() == left - 5
 
 
-def test_other_bars_and_steps_that_are_skipped_dont_count(clock):
+def test_a_test_and_steps_that_are_skipped_dont_count(clock):
     estimate = Estimate(PLAN, clock)
     estimate.start("c")  # a and b were done before
-    estimate.report(60, 60)  # the test video's bar
-    assert estimate.step_text() == "c 0/80"
+    estimate.report(Progress(60, 60, "test"))
+    assert estimate.step_text() == "c 0/80, test 60/60"
     assert estimate.left() == PLAN[2].guess
 
 
-def test_bars_are_read():
-    line = "Training:  40%|####  | 80/200 [00:10<00:20,  6.2it/s, loss_rgb=0.02]"
-    assert read_bar(line) == (80, 200)
-    assert read_bar("step 5/120: loss 0.0123, lr 5.0e-04, 10 images/s") == (5, 120)
-    assert read_bar("Training: |          | 0/? [00:00<?, ?it/s]") is None
-    assert read_bar("wrote 3/4 of it") is None
+def test_a_step_that_does_not_train_is_counted_by_what_it_does(clock):
+    estimate = Estimate([Work("result", Cost(100))], clock)
+    estimate.start("result")
+    estimate.report(Progress(0, 50, "rendering"))
+    clock.now += 20
+    estimate.report(Progress(10, 50, "rendering"))
+    assert estimate.step_text() == "result 10/50"
+    assert estimate.left() == pytest.approx(40 * 2.0)
 
 
 def test_durations_are_read_easily():
@@ -142,7 +145,7 @@ def test_on_a_terminal_there_is_one_line(clock):
     estimate = Estimate(PLAN, clock)
     line = ProgressLine(estimate, file)
     estimate.start("b")
-    estimate.report(10, 100)
+    estimate.report(Progress(10, 100))
     line.refresh()
     line.say("hello")
     line.close()

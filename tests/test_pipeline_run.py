@@ -13,6 +13,7 @@ import animate124
 import numpy as np
 import pytest
 import torch
+from animate124.events import Message
 from animate124.pipeline import lock, process, run
 from animate124.pipeline.command import go_on
 from animate124.pipeline.manifest import Manifest
@@ -38,7 +39,7 @@ class Runner:
         self.fails, self.stops = set(), set()
         self.caption = None
 
-    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note):
+    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
         name = log.stem
         task = self.folder / ("input" if name == "preprocess" else name)
         words = " ".join(command)
@@ -46,6 +47,7 @@ class Runner:
         self.ran.append((name, again))
         task.mkdir(parents=True, exist_ok=True)
         on_line("a line")
+        on_event(Message("words", "warning"))
         if name in self.fails | self.stops:
             if name in STAGES:
                 write_checkpoint(task / "ckpts" / "last.ckpt", "half")
@@ -365,14 +367,24 @@ def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
     assert world.go() == ["stage1", "stage2", "stage3", "result"]
 
 
-def test_a_failed_step_names_the_persons_file(world, monkeypatch):
-    def fails(command, cwd, environment, log, interrupt, on_line, tick, **more):
+@pytest.mark.parametrize("told", [False, True])
+def test_a_failed_step_names_the_persons_file(told, world, monkeypatch):
+    def fails(command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
         on_line(f"error: {command[2]} has no subject")
+        if told:  # then that is all that is shown
+            on_event(Message(f"{command[2]} has no subject at all", "error"))
         return Outcome(1, 1.0, {})
 
     monkeypatch.setattr(process, "run", fails)
-    with pytest.raises(TaskFailed, match=f"error: {world.image} has no subject"):
+    says = f"  {world.image} has no subject at all\n" if told else f"  error: {world.image} has no"
+    with pytest.raises(TaskFailed, match=says):
         world.go()
+
+
+def test_a_tasks_messages_are_shown_and_its_lines_are_not(world, capsys):
+    world.go(until="preprocess")
+    said = capsys.readouterr().out
+    assert "  warning: words\n" in said and "a line" not in said
 
 
 def test_from_forces_and_keeps_what_was_there(done):

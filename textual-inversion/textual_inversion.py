@@ -229,8 +229,10 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def learn(args: argparse.Namespace) -> int:
     """A run from its flags to its files; the exit code."""
+    from animate124.events import tell_messages
     from training import TextualInversion
 
+    tell_messages()
     try:
         inversion = TextualInversion(args, conflicts(args))
     except (ValueError, OSError) as error:

@@ -16,6 +16,7 @@ from typing import Any
 import accelerate
 import torch
 import transformers
+from animate124 import events
 from augmentations import TrainingPictures, image_files
 from denoising import denoising_loss, draw_batch, reseed
 from diffusers import StableDiffusionPipeline
@@ -120,11 +121,14 @@ class TextualInversion:
 
     # ------------------------------------------------------------------------- reading inputs
 
-    def say(self, line: str) -> None:
-        """A line from the main process, past the progress bar."""
+    def say(self, line: str, aside: bool = False) -> None:
+        """A line from the main process, past the progress bar; it is also told, but for an aside
+        (as in the host's log.py)."""
         if self.accelerator.is_main_process:
             tqdm.write(line, file=sys.stdout)
             sys.stdout.flush()
+            if not aside:
+                events.message(line)
 
     def make_accelerator(self) -> accelerate.Accelerator:
         """Device, processes and trackers. Precision is ours: accelerate's autocast isn't used."""
@@ -421,7 +425,8 @@ class TextualInversion:
             path = self.save()
             self.say(
                 f"\nStopped after step {self.step} of {self.total}; {path} is saved. To go on: the "
-                "same command with --resume_from_checkpoint latest"
+                "same command with --resume_from_checkpoint latest",
+                aside=True,
             )
         self.accelerator.end_training()
         return 128 + self.stopped_by
@@ -446,8 +451,11 @@ class TextualInversion:
             left = round((self.total - self.step) * pace)
             self.say(
                 f"step {self.step}/{self.total}: loss {mean:.4f}, lr {rates[-1]:.1e}, "
-                f"{self.images_a_step() / pace:.1f} images/s, {left // 60}:{left % 60:02d} left"
+                f"{self.images_a_step() / pace:.1f} images/s, {left // 60}:{left % 60:02d} left",
+                aside=True,
             )
+        if self.accelerator.is_main_process:
+            events.progress(self.step, self.total)
         for i, (loss, rate) in enumerate(zip(losses, rates, strict=True), start=1):
             self.accelerator.log({"loss": loss, "lr": rate}, step=since + i)
 
@@ -459,6 +467,7 @@ class TextualInversion:
     def summarise(self, steps: int, seconds: float) -> None:
         memory = ""
         if self.device.type == "cuda":
+            events.peak_memory(torch.cuda.max_memory_allocated(self.device))
             memory = f", at most {torch.cuda.max_memory_allocated(self.device) / 2**30:.1f} GiB"
         self.say(
             f"{steps} steps in {seconds:.1f} s: {1000 * seconds / steps:.0f} ms a step, "
@@ -524,7 +533,7 @@ class TextualInversion:
                 word=args.placeholder_token,
             )
             self.say(f"pushed to {address}")
-        self.say(f"wrote {' and '.join(str(path) for path in written)}")
+        self.say(f"wrote {' and '.join(str(path) for path in written)}", aside=True)
 
     def write_pipeline(self) -> None:
         """The whole model, with the word in its tokenizer and text encoder."""

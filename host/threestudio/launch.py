@@ -24,13 +24,14 @@ from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from threestudio.check import check_experiment, trainer_options
 from threestudio.extensions import ExtensionImportError, load_extension
+from threestudio.log import aside, info, warn
 from threestudio.log import configure as configure_logging
-from threestudio.log import info, warn
 from threestudio.registry import find
-from threestudio.utils import gpus
+from threestudio.utils import events, gpus
 from threestudio.utils.callbacks import (
     ConfigSnapshotCallback,
     CustomProgressBar,
+    ProgressEvents,
     StopOnCtrlC,
     StoppedByUser,
     TrialCheckpoint,
@@ -202,7 +203,7 @@ def leave_process_group() -> None:
 def _say_how_to_resume(args: argparse.Namespace, trial_dir: str) -> None:
     command = resume_command(args, trial_dir)
     if command is not None:
-        info(f"To go on from the last checkpoint:\n  {command}")
+        aside(f"To go on from the last checkpoint:\n  {command}")
 
 
 def main(
@@ -222,6 +223,8 @@ def main(
 
 def _main(args, extras, extension, folder) -> str:
     configure_logging(args.verbose)
+    if get_rank() == 0:
+        events.tell_messages()
     if extension is not None:
         load_extension(extension, folder, typecheck=args.typecheck)
     if not args.verbose:
@@ -249,10 +252,13 @@ def _main(args, extras, extension, folder) -> str:
         if get_rank() == 0 and new and empty and not stop.began:
             shutil.rmtree(trial)  # nothing is in it but the logs of a launch that failed at once
         raise
+    finally:
+        if n_gpus and torch.cuda.is_available():
+            events.peak_memory(torch.cuda.max_memory_allocated())
     leave_process_group()
     if n_gpus and torch.cuda.is_available():
         info(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")
-    info(f"Done: {cfg.trial_dir}")
+    aside(f"Done: {cfg.trial_dir}")
     return cfg.trial_dir
 
 
@@ -270,7 +276,7 @@ def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> 
     system = find(cfg.system_type)(cfg.system, resumed=cfg.resume is not None)
     system.set_save_dir(os.path.join(cfg.trial_dir, "save"))
 
-    callbacks = progress_bar(cfg.trainer)
+    callbacks = [ProgressEvents(), *progress_bar(cfg.trainer)]
     loggers: Any = []
     if args.train:
         callbacks += [stop, *train_callbacks(args, cfg)]
@@ -311,7 +317,7 @@ def _fit(
         if trainer.interrupted:  # an older Lightning returns after Ctrl-C
             raise KeyboardInterrupt
     except StoppedByUser:
-        info(f"Stopped after step {trainer.global_step}; everything is saved.")
+        aside(f"Stopped after step {trainer.global_step}; everything is saved.")
         _say_how_to_resume(args, cfg.trial_dir)
         raise
     except SystemExit:
@@ -348,12 +354,14 @@ def run(
         return 130
     except ExtensionImportError as error:
         traceback.print_exception(error.__cause__)
-        print(f"\nerror: {error} Nothing was run; the traceback above says why.", file=sys.stderr)
+        print(file=sys.stderr)
+        events.say_error(f"{error} Nothing was run; the traceback above says why.")
         return 1
     except torch.cuda.OutOfMemoryError as error:
         if args.verbose:
             traceback.print_exc()
-        print(f"\nerror: {OUT_OF_MEMORY} ({str(error).splitlines()[0]})", file=sys.stderr)
+        print(file=sys.stderr)
+        events.say_error(f"{OUT_OF_MEMORY} ({str(error).splitlines()[0]})")
         return 1
     except (*INPUT_ERRORS, FloatingPointError) as error:
         a_bug = _from_a_step(error) and not isinstance(error, FloatingPointError)
@@ -361,6 +369,8 @@ def run(
             traceback.print_exc()
         if get_rank() == 0:
             print(f"\nerror: {error}", file=sys.stderr)
+            if not a_bug:  # of which the traceback says more
+                events.message(str(error), "error")
             if not args.verbose:
                 print("(--verbose shows where it came from.)", file=sys.stderr)
         return 1

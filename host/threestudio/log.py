@@ -1,18 +1,30 @@
-"""Logging: `info`, `warn` and `debug` speak on rank 0 only."""
+"""Logging: `info`, `warn`, `debug` and `aside` speak on rank 0 only.
+
+An aside is for a person who started the launch by hand; a run of several tasks (utils/events.py)
+says the same better.
+"""
 
 import logging
 import os
 import sys
+from functools import partial
 
 from tqdm import tqdm
 
 logger = logging.getLogger("threestudio")
 
 
+def get_rank() -> int:
+    """This process's number among those of the run, known from the environment (0 when alone)."""
+    # LOCAL_RANK comes before SLURM's, which is also set where SLURM doesn't start the processes
+    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
+        if name in os.environ:
+            return int(os.environ[name])
+    return 0
+
+
 def _on_rank_zero(speak):
     def wrapper(message, *args, **kwargs):
-        from threestudio.utils.misc import get_rank
-
         if get_rank() == 0:
             speak(message, *args, stacklevel=2, **kwargs)
 
@@ -22,6 +34,7 @@ def _on_rank_zero(speak):
 info = _on_rank_zero(logger.info)
 warn = _on_rank_zero(logger.warning)
 debug = _on_rank_zero(logger.debug)
+aside = _on_rank_zero(partial(logger.info, extra={"aside": True}))
 
 
 class _Formatter(logging.Formatter):

@@ -9,7 +9,7 @@ import pytorch_lightning as pl
 import torch
 import torch.nn.functional as F
 from omegaconf import OmegaConf
-from threestudio.log import info, warn
+from threestudio.log import aside, info, warn
 from threestudio.models.exporters.base import Exporter
 from threestudio.registry import find
 from threestudio.systems.utils import parse_optimizer, parse_scheduler
@@ -299,13 +299,13 @@ class BaseLift3DSystem(BaseSystem):
 
     def on_fit_start(self) -> None:
         if self._save_dir is not None:
-            info(f"Pictures will be saved to {self._save_dir}.")
+            aside(f"Pictures will be saved to {self._save_dir}.")
         else:
             warn("No folder to save to was set: no pictures will be saved.")
 
     def on_test_end(self) -> None:
         if self._save_dir is not None:
-            info(f"Test results are in {self._save_dir}.")
+            aside(f"Test results are in {self._save_dir}.")
 
     def on_predict_start(self) -> None:
         self.exporter: Exporter = find(self.cfg.exporter_type)(
@@ -332,7 +332,7 @@ class BaseLift3DSystem(BaseSystem):
 
     def on_predict_end(self) -> None:
         if self._save_dir is not None:
-            info(f"Exported files are in {self._save_dir}.")
+            aside(f"Exported files are in {self._save_dir}.")
 
     def guidance_evaluation_save(
         self, comp_rgb: torch.Tensor, guidance_eval_out: Mapping[str, Any]

@@ -10,6 +10,7 @@ from typing import Any
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
 from pytorch_lightning.utilities.rank_zero import rank_zero_only
 from threestudio.log import info
+from threestudio.utils import events
 from threestudio.utils.config import dump_config
 
 
@@ -61,6 +62,30 @@ class CustomProgressBar(TQDMProgressBar):
             if name.startswith("train/loss"):
                 items[name] = f"{float(value):.3g}"
         return {name.removeprefix("train/"): value for name, value in items.items()}
+
+
+class ProgressEvents(Callback):
+    """Tells how many batches of the training, then of the test, are done."""
+
+    def _tell_training(self, trainer) -> None:
+        total = trainer.max_steps * trainer.accumulate_grad_batches
+        if total > 0 and trainer.is_global_zero:  # else epochs end it
+            done = trainer.fit_loop.epoch_loop.batch_progress.total.processed
+            events.progress(done, total)
+
+    def on_train_start(self, trainer, pl_module) -> None:
+        self._tell_training(trainer)  # also where a resumed one goes on
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
+        self._tell_training(trainer)
+
+    def on_test_batch_end(
+        self, trainer, pl_module, outputs, batch, batch_idx, dataloader_idx=0
+    ) -> None:
+        total = sum(trainer.num_test_batches)
+        if trainer.is_global_zero and math.isfinite(total):
+            done = sum(trainer.num_test_batches[:dataloader_idx]) + batch_idx + 1
+            events.progress(int(done), int(total), "test")
 
 
 class TrialCheckpoint(ModelCheckpoint):

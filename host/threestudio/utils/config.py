@@ -7,7 +7,6 @@ got its own part of the config.
 
 import copy
 import dataclasses
-import hashlib
 import os
 import re
 import secrets
@@ -22,9 +21,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from packaging import version
-from threestudio.log import warn
+from threestudio.log import get_rank, warn
 from threestudio.registry import __modules__, close_names
 from threestudio.utils.bounds import Bounded, alternatives, bounded, path_of, schedule_knots
+from threestudio.utils.misc import find_last_path, trial_folder_name
 
 SEED_VARIABLE = "THREESTUDIO_SEED"  # the seed that rank 0 drew, likewise
 TIMESTAMP_VARIABLE = "THREESTUDIO_TIMESTAMP"  # rank 0's timestamp, for the processes it starts
@@ -59,25 +59,11 @@ for _name, _resolver in RESOLVERS.items():
     _register(_name, _resolver, replace=True)
 
 
-def trial_folder_name(tag: str) -> str:
-    """The tag as one folder name: no slashes, and not longer than file systems allow.
-
-    (They stop at 255 bytes. A long tag is cut and ends in its hash.)
-    """
-    name = tag.replace("/", "_")
-    if len(name.encode()) <= 200:
-        return name
-    start = name.encode()[:190].decode(errors="ignore")
-    return f"{start}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
-
-
 def _new_timestamp() -> str:
     """Rank 0's start time, which the processes that it starts inherit.
 
     Processes that something else started can't agree on one, and get none.
     """
-    from threestudio.utils.misc import get_rank
-
     inherited = os.environ.get(TIMESTAMP_VARIABLE)
     if get_rank() > 0 and inherited is not None:
         return inherited
@@ -94,8 +80,6 @@ def _new_timestamp() -> str:
 
 def _drawn_seed() -> int:
     """A seed that nobody chose, the same for the processes that rank 0 starts."""
-    from threestudio.utils.misc import get_rank
-
     if get_rank() == 0 or SEED_VARIABLE not in os.environ:
         os.environ[SEED_VARIABLE] = str(secrets.randbelow(2**31))
     return int(os.environ[SEED_VARIABLE])
@@ -133,8 +117,6 @@ class ExperimentSettings(Bounded):
     checkpoint: dict = field(default_factory=dict)  # arguments of Lightning's ModelCheckpoint
 
     def __post_init__(self):
-        from threestudio.utils.misc import find_last_path
-
         super().__post_init__()
         for name in ("name", "tag", "exp_root_dir"):
             if getattr(self, name) is None:

@@ -2,6 +2,7 @@
 
 import gc
 import glob
+import hashlib
 import os
 import re
 from collections.abc import Callable
@@ -11,25 +12,15 @@ from typing import Any
 
 import torch
 from packaging import version
-from threestudio.log import warn
+from threestudio.log import get_rank, warn
 from threestudio.registry import close_names
 from threestudio.utils.bounds import schedule_knots
 from threestudio.utils.checkpoints import read_checkpoint
-from threestudio.utils.config import trial_folder_name
 
 
 def parse_version(text: str) -> version.Version:
     """A version that compares as versions do."""
     return version.parse(text)
-
-
-def get_rank() -> int:
-    """This process's number among those of the run, known from the environment (0 when alone)."""
-    # LOCAL_RANK comes before SLURM's, which is also set where SLURM doesn't start the processes
-    for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"):
-        if name in os.environ:
-            return int(os.environ[name])
-    return 0
 
 
 def get_device() -> torch.device:
@@ -146,6 +137,18 @@ def _trial_time(folder: Path) -> str:
     if stamp:
         return stamp.group()
     return datetime.fromtimestamp(folder.stat().st_mtime).strftime("%Y%m%d-%H%M%S")
+
+
+def trial_folder_name(tag: str) -> str:
+    """The tag as one folder name: no slashes, and not longer than file systems allow.
+
+    (They stop at 255 bytes. A long tag is cut and ends in its hash.)
+    """
+    name = tag.replace("/", "_")
+    if len(name.encode()) <= 200:
+        return name
+    start = name.encode()[:190].decode(errors="ignore")
+    return f"{start}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
 
 
 def find_last_path(path: str | None) -> str | None:
