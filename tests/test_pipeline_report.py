@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 from animate124.files import videos
-from animate124.pipeline import report
+from animate124.pipeline import page, report
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.plan import ROOT, make_plan
 from animate124.pipeline.request import Request
@@ -114,11 +114,11 @@ def test_the_json_says_what_each_step_took(written):
 
 
 def test_the_page_holds_everything_it_shows(written):
-    page = written.read_text()
-    sources = re.findall(r'(?:src|href)="([^"]*)"', page)
+    text = written.read_text()
+    sources = re.findall(r'(?:src|href)="([^"]*)"', text)
     assert len(sources) == 6 and all(source.startswith("data:") for source in sources)
-    assert not re.search(r"https?://|url\(|@import|<script", page)
-    assert "<b>panda" not in page and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in page
+    assert not re.search(r"https?://|url\(|@import|<script", text)
+    assert "<b>panda" not in text and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in text
 
 
 @pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
@@ -153,11 +153,24 @@ def test_a_browser_shows_the_page(size, written):
 
 
 def test_a_curve_stays_in_its_picture():
-    svg = report.chart("loss_rgb", [(n, 10.0**-n) for n in range(8)])
-    points = re.search(r'points="([^"]*)"', svg)[1].split()
-    xy = np.array([[float(v) for v in point.split(",")] for point in points])
+    made = page.chart("loss_rgb", [(n, 10.0**-n) for n in range(8)])
+    xy = np.array([[float(v) for v in point.split(",")] for point in made.points.split()])
     assert (np.diff(xy[:, 0]) > 0).all() and (np.diff(xy[:, 1]) > 0).all()
-    assert np.allclose(np.diff(xy[:, 1]), np.diff(xy[:, 1])[0], atol=0.2)  # logarithmic
-    assert xy.min() >= 0 and xy[:, 0].max() <= 240 and xy[:, 1].max() <= 120
-    assert report.chart("loss_rgb", [(1, float("nan"))]) == ""
-    assert "polyline" in report.chart("loss_rgb", [(1, 0.5)])
+    assert made.logarithmic and np.allclose(np.diff(xy[:, 1]), np.diff(xy[:, 1])[0], atol=0.2)
+    assert xy.min() >= 0 and xy[:, 0].max() <= page.WIDTH and xy[:, 1].max() <= page.HEIGHT
+    assert (made.title, made.first, made.last, made.final) == ("rgb", 0, 7, 1e-7)
+    assert page.chart("loss_rgb", [(1, float("nan"))]) is None
+    assert page.chart("loss_rgb", [(1, 0.5)]) is not None
+
+
+def test_a_run_that_broke_off_early_has_a_page(written):
+    """A task that never ran has no time, one that failed no memory; a log had words in it."""
+    facts = json.loads(written.with_name("report.json").read_text())
+    facts["files"] = []
+    facts["steps"] = [
+        {"name": "preprocess", "state": "begun", "seconds": 3.0, "steps": None},
+        {"name": "token", "state": "not run", "unread": ["loss.csv, line 3"]},
+    ]
+    text = page.page(facts, written.parent, [])
+    assert "<td>3 s</td>" in text and "no number: loss.csv, line 3" in text
+    assert "Contact sheet" not in text and "None" not in text
