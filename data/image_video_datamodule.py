@@ -1,12 +1,12 @@
 """The data module: cameras, frame times and the reference image, batch by batch.
 
-A training batch is a dict. An image batch has "random_camera" and "reference"; a video batch has
-"clip" and "num_frames", and the other two as well where its clips start from time zero. Each of the
-three is a dict of threestudio's camera keys for its own cameras (see `Cameras.batch`); "reference"
-has "rgb" and "mask" besides. Batch k of a rank depends on nothing but the seed, k and the rank.
+A training batch is a dict. An image batch has "random_camera" and "reference". A video batch has
+"clip" and "num_frames"; where its clips start from time zero, it has the other two as well. Each of
+the three is a dict of threestudio's camera keys for its own cameras (see `Cameras.batch`);
+"reference" also has "rgb" and "mask". Batch k of a rank depends on the seed, k and the rank alone.
 
-A training batch is made on the device where it is used: cameras are drawn on the CPU, and become
-rays there: a clip's rays take a CPU that other programs use tens of milliseconds.
+Cameras are drawn on the CPU. Their rays are made on the device that trains: a clip's rays would
+take a busy CPU tens of milliseconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -1,7 +1,8 @@
-"""Files of tensors, by torch.save or safetensors, read with a look at whether they are what was
-written: torch.load alone doesn't ask the zip's checksums, so that a flipped bit becomes another
-weight. A .safetensors file has none: there only its header and sizes, and whether what should be
-a number is one, can tell, unless who wrote it put a `digest` into its metadata.
+"""Files of tensors, by torch.save or safetensors, checked while they are read.
+
+torch.load doesn't look at the zip's checksums, so that a flipped bit becomes another weight; here
+they are compared. A .safetensors file has no checksums: its header, its sizes and NaN are looked
+at, and the `digest` in its metadata if whoever wrote it put one there.
 """
 
 import hashlib

@@ -42,7 +42,7 @@ def hash_grid(
     """Features of points in [0, 1]^D (others take the nearest such point's): [N D] -> [N L*C].
 
     table: all levels' entries, [spec.n_params]. backend: a name of HASH_GRIDS, or "auto", the
-    fastest that can be had. `torch` is the definition.
+    fastest that works here. `torch` is the definition.
     """
     backend = choose_backend(x, table, spec, backend)
     return HASH_GRIDS[backend](x.clamp(0, 1), table, spec)

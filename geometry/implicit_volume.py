@@ -43,7 +43,7 @@ class PosEncodingConfig(Bounded):
     per_level_scale: float = bounded(1.447269237440378, 1, 16)
     static: bool = False  # freeze the grid over space and time and leave it out
     # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
-    # that can be had
+    # that works here
     backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
 
 

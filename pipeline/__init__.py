@@ -1,1 +1,1 @@
-"""One image and one sentence to a 4D scene: the steps behind animate.py."""
+"""One image and one sentence to a 4D scene: the tasks behind animate.py."""

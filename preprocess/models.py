@@ -36,10 +36,10 @@ def optional(
     usual: str = "",
 ) -> T | None:
     """function(rgb, model) of the model that is named, or else of the usual one; None, with a line
-    of explanation, when the usual one can't be had.
+    of explanation, when the usual one isn't there.
 
     Raises:
-        PreprocessError: the named one can't be had.
+        PreprocessError: the named one isn't there.
     """
     model = usual if named is None else named
     try:
