@@ -140,20 +140,22 @@ def parse_nested(cls: type[T], cfg: Mapping[str, Any] | None, path: str) -> T:
     A key that no field has is a KeyError that names the close ones; `path` is where the section
     stands in the YAML.
     """
-    cfg = OmegaConf.create({} if cfg is None else cfg)
-    check_keys(cls, cfg, path)
+    given: Any = {} if cfg is None else cfg
+    given = OmegaConf.create(given)
+    check_keys(cls, given, path)
     try:
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), cfg))
+        built: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), given))
     except OmegaConfBaseException as error:
         key = f"{path}.{error.full_key}" if error.full_key else path
         raise ValueError(f"{key}: {str(error).splitlines()[0]}") from error
+    return built
 
 
 def check_keys(cls: type, cfg: Any, path: str) -> None:
     """Raise where `cfg`, at any depth, has a key that `cls` doesn't."""
     if not isinstance(cfg, Mapping):
         raise ValueError(f"{path} is {cfg!r}, but has to be a section with keys of its own.")
-    fields = {f.name: f.type for f in dataclasses.fields(cls)}
+    fields: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(cls)}
     for key, value in cfg.items():
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=3, cutoff=0.5)

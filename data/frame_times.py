@@ -1,5 +1,5 @@
-"""Frame times of a training clip. A time tau is in [0, 1]; the clip of a subject's motion that the
-video prior sees is F of them, in increasing order and evenly spaced.
+"""Frame times of a training clip: tau, one an image, in [0, 1]. The clip of a subject's motion that
+the video prior sees has F of them, in increasing order and evenly spaced.
 """
 
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ MODES = ("fps", "t0", None)
 
 @dataclass
 class FrameTimes:
-    """Times of one clip, and whether its first frame is the reference image's moment (tau = 0)."""
+    """Those of one clip, and whether its first frame is the reference image's moment (tau = 0)."""
 
-    times: Float[Tensor, " F"]
+    tau: Float[Tensor, " F"]
     starts_from_zero: bool
 
 
@@ -45,7 +45,7 @@ def sample_frame_times(
 
     `fps`: time has P = `precision` moments 0, 1/P, ..; the clip takes every k-th, F k of them being
     its length, k uniform among those that fit. It starts at 0 with probability `zero_rate`, else
-    anywhere that it fits; with probability `mirror_rate` its times become 1 - tau (increasing
+    anywhere that it fits; with probability `mirror_rate` they become 1 - tau (increasing
     again), and then it doesn't count as starting from zero.
     `t0`: stride 1/F from an offset that is 0 with probability `zero_rate`, else uniform in
     [0, 1/F].
@@ -66,10 +66,10 @@ def sample_frame_times(
     start = _randint(0, precision - num_frames * stride, generator)
     if zero < zero_rate:
         start = 0
-    times = (start + stride * frame) / precision
+    tau = (start + stride * frame) / precision
     if mirror < mirror_rate:
-        return FrameTimes((1 - times).flip(0), False)
-    return FrameTimes(times, start == 0)  # a start drawn as 0 by chance is one too
+        return FrameTimes((1 - tau).flip(0), False)
+    return FrameTimes(tau, start == 0)  # a start drawn as 0 by chance is one too
 
 
 def _randint(low: int, high: int, generator: torch.Generator | None) -> int:

@@ -90,13 +90,13 @@ def clip_times(cfg: SingleViewConfig, generator: torch.Generator) -> FrameTimes:
         )
 
     first = draw()
-    times = [first.times]
-    while len(times) < cfg.batch_size:
+    clips = [first.tau]
+    while len(clips) < cfg.batch_size:
         # the first clip chose between two outcomes, so this takes two draws a clip on average
         other = draw()
         if other.starts_from_zero == first.starts_from_zero:
-            times.append(other.times)
-    return FrameTimes(torch.cat(times), first.starts_from_zero)
+            clips.append(other.tau)
+    return FrameTimes(torch.cat(clips), first.starts_from_zero)
 
 
 class TrainingBatches(IterableDataset):
@@ -147,8 +147,8 @@ class TrainingBatches(IterableDataset):
                 cameras = cameras.drift(single.num_frames, generator=generator)
             else:
                 cameras = cameras.frames(single.num_frames)
-            cameras, taus = cameras.to(self.device), times.times.to(self.device)
-            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, taus)
+            cameras, tau = cameras.to(self.device), times.tau.to(self.device)
+            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
             batch["num_frames"] = single.num_frames
         if starts_from_zero:
             if multi_view < (self.cfg.prob_multi_view or 0):
@@ -168,11 +168,11 @@ class EvaluationViews(Dataset):
         self.cfg = cfg.single_view
         if split == "val":
             n = self.cfg.n_val_views
-            azimuth, times = torch.arange(n) * 360 / n, torch.linspace(0, 1, n)
+            azimuth, tau = torch.arange(n) * 360 / n, torch.linspace(0, 1, n)
         else:
-            azimuth, times = TRAJECTORIES[cfg.test_traj](self.cfg)
+            azimuth, tau = TRAJECTORIES[cfg.test_traj](self.cfg)
         self.azimuth_deg = azimuth  # [T]
-        self.times = times if cfg.dynamic else torch.zeros_like(times)  # [T]
+        self.tau = tau if cfg.dynamic else torch.zeros_like(tau)  # [T]
 
     def __len__(self) -> int:
         return len(self.azimuth_deg)
@@ -187,7 +187,7 @@ class EvaluationViews(Dataset):
             self.cfg.eval_camera_distance,
             self.cfg.eval_fovy_deg,
         )
-        batch = camera.batch(self.cfg.eval_height, self.cfg.eval_width, self.times[view])
+        batch = camera.batch(self.cfg.eval_height, self.cfg.eval_width, self.tau[view])
         return batch | {"index": torch.tensor([index])}
 
 
@@ -228,9 +228,8 @@ class ImageVideoDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         # in this process: a batch is made in milliseconds, and a worker couldn't ask the trainer
-        return DataLoader(
-            self.train_dataset, batch_size=None, collate_fn=self.train_dataset.collate
-        )
+        collate: Any = self.train_dataset.collate  # of one number, not of a list of them
+        return DataLoader(self.train_dataset, batch_size=None, collate_fn=collate)
 
     def val_dataloader(self) -> DataLoader:
         return DataLoader(self.val_dataset, batch_size=None)

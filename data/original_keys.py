@@ -68,7 +68,7 @@ class Found(NamedTuple):
     """A key that a config has."""
 
     section: DictConfig  # that it stands in
-    key: str
+    key: Any  # as the section has it
     path: str  # with dots
 
     @property
@@ -84,10 +84,10 @@ def adopt(cfg: Mapping[str, Any] | None, section: str) -> DictConfig:
     so a warning comes once, and the trial's parsed.yaml has our names. Raises a ValueError where a
     key of the original asks for what isn't done here, or two of them contradict each other.
     """
-    cfg = cfg if OmegaConf.is_config(cfg) else OmegaConf.create({} if cfg is None else dict(cfg))
-    root = {section: cfg}
-    whole = cfg._get_root()
-    if section in whole and whole[section] is cfg:
+    ours: Any = cfg if OmegaConf.is_config(cfg) else OmegaConf.create(dict(cfg or {}))
+    root = {section: ours}
+    whole = ours._get_root()
+    if section in whole and whole[section] is ours:
         for name in ("data", "system"):
             if str(whole.get(f"{name}_type")).startswith(OURS):
                 root[name] = whole[name]
@@ -96,7 +96,7 @@ def adopt(cfg: Mapping[str, Any] | None, section: str) -> DictConfig:
             stack.enter_context(open_dict(part))
         move(root)
         leave_out(root)
-    return cfg
+    return ours
 
 
 def move(root: Mapping[str, DictConfig]) -> None:

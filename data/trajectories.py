@@ -1,4 +1,4 @@
-"""Camera paths of the test videos: T azimuths in degrees, each with its frame time in [0, 1]."""
+"""Camera paths of the test videos: T azimuths in degrees, each with its tau in [0, 1]."""
 
 from collections.abc import Callable
 
@@ -18,7 +18,7 @@ def motion_smooth(
 ) -> tuple[Float[Tensor, " T"], Float[Tensor, " T"]]:
     """A path that shows the motion from several sides; T = rounds * num_frames * num_frames_factor.
 
-    Every round plays the times 0..1 once. The camera stands still for the first `hold` of a round
+    Every round plays tau 0..1 once. The camera stands still for the first `hold` of a round
     and turns by 360 / rounds degrees in the rest, so that the next round starts where it arrives.
     """
     per_round = num_frames * num_frames_factor

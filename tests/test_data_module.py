@@ -1,5 +1,7 @@
 """The data module: what is in a batch, that it can be repeated, and what its options change."""
 
+import dataclasses
+import math
 import multiprocessing
 from types import SimpleNamespace
 
@@ -8,7 +10,13 @@ import pytest
 import pytorch_lightning as pl
 import torch
 from animate124.data.cameras import Cameras
-from animate124.data.config import parse_data_config
+from animate124.data.config import (
+    DataConfig,
+    ImageConfig,
+    MultiViewConfig,
+    SingleViewConfig,
+    parse_data_config,
+)
 from animate124.data.image_video_datamodule import (
     EvaluationViews,
     ImageVideoDataModule,
@@ -19,6 +27,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from PIL import Image
+from threestudio.utils.bounds import alternatives
 from torch.utils.data import DataLoader
 
 CAMERA_KEYS = {
@@ -436,6 +445,17 @@ def test_a_value_out_of_bounds_is_refused_by_name(section, key, value, message):
     with pytest.raises(ValueError) as error:
         ImageVideoDataModule({section: {key: value}})
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("section", [ImageConfig, SingleViewConfig, MultiViewConfig, DataConfig])
+def test_every_number_states_its_bounds_itself(section):
+    """A name that resembles another's gives it nothing."""
+    numbers = {int, float, list[float]}
+    fields = [f for f in dataclasses.fields(section) if alternatives(f.type) & numbers]
+    assert fields
+    for field in fields:
+        assert math.isfinite(field.metadata["bounds"].low), field.name
+        assert math.isfinite(field.metadata["bounds"].high), field.name
 
 
 @pytest.mark.parametrize("key", ["prob_multi_view", "prob_single_view_video"])

@@ -33,7 +33,7 @@ def test_times_increase_evenly_within_0_and_1(num_frames, precision, mode, zero,
         mirror_rate=mirror,
         generator=rng(seed),
     )
-    times = clip.times.double()
+    times = clip.tau.double()
     assert len(times) == num_frames
     assert times.min() >= 0 and times.max() <= 1
     steps = times.diff()
@@ -54,9 +54,9 @@ def test_a_mirrored_clip_is_the_clip_played_from_the_end(num_frames, precision, 
     options = {"precision": precision, "zero_rate": 0.3}
     plain = sample_frame_times(num_frames, mirror_rate=0.0, generator=rng(seed), **options)
     mirrored = sample_frame_times(num_frames, mirror_rate=1.0, generator=rng(seed), **options)
-    torch.testing.assert_close(mirrored.times, 1 - plain.times.flip(0))
+    torch.testing.assert_close(mirrored.tau, 1 - plain.tau.flip(0))
     assert not mirrored.starts_from_zero
-    assert plain.starts_from_zero == (plain.times[0] == 0)
+    assert plain.starts_from_zero == (plain.tau[0] == 0)
 
 
 def draws(n, **options):
@@ -76,24 +76,24 @@ def test_share_of_clips_from_zero_is_the_rate_plus_those_that_fall_there_by_chan
 
 def test_strides_are_uniform_and_starts_reach_both_ends():
     clips = draws(1500, zero_rate=0.0, mirror_rate=0.0)
-    strides = torch.tensor([(c.times[1] - c.times[0]) * 256 for c in clips]).round().int()
+    strides = torch.tensor([(c.tau[1] - c.tau[0]) * 256 for c in clips]).round().int()
     counts = torch.bincount(strides, minlength=17)
     assert counts[0] == 0 and len(counts) == 17
     torch.testing.assert_close(
         counts[1:] / len(clips), torch.full((16,), 1 / 16), atol=0.025, rtol=0
     )
-    shortest = torch.tensor([c.times[0] for c, k in zip(clips, strides, strict=True) if k == 1])
+    shortest = torch.tensor([c.tau[0] for c, k in zip(clips, strides, strict=True) if k == 1])
     assert shortest.min() * 256 < 12 and shortest.max() * 256 > 228
-    longest = [c.times for c, k in zip(clips, strides, strict=True) if k == 16]
+    longest = [c.tau for c, k in zip(clips, strides, strict=True) if k == 16]
     assert all(torch.equal(t, torch.arange(16) / 16) for t in longest)
 
 
 def test_modes_beside_fps():
     whole = sample_frame_times(5, None)
-    torch.testing.assert_close(whole.times, torch.tensor([0, 0.25, 0.5, 0.75, 1]))
+    torch.testing.assert_close(whole.tau, torch.tensor([0, 0.25, 0.5, 0.75, 1]))
     assert whole.starts_from_zero
     clips = [sample_frame_times(4, "t0", zero_rate=0.3, generator=rng(s)) for s in range(200)]
-    offsets = torch.stack([clip.times for clip in clips])
+    offsets = torch.stack([clip.tau for clip in clips])
     torch.testing.assert_close(offsets.diff(), torch.full((200, 3), 0.25))
     assert offsets[:, 0].min() == 0 and 0.24 < offsets[:, 0].max() <= 0.25
     from_zero = [clip.starts_from_zero for clip in clips]
@@ -107,5 +107,5 @@ def test_a_clip_that_cannot_be_is_refused_with_its_numbers():
         sample_frame_times(257)
     with pytest.raises(ValueError, match="mode 'random': give 'fps', 't0' or null"):
         sample_frame_times(4, "random")
-    assert len(sample_frame_times(256).times) == 256
-    assert len(sample_frame_times(257, None).times) == 257  # precision is fps's
+    assert len(sample_frame_times(256).tau) == 256
+    assert len(sample_frame_times(257, None).tau) == 257  # precision is fps's

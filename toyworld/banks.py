@@ -96,8 +96,8 @@ def image_bank(
         species = dice.choice(list(SPECIES))
         character = make_character(species, dice.randrange(HELD_OUT))
         motion = dice.choice(moving) if dice.random() < 0.67 else None
-        times = torch.tensor([dice.random() for _ in range(images_each)])
-        scenes.append(animate(character, motion or "still", times, **random_motion(dice)))
+        tau = torch.tensor([dice.random() for _ in range(images_each)])
+        scenes.append(animate(character, motion or "still", tau, **random_motion(dice)))
         elevation, azimuth = random_angles(images_each, dice)
         angles.append(torch.stack([elevation, azimuth]))
         captions += [
@@ -148,9 +148,9 @@ def clip_bank(
         character = make_character(species, dice.randrange(HELD_OUT))
         whole = dice.random() < WHOLE_CLIPS
         mode = "t0" if whole else "fps"
-        times = sample_frame_times(num_frames, mode, generator=generator).times
+        tau = sample_frame_times(num_frames, mode, generator=generator).tau
         performed = random_motion(dice, whole_rate=float(whole))
-        scenes.append(animate(character, motion, times, **performed))
+        scenes.append(animate(character, motion, tau, **performed))
         elevation, azimuth = random_angles(1, dice)
         cameras.append(Cameras.of(elevation, azimuth).drift(num_frames, generator=generator))
         captions.append(caption(species, motion, float(elevation), float(azimuth), dice))

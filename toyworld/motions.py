@@ -153,7 +153,7 @@ MOTIONS: dict[str, Callable[[Clock], Moves]] = {
 
 def pose(
     motion: str,
-    times: Float[Tensor, " B"],
+    tau: Float[Tensor, " B"],
     *,
     phase: float = 0.0,
     speed: float = 1.0,
@@ -167,14 +167,14 @@ def pose(
         raise ValueError(
             f"amplitude is {amplitude}; from 0 to {MAX_AMPLITUDE} a character stays in the picture."
         )
-    moves = MOTIONS[motion](phase + speed * times)
+    moves = MOTIONS[motion](phase + speed * tau)
 
     def column(values: Any) -> Float[Tensor, "B 3"]:
-        return torch.stack([torch.as_tensor(v).to(times).expand_as(times) for v in values], dim=-1)
+        return torch.stack([torch.as_tensor(v).to(tau).expand_as(tau) for v in values], dim=-1)
 
     rest = (0, 0, 0)
     angles = torch.stack([column(moves.get(joint, rest)) for joint in JOINTS], dim=1) * amplitude
-    angles[:, 0, 2] += torch.as_tensor(moves.get("turn", 0)).to(times)
+    angles[:, 0, 2] += torch.as_tensor(moves.get("turn", 0)).to(tau)
     return Pose(
         torch.deg2rad(angles),
         amplitude * column(moves.get("shift", rest)),
@@ -185,12 +185,12 @@ def pose(
 def animate(
     character: Character,
     motion: str,
-    times: Float[Tensor, " B"],
+    tau: Float[Tensor, " B"],
     *,
     phase: float = 0.0,
     speed: float = 1.0,
     amplitude: float = 1.0,
 ) -> Ellipsoids:
     """A character in motion at frame times tau: one scene a time."""
-    times = times.to(character.frames)
-    return character.posed(pose(motion, times, phase=phase, speed=speed, amplitude=amplitude))
+    tau = tau.to(character.frames)
+    return character.posed(pose(motion, tau, phase=phase, speed=speed, amplitude=amplitude))
