@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 import torch
-from animate124.pipeline.rendering import TrainedScene
 from animate124.renderer.occupancy_grid import OccupancyGrid, cell_points
+from animate124.system.trained import Scene, load_scene
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -20,7 +20,7 @@ LOOKS = 4  # random points in each cell, at each time
 
 @torch.no_grad()
 def occupied(
-    scene: TrainedScene, tau: Float[Tensor, "1 1"], generator: torch.Generator
+    scene: Scene, tau: Float[Tensor, "1 1"], generator: torch.Generator
 ) -> Bool[Tensor, " M"]:
     """The grid's cells that are occupied at this time."""
     renderer = scene.system.renderer
@@ -41,7 +41,7 @@ def main() -> None:
     args = parser.parse_args()
 
     checkpoint = args.trial / "ckpts" / "last.ckpt"
-    scene = TrainedScene(args.trial / "configs" / "parsed.yaml", checkpoint)
+    scene = load_scene(args.trial / "configs" / "parsed.yaml", checkpoint)
     device = scene.system.device
     generator = torch.Generator(device).manual_seed(0)
     times = torch.linspace(0, 1, args.slices, device=device)

@@ -28,7 +28,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..data.cameras import Cameras
-from ..pipeline.rendering import TrainedScene
+from ..system.trained import Scene
 from ..toyworld.measures import psnr
 from . import motion_classifier
 from .truth import RING, SIZE, TIMES, Subject, front
@@ -58,7 +58,7 @@ def small(clip: Float[Tensor, "F S S 3"]) -> Float[Tensor, "1 F 3 s s"]:
 
 
 def colours_and_outlines(
-    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
+    scene: Scene, cameras: Cameras, times: Float[Tensor, " F"]
 ) -> tuple[Float[Tensor, "F S S 3"], Float[Tensor, "F S S 1"]]:
     """Ours, a picture a camera, each at its time, and its opacity."""
     render = scene.look(cameras, times, SIZE, SIZE)
@@ -67,12 +67,12 @@ def colours_and_outlines(
 
 
 def pictures(
-    scene: TrainedScene, cameras: Cameras, times: Float[Tensor, " F"]
+    scene: Scene, cameras: Cameras, times: Float[Tensor, " F"]
 ) -> Float[Tensor, "F S S 3"]:
     return colours_and_outlines(scene, cameras, times)[0]
 
 
-def stills(subject: Subject, scene: TrainedScene) -> tuple[dict[str, float], Tensor]:
+def stills(subject: Subject, scene: Scene) -> tuple[dict[str, float], Tensor]:
     """How well tau = 0 is hit; rows of a sheet: the true novel views and ours."""
     start, ring_start = torch.zeros(1), torch.zeros(len(RING))
     given, ring = subject.pictures(front(1), start), subject.pictures(RING, ring_start)
@@ -84,7 +84,7 @@ def stills(subject: Subject, scene: TrainedScene) -> tuple[dict[str, float], Ten
     return figures, torch.stack([ring, ours])
 
 
-def moves(subject: Subject, scenes: list[TrainedScene]) -> tuple[dict, Tensor]:
+def moves(subject: Subject, scenes: list[Scene]) -> tuple[dict, Tensor]:
     """How well the scenes of stages 2 and 3 (or 2 alone) move; rows: the true clip and ours."""
     seen = [colours_and_outlines(scene, front(len(TIMES)), TIMES) for scene in scenes]
     clips, outlines = zip(*seen, strict=True)

@@ -26,9 +26,9 @@ from tqdm import tqdm
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
 from ..pipeline.process import Interrupt
-from ..pipeline.rendering import TrainedScene
 from ..pipeline.request import Request
 from ..pipeline.run import run_request
+from ..system.trained import Scene, load_scene
 from ..toyworld.banks import HELD_OUT
 from ..toyworld.characters import SPECIES
 from ..toyworld.measures import write_sheet
@@ -83,9 +83,9 @@ class Run:
     def seconds(self) -> dict[str, float]:
         return {k: round(v["seconds"], 1) for k, v in Manifest(self.folder).records.items()}
 
-    def scene(self, stage: str) -> TrainedScene:
+    def scene(self, stage: str) -> Scene:
         folder = self.folder / stage
-        return TrainedScene(folder / "configs" / "parsed.yaml", folder / "ckpts" / "last.ckpt")
+        return load_scene(folder / "configs" / "parsed.yaml", folder / "ckpts" / "last.ckpt")
 
 
 def evaluate(

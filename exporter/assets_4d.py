@@ -22,8 +22,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..bounds import Bounded, bounded
+from ..geometry.times import is_static
 from .gltf import write_glb
 from .mesh_files import write_obj, write_ply
+from .old_files import drop_old_files
 from .surface import (
     Mesh,
     automatic_threshold,
@@ -122,6 +124,10 @@ class Assets4DExporter(Exporter):
             for path in files
         ]
 
+    def tidy(self, folder: Path) -> None:
+        """In the folder that its files were saved to: frames that an earlier export had more go."""
+        drop_old_files(folder)
+
     def _export(self, folder: Path) -> None:
         """All frames, one by one, then what needs all of them."""
         taus = self.frame_times()
@@ -160,13 +166,13 @@ class Assets4DExporter(Exporter):
 
     def frame_times(self) -> list[float]:
         """tau of each frame; one, 0, if nothing moves."""
-        if getattr(self.geometry, "static", True):
+        if is_static(self.geometry):
             return [0.0]
         return np.linspace(0, 1, self.cfg.num_frames).tolist()
 
     def _times(self, points: Float[Tensor, "N 3"], tau: float) -> dict:
         """The geometry's time argument; one that was written for static scenes gets none."""
-        if getattr(self.geometry, "static", True):
+        if is_static(self.geometry):
             return {}
         return {"times": points.new_full((1, 1), tau)}
 

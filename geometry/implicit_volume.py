@@ -8,7 +8,7 @@ type, also under AMP, which would turn small differences of density into noise.
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
 import torch
@@ -102,6 +102,8 @@ class ImplicitVolume(BaseImplicitGeometry):
             parse_structured(MLPConfig, self.mlp_network_config)
 
     cfg: Config
+    # to be looked at: without six more densities a sample, for nothing
+    light: ClassVar[dict[str, Any]] = {"normal_type": None}
 
     def configure(self) -> None:
         super().configure()
@@ -139,6 +141,10 @@ class ImplicitVolume(BaseImplicitGeometry):
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """Gets ready for the tables of a state dict in which the geometry's keys begin so."""
         self.encoding.encoding.take_layout(state_dict, f"{prefix}encoding.encoding.")
+
+    def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
+        """Whether such a state dict was ever trained to change with time."""
+        return self.encoding.encoding.ever_moved(state_dict, f"{prefix}encoding.encoding.")
 
     @property
     def static(self) -> bool:

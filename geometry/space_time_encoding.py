@@ -85,6 +85,11 @@ class SpaceTimeEncoding(nn.Module):
                 grid.spec = spec
                 grid.params.data = grid.params.new_empty(spec.n_params)
 
+    def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
+        """Whether H4's entries in a state dict have left where they start."""
+        entries = state_dict.get(f"{prefix}encoding_time.params")
+        return entries is None or bool(entries.abs().max() > INITIAL_RANGE)
+
     def _load_from_state_dict(self, state_dict, prefix, *rest):
         self.take_layout(state_dict, prefix)  # before the tables are loaded
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -5,28 +5,21 @@ Angles are degrees, tau in [0, 1] is the frame time; T is the number of frames o
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-import threestudio
 import torch
 from jaxtyping import Float, UInt8
-from omegaconf import OmegaConf
-from threestudio.utils.checkpoints import read_checkpoint
-from threestudio.utils.config import load_yaml
 from torch import Tensor
 from tqdm import tqdm
 
 from ..data.cameras import Cameras
-from ..data.config import parse_data_config
 from ..data.trajectories import circle
 from ..events import peak_memory, progress, say
 from ..files.pictures import Picture, save_png, to_picture
 from ..files.videos import write_video
-from ..system.animate124 import check_geometry
-from ..system.finite import check_loaded
+from ..system.trained import Scene, load_scene
 from .places import check_writable
 from .result import ANIMATION, BATCH, REFERENCE, ROUNDS, SHEET, TURNTABLE
 
@@ -66,69 +59,24 @@ def grid(views: int, times: int) -> Trajectory:
     )
 
 
-class TrainedScene:
-    """The scene of a trial, ready to be looked at."""
+def pictures(scene: Scene, path: Trajectory, size: int | None, bar: tqdm) -> Iterator[Picture]:
+    """The frames of a trajectory at the reference camera's elevation and distance.
 
-    def __init__(self, config: Path, checkpoint: Path):
-        """Raises a ValueError or FileNotFoundError for files that aren't a trial's."""
-        cfg = load_yaml(str(config))
-        if not OmegaConf.is_dict(cfg.get("system")) or not cfg.get("system_type"):
-            raise ValueError(
-                f"{config} describes no trial (it has the keys {', '.join(map(str, cfg))}). A "
-                "trial's own is its configs/parsed.yaml."
-            )
-        held = read_checkpoint(checkpoint)
-        check_loaded(held["state_dict"], str(checkpoint))
-        system = cfg.system
-        system.weights = None
-        # six more densities a sample, for nothing
-        OmegaConf.update(system, "geometry.normal_type", None)
-        OmegaConf.update(system, "renderer.return_comp_normal", False)
-        self.data = parse_data_config(cfg.get("data"))
-        self.system = threestudio.find(cfg.system_type)(system, resumed=True)
-        try:
-            self.system.take_layout(held["state_dict"])
-            shapes = self.system.geometry_parameters()
-            check_geometry(held["state_dict"], shapes, checkpoint.name)
-            self.system.load_state_dict(held["state_dict"])
-        except (ValueError, RuntimeError) as error:  # the latter is torch's, of other modules
-            raise ValueError(f"{checkpoint} doesn't fit {config}: {error}") from error
-        self.system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-        status = int(held.get("epoch", 0)), int(held.get("global_step", 0))
-        self.system.do_update_step(*status, on_load_weights=True)
-
-    @property
-    def static(self) -> bool:
-        return self.system.static
-
-    @torch.no_grad()
-    def look(
-        self, cameras: Cameras, tau: Float[Tensor, " B"], height: int, width: int
-    ) -> dict[str, Float[Tensor, "B H W _"]]:
-        """The renderer's pictures from cameras at their times, on the scene's device."""
-        view = cameras.batch(height, width, tau)
-        device = self.system.device
-        view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
-        return self.system(view)
-
-    def pictures(self, path: Trajectory, size: int | None, bar: tqdm) -> Iterator[Picture]:
-        """The frames of a trajectory at the reference camera's elevation and distance.
-
-        size: pixels of a side; None for the config's eval size.
-        """
-        image, single = self.data.image, self.data.single_view
-        height, width = (size, size) if size else (single.eval_height, single.eval_width)
-        for azimuth, tau in zip(path.azimuth.split(BATCH), path.tau.split(BATCH), strict=True):
-            cameras = Cameras.of(
-                image.default_elevation_deg,
-                image.default_azimuth_deg + azimuth,
-                image.default_camera_distance,
-                image.default_fovy_deg,
-            )
-            for picture in self.look(cameras, tau, height, width)["comp_rgb"]:
-                bar.update()
-                progress(bar.n, bar.total, "rendering")
-                yield to_picture(picture)
+    size: pixels of a side; None for the config's eval size.
+    """
+    image, single = scene.data.image, scene.data.single_view
+    height, width = (size, size) if size else (single.eval_height, single.eval_width)
+    for azimuth, tau in zip(path.azimuth.split(BATCH), path.tau.split(BATCH), strict=True):
+        cameras = Cameras.of(
+            image.default_elevation_deg,
+            image.default_azimuth_deg + azimuth,
+            image.default_camera_distance,
+            image.default_fovy_deg,
+        )
+        for picture in scene.look(cameras, tau, height, width)["comp_rgb"]:
+            bar.update()
+            progress(bar.n, bar.total, "rendering")
+            yield to_picture(picture)
 
 
 def contact_sheet(
@@ -160,7 +108,7 @@ def label(text: str, width: int, height: int) -> UInt8[np.ndarray, "{height} {wi
 def write_result(args: argparse.Namespace) -> None:
     """Renders and writes everything; options are those of `result.parser`."""
     check_writable(args.out)
-    scene = TrainedScene(args.config, args.checkpoint)
+    scene = load_scene(args.config, args.checkpoint)
     videos = {TURNTABLE: frozen(args.frames)}
     if not scene.static:
         videos = {ANIMATION: turning(args.frames), REFERENCE: resting(args.frames)} | videos
@@ -168,12 +116,12 @@ def write_result(args: argparse.Namespace) -> None:
     sheet = grid(args.views, times)
     total = sum(len(path.tau) for path in [*videos.values(), sheet])
     with tqdm(total=total, desc="Rendering") as bar:
-        pictures = list(scene.pictures(sheet, args.size, bar))
+        small = list(pictures(scene, sheet, args.size, bar))
         columns = sheet.tau[:times].tolist()
-        picture = contact_sheet(pictures, sheet.azimuth[::times].tolist(), columns)
+        picture = contact_sheet(small, sheet.azimuth[::times].tolist(), columns)
         save_png(args.out / SHEET, picture)
         for name, path in videos.items():
-            frames = scene.pictures(path, args.size, bar)
+            frames = pictures(scene, path, args.size, bar)
             write_video(args.out / name, frames, args.fps)
     if torch.cuda.is_available():
         peak_memory(torch.cuda.max_memory_allocated())

@@ -10,11 +10,10 @@ at one time. In training the last parts keep their graph, as many as `train_chun
 the others are evaluated again in the backward pass: memory follows that and not frames x pixels.
 """
 
-import inspect
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
 import torch
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Bounded, bounded, in_order
+from ..geometry.times import is_static
 from .compositing import (
     accumulate,
     alpha_and_transmittance,
@@ -129,11 +129,6 @@ def per_ray(values: Tensor | None, rays_per_image: int) -> Tensor | None:
     return None if values is None else values.float().repeat_interleave(rays_per_image, dim=0)
 
 
-def takes_times(function: Callable) -> bool:
-    """Whether a geometry's method has an argument `times`; those of stock geometries have none."""
-    return "times" in inspect.signature(function).parameters
-
-
 def even_sizes(count: int, most: int) -> list[int]:
     """Cuts `count` into as few numbers of at most `most` (0: any) as will do, nearly equal."""
     parts = -(-count // most) if most > 0 else min(count, 1)
@@ -185,6 +180,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             in_order(self, "near_plane", "far_plane")
 
     cfg: Config
+    light: ClassVar[dict[str, Any]] = {"return_comp_normal": False}  # to be looked at
 
     def configure(
         self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground
@@ -202,7 +198,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
     @property
     def dynamic(self) -> bool:
         """Whether the geometry changes with time."""
-        return takes_times(self.geometry.forward) and not getattr(self.geometry, "static", False)
+        return not is_static(self.geometry)
 
     def forward(
         self,

@@ -29,26 +29,24 @@ from jaxtyping import Float
 from omegaconf import OmegaConf
 from threestudio.systems.base import BaseLift3DSystem
 from threestudio.utils.config import parse_structured
-from threestudio.utils.misc import barrier, get_rank, load_module_weights
+from threestudio.utils.misc import barrier, get_rank
 from torch import Tensor
 
 from ..bounds import Bounded, bounded
 from ..data.original_keys import adopt
-from ..exporter.assets_4d import Assets4DExporter
-from ..exporter.old_files import drop_old_files
 from ..files.pictures import colour_depth, depth_range, save_png, surface_depth, to_picture
-from ..files.torch_files import check_zip, not_finite
+from ..files.torch_files import not_finite
 from ..files.videos import FrameStore, compose_videos
+from ..geometry.times import is_static
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
-from . import terms
+from . import checkpoints, terms
 from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 
 MODULES = ("geometry", "material", "background", "renderer")
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
 LEAST_SCALE = 2.0**-16  # of GradScaler: it starts at 2^16, and halves where a gradient overflows
-FRESH_TIME_GRID = 1e-4  # a hash grid's entries start within this of 0
 
 
 def step_seed(base: int, batch: int, rank: int) -> int:
@@ -61,56 +59,6 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- whoever still draws from the global one is repeatable
     torch.manual_seed(seed)
-
-
-def check_geometry(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path
-) -> None:
-    """A ValueError if a state dict isn't one of a geometry like `expected`; keys `geometry...`.
-
-    path: of the checkpoint that it comes from.
-    """
-    ours = {key: tuple(value.shape) for key, value in expected.items()}
-    theirs = {k: tuple(v.shape) for k, v in found.items() if k.startswith("geometry.")}
-    if ours and not theirs:
-        raise ValueError(
-            f"The checkpoint {path} holds no geometry (no key starts with 'geometry.'; it has "
-            f"{sorted(found)[:5]}...). The ckpts/last.ckpt of an earlier stage would do."
-        )
-    wrong = [
-        f"{key}: {theirs.get(key, 'missing')} in the checkpoint, {shape} in this config"
-        for key, shape in ours.items()
-        if theirs.get(key) != shape
-    ]
-    if wrong:
-        raise ValueError(
-            f"The checkpoint {path} is of another geometry than this stage's config describes:\n  "
-            + "\n  ".join(wrong)
-            + "\nAll stages of a scene share system.geometry: a checkpoint of the toy configs fits "
-            "only the toy configs, and an override of system.geometry.pos_encoding_config or "
-            "mlp_network_config has to be given to each stage."
-        )
-
-
-def without_copies(state_dict: Mapping[str, Any]) -> dict[str, Any]:
-    """A state dict without what the original has twice: its time grid's and space grid's entries
-    are also called `geometry_encoding.`, beside `geometry.encoding.encoding.`."""
-    return {k: v for k, v in state_dict.items() if not k.startswith("geometry_encoding.")}
-
-
-def reordered(groups: Sequence[dict[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
-    """An optimizer's saved parameter groups in the order of these names, by which torch takes them.
-
-    A ValueError where they aren't the same ones.
-    """
-    saved = {group.get("name"): group for group in groups}
-    if sorted(map(str, saved)) != sorted(names):
-        raise ValueError(
-            f"The checkpoint was trained with the optimizer's groups {', '.join(map(str, saved))}, "
-            f"but system.optimizer.params has {', '.join(names)}: give it the same ones to go on, "
-            "or start from the checkpoint's weights with system.weights=... in place of resume=..."
-        )
-    return [saved[name] for name in names]
 
 
 @dataclass
@@ -321,40 +269,24 @@ class Animate124(BaseLift3DSystem):
     # ------------------------------------------------------------------ checkpoints
 
     def load_weights(self, weights: str, ignore_modules: Sequence[str] | None = None) -> None:
-        """`system.weights`: another stage's checkpoint, after a look at whether it fits."""
+        """`system.weights`: what fits of another stage's checkpoint, if it is of this geometry."""
         ignored = tuple(ignore_modules or ())
-        check_zip(weights)
-        state_dict = load_module_weights(weights, ignore_modules=ignored, map_location="cpu")[0]
-        check_loaded(state_dict, weights)
-        self.take_layout(state_dict)
-        check_geometry(state_dict, self.geometry_parameters(ignored), weights)
-        grid = state_dict.get("geometry.encoding.encoding.encoding_time.params")
-        if self.cfg.guidance_cn_type and grid is not None and grid.abs().max() <= FRESH_TIME_GRID:
+        state_dict, epoch, global_step = checkpoints.read(weights, ignored)
+        checkpoints.check_fit(self, state_dict, weights, ignored)
+        if self.cfg.guidance_cn_type and not checkpoints.ever_moved(self, state_dict):
             threestudio.warn(
                 f"Nothing moves in {weights} (its time grid was never trained): is it stage 1's? "
                 "This config refines a moving scene; stage 2's checkpoint would do."
             )
-        super().load_weights(weights, ignore_modules)
-
-    def take_layout(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Lets a geometry that can load tables of another layout get ready for them."""
-        if hasattr(self.geometry, "take_layout"):
-            self.geometry.take_layout(state_dict, "geometry.")
+        checkpoints.say_misfits(self.load_state_dict(state_dict, strict=False), weights, ignored)
+        self.do_update_step(epoch, global_step, on_load_weights=True)
 
     def load_state_dict(
         self, state_dict: Mapping[str, Any], strict: bool = True, **options: Any
     ) -> Any:
         """torch's, for `system.weights` and `resume` both, without the original's copies."""
-        return super().load_state_dict(without_copies(state_dict), strict=strict, **options)
-
-    def geometry_parameters(self, ignored: tuple[str, ...] = ()) -> dict[str, Tensor]:
-        """By state-dict name, without those of ignored modules."""
-        return {
-            key: value
-            for key, value in self.named_parameters()
-            if key.startswith("geometry.")
-            and not any(key.startswith(f"{module}.") for module in ignored)
-        }
+        own = checkpoints.without_copies(state_dict)
+        return super().load_state_dict(own, strict=strict, **options)
 
     def stage(self) -> dict[str, Any]:
         """What tells one stage's checkpoints from another's."""
@@ -364,7 +296,7 @@ class Animate124(BaseLift3DSystem):
     @property
     def static(self) -> bool:
         """Whether the scene stands still."""
-        return bool(getattr(self.geometry, "static", True))
+        return is_static(self.geometry)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """What isn't finite is not written: the checkpoint before it stays."""
@@ -374,22 +306,13 @@ class Animate124(BaseLift3DSystem):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`resume`: training goes on within a stage; a test may look at any scene that fits."""
         path = self.trainer.ckpt_path
-        check_zip(path)
-        remembered = optimizer_tensors(checkpoint) if self.trainer.training else {}
-        check_loaded({**checkpoint["state_dict"], **remembered}, str(path))
-        self.take_layout(checkpoint["state_dict"])
-        check_geometry(checkpoint["state_dict"], self.geometry_parameters(), path)
-        theirs = checkpoint.get("animate124_stage", self.stage())
-        if self.trainer.training and theirs != self.stage():
-            raise ValueError(
-                f"resume goes on with a run of the same stage, but the checkpoint is of {theirs} "
-                f"and this config is {self.stage()}. To start this stage from another stage's "
-                "result, give its checkpoint as system.weights instead of resume."
-            )
-        if self.trainer.training and self.cfg.optimizer.get("params"):
-            for optimizer in checkpoint.get("optimizer_states", []):
-                names = list(self.cfg.optimizer.params)
-                optimizer["param_groups"] = reordered(optimizer["param_groups"], names)
+        checkpoints.check_file(path)
+        if self.trainer.training:
+            check_loaded(optimizer_tensors(checkpoint), str(path))
+        checkpoints.check_fit(self, checkpoint["state_dict"], path)
+        if self.trainer.training:
+            checkpoints.check_goes_on(checkpoint, self.stage())
+            checkpoints.reorder_groups(checkpoint, list(self.cfg.optimizer.get("params") or ()))
 
     # ------------------------------------------------------------------ pictures and videos
 
@@ -425,10 +348,10 @@ class Animate124(BaseLift3DSystem):
         self.start_test()
 
     def on_predict_epoch_end(self) -> None:
-        """Saves what the exporter made; frames of an earlier export that it lacks go."""
+        """Saves what the exporter made, which may then tidy up what an earlier export left."""
         super().on_predict_epoch_end()
-        if get_rank() == 0 and isinstance(self.exporter, Assets4DExporter):
-            drop_old_files(self.save_path(f"it{self.true_global_step}-export/frames.json").parent)
+        if get_rank() == 0 and hasattr(self.exporter, "tidy"):
+            self.exporter.tidy(self.save_path(f"it{self.true_global_step}-export"))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Renders a view of the test trajectory, and if time runs, again with time frozen at 0."""

@@ -120,3 +120,16 @@ def test_saving_that_is_cut_off_leaves_the_old_checkpoint_whole(tmp_path, monkey
     io.save_checkpoint({**state, "global_step": 3}, path)
     assert io.load_checkpoint(path, weights_only=None)["global_step"] == 3
     assert os.listdir(path.parent) == ["last.ckpt"]  # the remains were used up
+
+
+def test_what_was_looked_at_first_waits_for_whoever_loads_it_next(checkpoint):
+    io = AtomicCheckpointIO(to_train=False)
+    io.read(checkpoint)
+    other = checkpoint.with_name("other.ckpt")
+    torch.save({"state_dict": {}}, other)
+    assert io.load_checkpoint(other)["state_dict"] == {}
+    io.read(checkpoint)
+    checkpoint.unlink()
+    torch.testing.assert_close(dict(io.load_checkpoint(checkpoint)["state_dict"]), STATE)
+    with pytest.raises(FileNotFoundError):
+        io.load_checkpoint(checkpoint)

@@ -69,10 +69,7 @@ OPEN_IMPORTS = {
 OPEN_CIRCLES = [
     ["pipeline/rendering.py", "pipeline/result.py"],
 ]
-OPEN_LEAVES = {
-    ("pipeline/rendering.py", "system/animate124.py"),
-    ("system/animate124.py", "exporter/assets_4d.py"),
-}
+OPEN_LEAVES: set[tuple[str, str]] = set()
 OPEN_LOADS = {"pipeline/plan.py"}
 OPEN_PATHS = {"benchmarks/textual_inversion.py", "pipeline/result.py"}
 OPEN_FUNCTIONS = {

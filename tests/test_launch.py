@@ -22,7 +22,7 @@ from omegaconf import OmegaConf
 from threestudio.check import trainer_options
 from threestudio.extensions import load_extension
 from threestudio.launch import parser, run
-from threestudio.utils import gpus
+from threestudio.utils import checkpoints, gpus
 from threestudio.utils.callbacks import CustomProgressBar
 from threestudio.utils.checkpoints import VERSION
 from threestudio.utils.misc import parse_version
@@ -258,6 +258,19 @@ def test_a_run_goes_on_from_an_end_between_two_checkpoints(launch):
     assert launch("--train", "tag=resumed", every, resume) == 0
     last = trials()[-1] / "ckpts" / "last.ckpt"
     torch.testing.assert_close(weights(last), fit(8), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("flag", ["--train", "--test"])
+def test_a_checkpoint_is_read_once(launch, monkeypatch, flag):
+    assert launch("--train", "trainer.max_steps=3") == 0
+    asked = []
+    read = checkpoints.read_checkpoint
+    monkeypatch.setattr(
+        checkpoints, "read_checkpoint", lambda path, **k: asked.append(path) or read(path, **k)
+    )
+    resume = "resume=outputs/toy/a_line@LAST/ckpts/last.ckpt"
+    assert launch(flag, "tag=again", "trainer.max_steps=4", resume) == 0
+    assert len(asked) == 1
 
 
 def test_resuming_equals_never_having_stopped(launch):

@@ -10,7 +10,7 @@ import pytest
 import torch
 from animate124.evaluation import measures
 from animate124.evaluation.truth import RING, TIMES, Subject, front
-from animate124.pipeline.rendering import TrainedScene
+from animate124.system.trained import load_scene
 from animate124.toyworld.banks import HELD_OUT
 from animate124.toyworld.subject import write_subject
 from threestudio.launch import main, parser
@@ -59,7 +59,7 @@ def moving(train, static):
 
 
 def scene(trial):
-    return TrainedScene(trial / "configs" / "parsed.yaml", trial / "ckpts" / "last.ckpt")
+    return load_scene(trial / "configs" / "parsed.yaml", trial / "ckpts" / "last.ckpt")
 
 
 def novel_view_psnr(trial):

@@ -15,7 +15,7 @@ from animate124.data.original_keys import adopt
 from animate124.data.reference_image import reference
 from animate124.guidance.video import usual_size
 from animate124.pipeline.overrides import check_stage
-from animate124.system.animate124 import reordered
+from animate124.system.checkpoints import reordered
 from animate124.system.terms import check_clips
 from omegaconf import OmegaConf
 from PIL import Image, ImageDraw

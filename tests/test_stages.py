@@ -14,7 +14,7 @@ import pytest
 import threestudio
 import torch
 from animate124.guidance.zero123 import Zero123Guidance
-from animate124.pipeline.rendering import TrainedScene
+from animate124.system.trained import load_scene
 from threestudio.launch import main, parser
 from threestudio.utils.config import load_config
 
@@ -291,7 +291,7 @@ def test_a_checkpoint_that_is_not_finite_is_refused_everywhere(world, stages, tm
     with refused:
         world.run("toy/stage2", f"system.weights={path}", "tag=refused")
     with refused:
-        TrainedScene(stages[0] / "configs" / "parsed.yaml", path)
+        load_scene(stages[0] / "configs" / "parsed.yaml", path)
 
 
 def embeddings(processor, count=4):

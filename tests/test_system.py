@@ -3,6 +3,7 @@
 import os
 import random
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 import threestudio
 import torch
 from animate124.data.cameras import Cameras
-from animate124.system import animate124, losses, terms
+from animate124.system import animate124, checkpoints, losses, terms
 from animate124.system.animate124 import seed_everything, step_seed
 from animate124.system.loss_watch import PATIENCE, LossWatch, Numbers, culprits
 from threestudio.models.geometry.base import BaseImplicitGeometry
@@ -31,6 +32,9 @@ class Paint(BaseImplicitGeometry):
         super().configure()
         self.paint = torch.nn.Parameter(torch.rand(self.cfg.size))
         self.static = self.cfg.static
+
+    def forward(self, points, output_normal=False, times=None):
+        raise NotImplementedError("test-renderer asks for nothing but the paint")
 
 
 @threestudio.register("test-renderer")
@@ -512,7 +516,7 @@ def test_tables_of_release_0_1_start_and_resume_a_scene(tmp_path, trainer):
         size = replace(grid.spec, float64_scale=True).n_params
         assert size != grid.spec.n_params
         names[name] = torch.rand(size)
-    before.take_layout(names)
+    before.geometry.take_layout(names, "geometry.")
     before.load_state_dict(names, strict=False)
     path = trainer.ckpt_path = save(before, tmp_path / "last.ckpt")
     after = animate124.Animate124(config(WEIGHTS, weights=path, **options))
@@ -561,11 +565,44 @@ def test_a_checkpoint_that_is_not_finite_or_damaged_is_not_loaded(trainer, tmp_p
         system.on_load_checkpoint(checkpoint)
     with pytest.raises(ValueError, match=r"last\.ckpt.* holds NaN.*geometry\.paint"):
         animate124.Animate124(config({}, weights=str(path)))
-    whole = path.read_bytes()
+
+
+@pytest.mark.parametrize("host_asks", [True, False])
+def test_a_damaged_checkpoint_is_refused_whether_or_not_the_host_asks(
+    trainer, tmp_path, monkeypatch, host_asks
+):
+    """The real threestudio doesn't look at the checksums of what it reads."""
+    monkeypatch.setattr(checkpoints, "HOST_ASKS", host_asks)
+    system = system_with({"lambda_rgb": 1.0})
+    path = trainer.ckpt_path = save(system, tmp_path / "last.ckpt")
+    whole = Path(path).read_bytes()
     at = whole.index(b"geometry.paint")
-    path.write_bytes(whole[:at] + b"G" + whole[at + 1 :])
-    with pytest.raises(ValueError, match=r"last\.ckpt.* is damaged"):
-        system.on_load_checkpoint(checkpoint)
+    Path(path).write_bytes(whole[:at] + b"G" + whole[at + 1 :])
+    with pytest.raises(ValueError, match=r"last\.ckpt.* damaged"):
+        animate124.Animate124(config({}, weights=str(path)))
+    if not host_asks:
+        with pytest.raises(ValueError, match=r"last\.ckpt.* damaged"):
+            system.on_load_checkpoint({"state_dict": system.state_dict()})
+
+
+def test_weights_are_read_once_and_what_they_lack_or_have_too_much_is_said(
+    tmp_path, monkeypatch, caplog
+):
+    path = save(system_with(WEIGHTS), tmp_path / "last.ckpt")
+    held = torch.load(path, weights_only=True)
+    held["state_dict"] |= {"prior.weight": torch.ones(1)}
+    del held["state_dict"]["background.env_color"]
+    torch.save(held, path)
+    reads = []
+    read = checkpoints.load_module_weights
+    monkeypatch.setattr(
+        checkpoints, "load_module_weights", lambda *a, **k: reads.append(a) or read(*a, **k)
+    )
+    animate124.Animate124(config(WEIGHTS, weights=path))
+    assert len(reads) == 1
+    said = caplog.text
+    assert "lacks background.env_color: they keep" in said
+    assert "also has prior.weight: not used" in said
 
 
 def test_a_resting_camera_is_rendered_once_while_time_stands_still():

@@ -36,7 +36,7 @@ from threestudio.utils.callbacks import (
     StoppedByUser,
     TrialCheckpoint,
 )
-from threestudio.utils.checkpoints import AtomicCheckpointIO, read_checkpoint
+from threestudio.utils.checkpoints import AtomicCheckpointIO
 from threestudio.utils.config import (
     ExperimentSettings,
     config_to_primitive,
@@ -265,8 +265,9 @@ def _main(args, extras, extension, folder) -> str:
 def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> None:
     """Builds the config's data module and system, and hands them to Lightning."""
     options = trainer_options(config_to_primitive(cfg.trainer), n_gpus)
+    files = AtomicCheckpointIO(args.train)
     if cfg.resume is not None:
-        ckpt = read_checkpoint(cfg.resume, weights=not args.train)
+        ckpt = files.read(cfg.resume)
         status = int(ckpt.get("epoch", 0)), int(ckpt.get("global_step", 0))
         del ckpt
         if args.train:
@@ -288,7 +289,7 @@ def _run(args: argparse.Namespace, cfg: Any, n_gpus: int, stop: StopOnCtrlC) -> 
     defaults = {
         "callbacks": callbacks,
         "logger": loggers,
-        "plugins": [AtomicCheckpointIO(args.train)],
+        "plugins": [files],
     }
     trainer = pl.Trainer(**{**defaults, **options})
 

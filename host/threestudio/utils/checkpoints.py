@@ -231,11 +231,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's way to files: a checkpoint is written beside its place and then moved there.
 
     So a process killed while saving leaves the previous checkpoint whole. `to_train` asks of those
-    read that training can go on from them.
+    read that training can go on from them. What a launch looks at first (`read`) isn't read again
+    when Lightning loads it.
     """
 
     def __init__(self, to_train: bool = True) -> None:
         self.to_train = to_train
+        self.waiting: tuple[str, dict[str, Any]] | None = None  # for Lightning: path, content
+
+    def read(self, path: Any) -> dict[str, Any]:
+        """A checkpoint's content, on the CPU; the next `load_checkpoint` of it gives it away."""
+        self.waiting = str(path), read_checkpoint(path, weights=not self.to_train)
+        return self.waiting[1]
 
     def save_checkpoint(self, checkpoint: dict, path: Any, storage_options: Any = None) -> None:
         if storage_options is not None:
@@ -262,5 +269,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", **kwargs: Any) -> dict:
         # a newer Lightning also says whether to read weights_only: nothing else is ever done here
-        ckpt = read_checkpoint(path, map_location=map_location, weights=not self.to_train)
+        waiting, self.waiting = self.waiting, None
+        if waiting is not None and waiting[0] == str(path):
+            ckpt = waiting[1]
+        else:
+            ckpt = read_checkpoint(path, map_location=map_location, weights=not self.to_train)
         return {VERSION: pl.__version__, **ckpt}

@@ -1,0 +1,78 @@
+"""A trained scene, for whoever looks at it: the pipeline, evaluation, benchmarks."""
+
+from pathlib import Path
+from typing import Any
+
+import threestudio
+import torch
+from jaxtyping import Float
+from omegaconf import DictConfig, OmegaConf
+from threestudio.systems.base import BaseLift3DSystem
+from threestudio.utils.config import load_yaml
+from torch import Tensor
+
+from ..data.cameras import Cameras
+from ..data.config import parse_data_config
+from . import checkpoints
+from .finite import check_loaded
+
+PARTS = ("geometry", "renderer")  # whose classes say what they can do without, to be looked at
+
+
+class Scene:
+    """A scene that nothing trains: without its priors, and as light as looking at it allows."""
+
+    def __init__(self, system: BaseLift3DSystem, data: Any) -> None:
+        self.system = system
+        self.data = data  # the trial's data config: where its reference camera is
+
+    @property
+    def static(self) -> bool:
+        """Whether it stands still."""
+        return self.system.static
+
+    @torch.no_grad()
+    def look(
+        self, cameras: Cameras, tau: Float[Tensor, " B"], height: int, width: int
+    ) -> dict[str, Float[Tensor, "B H W _"]]:
+        """The renderer's pictures from cameras at their times, on the scene's device."""
+        view = cameras.batch(height, width, tau)
+        device = self.system.device
+        view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
+        return self.system(view)
+
+
+def load_scene(config: Path, checkpoint: Path) -> Scene:
+    """The scene of a trial: its configs/parsed.yaml, and what it trained.
+
+    Raises:
+        ValueError, FileNotFoundError: files that aren't a trial's, or don't go together.
+    """
+    cfg = load_yaml(str(config))
+    if not OmegaConf.is_dict(cfg.get("system")) or not cfg.get("system_type"):
+        raise ValueError(
+            f"{config} describes no trial (it has the keys {', '.join(map(str, cfg))}). A "
+            "trial's own is its configs/parsed.yaml."
+        )
+    state_dict, epoch, global_step = checkpoints.read(checkpoint)
+    check_loaded(state_dict, str(checkpoint))
+    lighten(cfg.system)
+    data = parse_data_config(cfg.get("data"))
+    system = threestudio.find(cfg.system_type)(cfg.system, resumed=True)
+    try:
+        checkpoints.check_fit(system, state_dict, checkpoint.name)
+        system.load_state_dict(state_dict)
+    except (ValueError, RuntimeError) as error:  # the latter is torch's, of other modules
+        raise ValueError(f"{checkpoint} doesn't fit {config}: {error}") from error
+    system.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    system.do_update_step(epoch, global_step, on_load_weights=True)
+    return Scene(system, data)
+
+
+def lighten(system: DictConfig) -> None:
+    """Leaves out of a system's config what only training needs, normals among it."""
+    system.weights = None
+    for part in PARTS:
+        light = getattr(threestudio.find(system[f"{part}_type"]), "light", {})
+        for key, value in light.items():
+            OmegaConf.update(system, f"{part}.{key}", value)
