@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from animate124.data.cameras import Cameras
-from animate124.pipeline.rendering import TrainedScene
+from animate124.system.trained import load_scene
 from threestudio.launch import main, parser
 
 ROOT = Path(__file__).parents[1]
@@ -65,7 +65,7 @@ def test_its_stage_2_goes_on(train):
 
 
 def test_its_scene_looks_as_it_did():
-    scene = TrainedScene(BEFORE / "stage2.yaml", BEFORE / "stage2.ckpt")
+    scene = load_scene(BEFORE / "stage2.yaml", BEFORE / "stage2.ckpt")
     cameras, tau = Cameras.of(15.0, torch.tensor([0.0, 120.0])), torch.tensor([0.0, 0.6])
     seen = scene.look(cameras, tau, 16, 16)
     seen = torch.cat([seen["comp_rgb"], seen["opacity"]], dim=-1).cpu().numpy()
