@@ -76,7 +76,8 @@ class TileGuidance(PromptedDistillation):
         frames = resize(centre_square(images[rows]), self.cfg.fixed_size, self.cfg.fixed_size)
         condition = self.text_condition(prompt_utils, camera, rows) | {
             "control_tokens": self.control_tokens.repeat_interleave(len(rows), dim=0),
-            "control": both(frames.detach()),
+            # in its own memory order the convolutions would round otherwise
+            "control": both(frames.detach().contiguous()),
         }
         return self.codec.encode(frames), condition
 
