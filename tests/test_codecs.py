@@ -6,44 +6,7 @@ from animate124.guidance.codecs import CausalVideoCodec
 
 diffusers = pytest.importorskip("diffusers", minversion="0.33")
 
-MEAN, STD = [0.3, -0.2, 0.1, 0.5], [2.0, 1.5, 0.7, 1.0]
-
-
-def wan():
-    return diffusers.AutoencoderKLWan(
-        base_dim=4,
-        z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
-        temperal_downsample=[False, True, True],
-        latents_mean=MEAN,
-        latents_std=STD,
-    )
-
-
-def ltx():
-    widths, layers = (8, 8, 8, 8), (1, 1, 1, 1, 1)
-    vae = diffusers.AutoencoderKLLTXVideo(
-        latent_channels=4,
-        block_out_channels=widths,
-        decoder_block_out_channels=widths,
-        layers_per_block=layers,
-        decoder_layers_per_block=layers,
-        scaling_factor=0.9,
-    )
-    vae.latents_mean.copy_(torch.tensor(MEAN))
-    vae.latents_std.copy_(torch.tensor(STD))
-    return vae
-
-
-def cogvideox():
-    return diffusers.AutoencoderKLCogVideoX(
-        block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
-        layers_per_block=1,
-        norm_num_groups=2,
-        scaling_factor=0.7,
-    )
+from tiny_models import MEAN, STD, cogvideox_vae, ltx_vae, wan_vae
 
 
 def pipelines_way(name, latents):
@@ -57,7 +20,7 @@ def pipelines_way(name, latents):
 
 
 # frames of a clip, pixels of a side
-SIZES = {"wan": (wan, 5, 16), "ltx": (ltx, 9, 32), "cogvideox": (cogvideox, 5, 16)}
+SIZES = {"wan": (wan_vae, 5, 16), "ltx": (ltx_vae, 9, 32), "cogvideox": (cogvideox_vae, 5, 16)}
 every_vae = pytest.mark.parametrize("name", SIZES)
 
 

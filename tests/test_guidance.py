@@ -5,9 +5,7 @@ looking at what its network is given and what it answers.
 import json
 import math
 import shutil
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -26,63 +24,51 @@ from animate124.guidance.zero123_model import (
 )
 from PIL import Image
 
+from guidance_table import FixedPrompt, Row, cameras, check, watch
+
 SIZE = 64  # pixels of the tiny VAEs' input; latents are 8 x 8
 WHITE = 1.0
-
-
-@dataclass
-class Row:
-    """A row of the method's table, written down independently of the leaves."""
-
-    name: str
-    t: tuple[int, int]
-    start: str
-    scale: float
-    weight: Any
-    frames: int | None = None  # of a clip, for the priors that take clips
-    config: dict = field(default_factory=dict)
-
-    def latents(self, n: int) -> int:
-        """Samples made from n rendered frames."""
-        return {"zeroscope": n // (self.frames or 1), "controlnet-tile": n // 2}.get(self.name, n)
-
-
 TABLE = {
-    row.name: row
-    for row in (
-        Row("image", (200, 600), "uncond", 100, lambda a: 1 - a.sqrt()),
-        Row("zero123", (200, 600), "uncond", 5, lambda a: 1 - a.sqrt()),
-        Row("zeroscope", (20, 980), "cond", 100, lambda a: 1 - a, frames=4),
-        Row("controlnet-tile", (20, 980), "uncond", 7.5, lambda a: 1 - a, frames=4),
-    )
+    "image": Row(
+        (200, 600),
+        "uncond",
+        100,
+        lambda a: 1 - a.sqrt(),
+        latents=(8, 4, 8, 8),
+        model="sd",
+        config={"size": SIZE},
+    ),
+    "zero123": Row(
+        (200, 600),
+        "uncond",
+        5,
+        lambda a: 1 - a.sqrt(),
+        latents=(8, 4, 8, 8),
+        model="zero123",
+        config={"size": SIZE, "cond_image_path": "reference.png"},
+    ),
+    "zeroscope": Row(
+        (20, 980),
+        "cond",
+        100,
+        lambda a: 1 - a,
+        latents=(2, 4, 4, 8, 8),
+        frames=4,
+        model="text-to-video",
+        config={"width": SIZE, "height": SIZE},
+    ),
+    "controlnet-tile": Row(
+        (20, 980),
+        "uncond",
+        7.5,
+        lambda a: 1 - a,
+        latents=(4, 4, 8, 8),
+        frames=4,
+        model="sd",
+        config={"controlnet_name_or_path": "controlnet-tile", "fixed_size": SIZE},
+    ),
 }
 every_prior = pytest.mark.parametrize("name", TABLE)
-
-
-class FixedPrompt:
-    """A prompt processor's output with one embedding a view, so that a view can be read off."""
-
-    def __init__(self, width=32):
-        generator = torch.Generator().manual_seed(1)
-        self.side, self.front, self.uncond = torch.randn(3, 77, width, generator=generator)
-
-    def get_text_embeddings(
-        self, elevation, azimuth, camera_distances, view_dependent_prompting=True
-    ):
-        front = (azimuth.abs() < 45) & view_dependent_prompting
-        rows = [self.front if is_front else self.side for is_front in front]
-        return torch.stack(rows + [self.uncond] * len(rows))
-
-
-def cameras(n, frames=None, azimuth=None):
-    azimuth = torch.linspace(-170, 170, n) if azimuth is None else torch.tensor(azimuth)
-    batch = {
-        "elevation": torch.linspace(-30, 30, n),
-        "azimuth": azimuth,
-        "camera_distances": torch.full((n,), 2.5),
-        "height": 20,  # batches carry more than a prior reads
-    }
-    return batch | ({"num_frames": frames} if frames else {})
 
 
 @pytest.fixture(scope="module")
@@ -99,29 +85,11 @@ def workplace(tmp_path_factory, random_priors):
 
 @pytest.fixture(scope="module")
 def build(workplace, random_priors):
-    configs = {
-        "image": {"pretrained_model_name_or_path": "sd", "size": SIZE},
-        "zero123": {
-            "pretrained_model_name_or_path": "zero123",
-            "size": SIZE,
-            "cond_image_path": str(workplace / "reference.png"),
-        },
-        "zeroscope": {
-            "pretrained_model_name_or_path": "text-to-video",
-            "width": SIZE,
-            "height": SIZE,
-        },
-        "controlnet-tile": {
-            "pretrained_model_name_or_path": "sd",
-            "controlnet_name_or_path": str(random_priors / "controlnet-tile"),
-            "fixed_size": SIZE,
-        },
-    }
-
     def build(name, **changes):
-        config = configs[name] | changes
-        folder = Path(config["pretrained_model_name_or_path"])
-        config["pretrained_model_name_or_path"] = str(random_priors / folder)
+        row = TABLE[name]
+        config = {"pretrained_model_name_or_path": row.model} | row.config | changes
+        for key in config.keys() & {"pretrained_model_name_or_path", "controlnet_name_or_path"}:
+            config[key] = str(random_priors / config[key])
         return threestudio.find(f"animate124-{name}-guidance")(config)
 
     return build
@@ -133,73 +101,9 @@ def priors(build):
     return {name: build(name) for name in TABLE}
 
 
-@dataclass
-class Seen:
-    """What one call of a prior did."""
-
-    out: dict
-    z: torch.Tensor  # latents
-    z_grad: torch.Tensor
-    rgb_grad: torch.Tensor
-    unet: dict  # the UNet's arguments
-    answer: torch.Tensor  # the UNet's output
-    condition: dict
-
-
-def watch(prior, rgb, prompt=None, **camera):
-    """Calls a prior and notes what went on inside."""
-    seen = {}
-    prepare = prior.prepare
-
-    def noting(*args):
-        z, condition = prepare(*args)
-        z.retain_grad()
-        seen.update(z=z, condition=condition)
-        return z, condition
-
-    def hook(module, args, kwargs, output):
-        seen.update(unet=dict(zip(("sample", "t"), args, strict=False)) | kwargs)
-        seen.update(answer=output.sample)
-
-    handle = prior.network.register_forward_hook(hook, with_kwargs=True)
-    prior.prepare = noting
-    try:
-        rgb = rgb.clone().requires_grad_(True)
-        out = prior(rgb, prompt or FixedPrompt(), **camera)
-        out["loss_sds"].backward()
-    finally:
-        handle.remove()
-        del prior.prepare
-    z = seen.pop("z")
-    return Seen(out, z.detach(), z.grad, rgb.grad, **seen)
-
-
 @every_prior
 def test_latents_get_the_gradient_of_the_table(priors, name):
-    row, prior = TABLE[name], priors[name]
-    assert tuple(prior.noise.time_at(x) for x in (prior.low, prior.high)) == row.t
-    n = 8  # two clips of four frames
-    seen = watch(prior, torch.rand(n, 20, 32, 3), **cameras(n, row.frames))
-    z, unet, t = seen.z, seen.unet, seen.unet["t"]
-    size = (4, 8, 8) if name != "zeroscope" else (4, 4, 8, 8)
-    assert z.shape == (row.latents(n), *size)
-    # both halves see the same noisy latents at the same t
-    z_t, same = unet["sample"][:, :4].chunk(2)
-    torch.testing.assert_close(z_t, same)
-    t, same = t.chunk(2)
-    assert t.tolist() == same.tolist() and len(t) == len(z)
-    assert row.t[0] <= t.min() and t.max() <= row.t[1]
-    # z_t gives away the noise; the gradient follows
-    a = prior.noise.alphas_cumprod[t].reshape(-1, *[1] * (z.ndim - 1))
-    eps = (z_t - a.sqrt() * z) / (1 - a).sqrt()
-    assert abs(eps.mean()) < 0.15 and abs(eps.std() - 1) < 0.15
-    cond, uncond = seen.answer.chunk(2)
-    start = {"cond": cond, "uncond": uncond}[row.start]
-    expected = row.weight(a) * (start + row.scale * (cond - uncond) - eps) / len(z)
-    torch.testing.assert_close(seen.z_grad, expected, atol=2e-4, rtol=1e-3)
-    loss = 0.5 * (len(z) * expected).square().sum() / len(z)
-    torch.testing.assert_close(seen.out["loss_sds"].detach(), loss, rtol=1e-3, atol=0)
-    torch.testing.assert_close(seen.out["grad_norm"], (len(z) * expected).norm(), rtol=1e-3, atol=0)
+    check(priors[name], TABLE[name])
 
 
 @every_prior
@@ -218,7 +122,7 @@ def test_timesteps_are_one_a_sample_and_differ(priors, name):
     rows = set()
     for _ in range(3):
         seen = watch(priors[name], torch.rand(8, 8, 8, 3), **cameras(8, TABLE[name].frames))
-        rows.add(tuple(seen.unet["t"].tolist()))
+        rows.add(tuple(seen.t.tolist()))
     assert all(len(set(row)) > 1 for row in rows) and len(rows) == 3
 
 
@@ -245,7 +149,7 @@ def test_half_precision_weights_give_nearly_the_same_gradient(build, priors, mon
     for each in (priors[name], prior):
         torch.manual_seed(6)
         seen.append(watch(each, rgb, **camera))
-    assert seen[1].unet["sample"].dtype == seen[1].answer.dtype == torch.float16
+    assert seen[1].network["sample"].dtype == seen[1].answer.dtype == torch.float16
     assert seen[1].z.dtype == seen[1].out["loss_sds"].dtype == torch.float32
     exact, half = (s.rgb_grad for s in seen)
     assert (half - exact).norm() < 0.05 * exact.norm()
@@ -287,8 +191,8 @@ def test_v_prediction_is_turned_into_noise(build, random_priors, tmp_path):
     config.write_text(config.read_text().replace('"epsilon"', '"v_prediction"'))
     prior = build("image", pretrained_model_name_or_path=folder)
     seen = watch(prior, torch.rand(1, 8, 8, 3), **cameras(1))
-    a = prior.noise.alphas_cumprod[seen.unet["t"][0]]
-    z_t = seen.unet["sample"][0]
+    a = prior.noise.alphas_cumprod[seen.network["t"][0]]
+    z_t = seen.network["sample"][0]
     noise = (z_t - a.sqrt() * seen.z[0]) / (1 - a).sqrt()
     cond, uncond = (a.sqrt() * v + (1 - a).sqrt() * z_t for v in seen.answer)
     expected = (1 - a.sqrt()) * (uncond + 100 * (cond - uncond) - noise)
@@ -305,7 +209,7 @@ def test_weighting_strategy_is_read(build):
         prior = build("image", weighting_strategy=strategy)
         seen = watch(prior, torch.full((1, 8, 8, 3), 0.5), **cameras(1))
         gradients[strategy] = seen.z_grad
-    sigma2 = 1 - prior.noise.alphas_cumprod[seen.unet["t"][0]]
+    sigma2 = 1 - prior.noise.alphas_cumprod[seen.network["t"][0]]
     torch.testing.assert_close(gradients["sds"], sigma2 * gradients["uniform"])
 
 
@@ -406,7 +310,7 @@ def test_text_reaches_the_unet_conditional_half_first(build, name):
     prior = build(name, view_dependent_prompting=True)
     azimuth = [0.0, 90, 90, 90, 90, 0, 0, 0]
     seen = watch(prior, torch.rand(8, 8, 8, 3), prompt, **cameras(8, row.frames, azimuth))
-    text = seen.unet["encoder_hidden_states"]
+    text = seen.network["encoder_hidden_states"]
     cond, uncond = text.chunk(2)
     torch.testing.assert_close(uncond, prompt.uncond.expand_as(uncond))
     front = [bool(torch.equal(row, prompt.front)) for row in cond]
@@ -422,7 +326,7 @@ def test_text_reaches_the_unet_conditional_half_first(build, name):
         prompt,
         **cameras(8, row.frames, azimuth),
     )
-    for cond in plain.unet["encoder_hidden_states"].chunk(2)[0]:
+    for cond in plain.network["encoder_hidden_states"].chunk(2)[0]:
         torch.testing.assert_close(cond, prompt.side)
 
 
@@ -514,7 +418,7 @@ def test_zero123_condition(build, random_priors, workplace):
             32, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
         )
         embedding = encoder(clip_pixels(image, settings)).image_embeds
-    concatenated = seen.unet["sample"][:, 4:]
+    concatenated = seen.network["sample"][:, 4:]
     torch.testing.assert_close(concatenated[:2], mode.expand(2, -1, -1, -1), atol=1e-4, rtol=0)
     assert not concatenated[2:].any()
     layer = load_file(
@@ -525,7 +429,7 @@ def test_zero123_condition(build, random_priors, workplace):
     offset = np.stack([fall, np.sin(turn), np.cos(turn), [0.5, 0.5]], axis=1)
     both = torch.cat([embedding.expand(2, -1), torch.tensor(offset).float()], dim=1)
     token = F.linear(both, layer["proj.weight"], layer["proj.bias"])
-    text = seen.unet["encoder_hidden_states"]
+    text = seen.network["encoder_hidden_states"]
     torch.testing.assert_close(text[:2], token[:, None], atol=1e-4, rtol=0)
     assert text.shape == (4, 1, 32) and not text[2:].any()
     assert not hasattr(prior, "encoder")  # the image encoder isn't kept
@@ -647,7 +551,7 @@ def test_tile_residuals_come_from_the_controlnet(build, priors):
     """At scale 0 the ControlNet is silent and the answer is plain Stable Diffusion's."""
     prior = build("controlnet-tile", conditioning_scale=0.0)
     seen = watch(prior, torch.rand(4, 8, 8, 3), **cameras(4, 4))
-    unet = seen.unet
+    unet = seen.network
     with torch.no_grad():
         plain = prior.network(
             unet["sample"], unet["t"], encoder_hidden_states=unet["encoder_hidden_states"]

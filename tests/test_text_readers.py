@@ -23,35 +23,15 @@ from safetensors import safe_open
 diffusers = pytest.importorskip("diffusers", minversion="0.33")  # its pipelines are the reference
 import transformers
 
-WORDS = ["a", "panda", "fox", "is", "dancing", ",", "front", "side", "back", "overhead", "view"]
-WIDTH, LENGTH = 16, 12
-
-
-def t5_folder(folder, kind):
-    """Tokenizer and text encoder of a model that reads with `kind`, in diffusers' layout."""
-    scores = [(piece, -float(i)) for i, piece in enumerate(["▁", *("▁" + w for w in WORDS)])]
-    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *scores]
-    tokenizer = transformers.T5TokenizerFast(vocab=vocabulary, extra_ids=0, model_max_length=LENGTH)
-    tokenizer.save_pretrained(folder / "tokenizer")
-    config = transformers.AutoConfig.for_model(
-        kind.lower().removesuffix("encodermodel"),
-        vocab_size=len(vocabulary),
-        d_model=WIDTH,
-        d_kv=8,
-        d_ff=32,
-        num_layers=2,
-        num_heads=2,
-    )
-    torch.manual_seed(0)
-    encoder = getattr(transformers, kind)(config)
-    encoder.save_pretrained(folder / "text_encoder")
-    return folder
+from tiny_models import TEXT_LENGTH as LENGTH
+from tiny_models import TEXT_WIDTH as WIDTH
+from tiny_models import write_text
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     folder = tmp_path_factory.mktemp("text")
-    return {k: t5_folder(folder / k, k) for k in ("T5EncoderModel", "UMT5EncoderModel")}
+    return {k: write_text(folder / k, k) for k in ("T5EncoderModel", "UMT5EncoderModel")}
 
 
 @pytest.fixture(autouse=True)

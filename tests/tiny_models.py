@@ -1,0 +1,78 @@
+"""Random tiny parts of video models, of diffusers' and transformers' own classes."""
+
+import diffusers
+import torch
+import transformers
+
+MEAN, STD = [0.3, -0.2, 0.1, 0.5], [2.0, 1.5, 0.7, 1.0]  # of the VAEs' latent channels
+WORDS = ["a", "panda", "fox", "is", "dancing", ",", "front", "side", "back", "overhead", "view"]
+TEXT_WIDTH, TEXT_LENGTH = 16, 12
+
+
+def wan_vae():
+    return diffusers.AutoencoderKLWan(
+        base_dim=4,
+        z_dim=4,
+        dim_mult=[1, 1, 1, 1],
+        num_res_blocks=1,
+        temperal_downsample=[False, True, True],
+        latents_mean=MEAN,
+        latents_std=STD,
+    )
+
+
+def ltx_vae():
+    widths, layers = (8, 8, 8, 8), (1, 1, 1, 1, 1)
+    vae = diffusers.AutoencoderKLLTXVideo(
+        latent_channels=4,
+        block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        layers_per_block=layers,
+        decoder_layers_per_block=layers,
+        scaling_factor=0.9,
+    )
+    vae.latents_mean.copy_(torch.tensor(MEAN))
+    vae.latents_std.copy_(torch.tensor(STD))
+    return vae
+
+
+def cogvideox_vae():
+    return diffusers.AutoencoderKLCogVideoX(
+        block_out_channels=(8, 8, 8, 8),
+        latent_channels=4,
+        layers_per_block=1,
+        norm_num_groups=2,
+        scaling_factor=0.7,
+    )
+
+
+def ltx_transformer():
+    return diffusers.LTXVideoTransformer3DModel(
+        in_channels=4,
+        out_channels=4,
+        num_attention_heads=2,
+        attention_head_dim=8,
+        cross_attention_dim=16,
+        num_layers=1,
+        caption_channels=TEXT_WIDTH,
+    )
+
+
+def write_text(folder, kind="T5EncoderModel"):
+    """Tokenizer and text encoder of a model that reads with `kind` (T5's or UMT5's), below it."""
+    pieces = [(piece, -float(i)) for i, piece in enumerate(["▁", *("▁" + word for word in WORDS)])]
+    vocabulary = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *pieces]
+    options = {"extra_ids": 0, "model_max_length": TEXT_LENGTH}
+    tokenizer = transformers.T5TokenizerFast(vocab=vocabulary, **options)
+    tokenizer.save_pretrained(folder / "tokenizer")
+    config = transformers.AutoConfig.for_model(
+        kind.lower().removesuffix("encodermodel"),
+        vocab_size=len(vocabulary),
+        d_model=TEXT_WIDTH,
+        d_kv=8,
+        d_ff=32,
+        num_layers=2,
+        num_heads=2,
+    )
+    getattr(transformers, kind)(config).save_pretrained(folder / "text_encoder")
+    return folder
