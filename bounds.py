@@ -1,5 +1,6 @@
 """The bundled host's `bounds`, also inside the real threestudio, which has no such module."""
 
+import os
 from typing import TYPE_CHECKING
 
 from .host import utility
@@ -9,6 +10,7 @@ if TYPE_CHECKING:
 else:
     _bounds = utility("bounds")
 
+_bounds.FOLDERS.append(os.path.dirname(__file__))  # the YAMLs name pictures and models in load/
 Bounded = _bounds.Bounded
 bounded = _bounds.bounded
 check_bounds = _bounds.check_bounds

@@ -18,7 +18,8 @@ from threestudio.launch import INPUT_ERRORS
 from . import process, table
 from .machine import cards
 from .overrides import OVERRIDE, by_task, option, yes_or_no
-from .plan import ROOT, interpreter
+from .places import ROOT, shown
+from .plan import interpreter
 from .process import STOPPED, Interrupt, Outcome
 from .request import Request
 
@@ -241,4 +242,4 @@ def wait_for(entries: Sequence[Entry], jobs: Sequence[Any]) -> int:
 
 
 def shown_command(entry: Entry) -> str:
-    return shlex.join([interpreter(), "animate.py", *entry.words])
+    return shlex.join([interpreter(), shown(ROOT / "animate.py"), *entry.words])

@@ -112,7 +112,10 @@ def go_on(argv: Sequence[str]) -> list[str]:
             next(rest)
         elif not word.startswith("--from="):
             words.append(word)
-    return [interpreter(Path.cwd()), *words]
+    door, *rest = words
+    if not door.endswith(".py"):  # the command of an installed package
+        return [os.path.basename(door), *rest]
+    return [interpreter(Path.cwd()), door, *rest]
 
 
 def run_table(args: argparse.Namespace) -> int:

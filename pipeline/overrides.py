@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 from threestudio.check import check
 from threestudio.utils.config import overridden, parse_overrides
 
-from .places import ROOT, as_meant
+from .places import as_meant, workplace
 from .presets import STAGES, TASKS
 
 OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
@@ -113,7 +113,7 @@ def check_stage(
     later: files that earlier tasks write. A ValueError has the task's name.
     """
     try:
-        check(path, list(overrides), folder=ROOT, later=[str(file) for file in later])
+        check(path, list(overrides), folder=workplace(), later=[str(file) for file in later])
     except (ValueError, KeyError, OSError) as error:
         text = error.args[0] if isinstance(error, KeyError) else str(error)
         raise ValueError(f"{task}: {text}") from error

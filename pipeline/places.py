@@ -1,12 +1,14 @@
-"""Models, files and folders that a person names, which means from where animate.py was called: the
-commands of a plan run in the checkout's folder instead."""
+"""Models, files and folders that a person names, which means from where animate.py was called. The
+commands of a plan run in the checkout's folder instead; of an installed package, where it was
+called."""
 
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
+ROOT = Path(__file__).resolve().parent.parent  # the checkout, or the installed package
+CHECKOUT = (ROOT / "pyproject.toml").is_file()
 # what keys end in whose values are a folder in diffusers' or transformers' format, or a hub id
 MODELS = ("pretrained_model_name_or_path", "controlnet_name_or_path", "tokenizer_name")
 MODELS += ("depth_model", "normal_model", "caption_model")
@@ -14,10 +16,15 @@ FILES = ("cond_image_path",)
 WEIGHTS = "weights"  # <checkpoint>:<module>
 
 
+def workplace() -> Path:
+    """Where a plan's commands run: what they write by themselves (caches) is never a package's."""
+    return ROOT if CHECKOUT else Path.cwd()
+
+
 def shown(path: Path) -> str:
-    """A path for commands that run in the checkout's folder: relative if it lies in there."""
-    path = Path(os.path.abspath(path.expanduser()))
-    return str(path.relative_to(ROOT)) if path.is_relative_to(ROOT) else str(path)
+    """A path for a plan's commands: relative if it lies where they run."""
+    path, place = Path(os.path.abspath(path.expanduser())), workplace()
+    return str(path.relative_to(place)) if path.is_relative_to(place) else str(path)
 
 
 def as_meant(word: str, key: str, value: str) -> str:
@@ -92,9 +99,17 @@ def check_writable(folder: Path) -> None:
 
 
 def located(model: str) -> str:
-    """A model of a plan's command as it is found from anywhere; a hub id stays."""
-    folder = ROOT / os.path.expanduser(model)
-    return str(folder) if folder.is_dir() else model
+    """A model of a config as it is found from anywhere; a hub id stays."""
+    for place in (workplace(), ROOT):  # a config of ours names those that come with it
+        if (folder := place / os.path.expanduser(model)).is_dir():
+            return str(folder)
+    return model
+
+
+def model_shown(model: str) -> str:
+    """A model of a config for a plan's commands."""
+    found = located(model)
+    return shown(Path(found)) if Path(found).is_dir() else model
 
 
 def models_of(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:

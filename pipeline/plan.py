@@ -23,7 +23,7 @@ from . import result
 from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
 from .overrides import check_handover, check_stage, flags, stage_config, written
-from .places import MODELS, ROOT, check_writable, located, models_of, shown
+from .places import MODELS, ROOT, check_writable, located, model_shown, models_of, shown
 from .presets import (
     FAST,
     STAGES,
@@ -83,7 +83,8 @@ class Task:
 
     def words(self, again: bool = False) -> list[str]:
         """The command line; `again`: to go on where the task stopped."""
-        return [*self.command, *(self.resume if again else [])]
+        script, *rest = self.command
+        return [shown(ROOT / script), *rest, *(self.resume if again else [])]
 
     def told(self, text: str) -> str:
         """What the command says, with the person's files for the copies that it was given."""
@@ -284,7 +285,7 @@ def token_task(
         options["max_train_steps"] = max(1, options["max_train_steps"] // FAST)
     model = stage3["system"]["guidance_cn"]["pretrained_model_name_or_path"]
     options = {
-        "pretrained_model_name_or_path": model,
+        "pretrained_model_name_or_path": model_shown(model),
         "learnable_property": "object",
         "placeholder_token": TOKEN,
         "initializer_token": subject.noun,
@@ -363,7 +364,7 @@ def stage_task(
     gpu = [] if request.gpu in (None, CPU) else ["--gpu", request.gpu]
     return Task(
         name=stage,
-        command=["launch.py", "--config", path, "--train", *gpu, *overrides],
+        command=["launch.py", "--config", shown(ROOT / path), "--train", *gpu, *overrides],
         folder=folder,
         settings=without_places(config, reads),
         reads=reads,

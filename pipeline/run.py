@@ -21,7 +21,8 @@ from .earlier import put_aside
 from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
-from .plan import ROOT, Plan, Task, make_plan, resume_words
+from .places import workplace
+from .plan import Plan, Task, make_plan, resume_words
 from .presets import TASKS, preset_named
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration
@@ -81,7 +82,7 @@ def describe(plan: Plan, manifest: Manifest) -> str:
     """The plan as --dry-run prints it."""
     says = {"done": "done", "half": "goes on from its last checkpoint", "new": "runs"}
     lines = [f"# {plan.request.folder}: preset {plan.request.preset}", *remarks(plan)]
-    lines += [f"# the commands run in {ROOT}"] if Path.cwd() != ROOT else []
+    lines += [f"# the commands run in {workplace()}"] if Path.cwd() != workplace() else []
     states = pending(plan, manifest)
     lines += [f"# not here: {line}" for line in here(plan, states)]
     for task, state in states:
@@ -246,8 +247,8 @@ def run_task(
         line.say(f"{task.name}: what it made before is kept in {kept}")
     manifest.begin(task.name, inputs, again)
     for source, target in task.copies:
-        (ROOT / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / source, ROOT / target)
+        (workplace() / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workplace() / source, workplace() / target)
     line.say(f"{task.name}: {'going on from its last checkpoint' if again else 'starts'}")
     log = manifest.folder / "logs" / f"{task.name}.log"
     hearing = Hearing(task, line)
@@ -256,7 +257,7 @@ def run_task(
     command = [sys.executable, *task.words(again)]
     outcome = process.run(
         command,
-        ROOT,
+        workplace(),
         task.environment,
         log,
         interrupt,

@@ -32,6 +32,7 @@ FLOORS = (
 DOORS = (
     "__init__.py",
     "animate.py",
+    "console/animate124_commands.py",
     "image_preprocess.py",
     "launch.py",
     "textual-inversion/textual_inversion.py",
@@ -39,6 +40,7 @@ DOORS = (
 )
 # what is imported by a computed name or by path: file -> what that may be
 BY_NAME = {
+    "console/animate124_commands.py": ["animate.py", "launch.py"],
     "geometry/hash_grid.py": [
         f"geometry/hash_grid_{backend}.py" for backend in ("torch", "numba", "cuda", "tinycudann")
     ],
@@ -85,7 +87,8 @@ def sources() -> list[str]:
     for path in sorted(ROOT.rglob("*.py")):
         place = path.relative_to(ROOT)
         hidden = any(part.startswith(".") or part.endswith(".egg-info") for part in place.parts)
-        if not hidden and place.parts[0] not in ("tests", "outputs", "build", "dist"):
+        beside = ("tests", "outputs", "build", "dist", "setup.py")
+        if not hidden and place.parts[0] not in beside:
             found.append(place.as_posix())
     return found
 

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from threestudio.registry import failed_imports
+from threestudio.registry import close_names, failed_imports
 
 
 class ExtensionImportError(ImportError):
@@ -33,6 +33,7 @@ def load_extension(name: str, folder: Path | None = None, typecheck: bool = Fals
         spec = importlib.util.spec_from_file_location(
             name, Path(folder) / "__init__.py", submodule_search_locations=[str(folder)]
         )
+        assert spec is not None and spec.loader is not None
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)
@@ -43,3 +44,22 @@ def load_extension(name: str, folder: Path | None = None, typecheck: bool = Fals
         raise ExtensionImportError(
             f"The extension {name!r} cannot be imported ({error})."
         ) from error
+
+
+def config_of(extension: str, given: str) -> str:
+    """The path of a config: as given, or else where a loaded extension has it, in its folder or in
+    the `configs` there.
+
+    Raises:
+        FileNotFoundError: a bare name that neither the working directory nor the extension has.
+    """
+    if Path(given).is_file():
+        return given
+    folders = [Path(place) for place in sys.modules[extension].__path__]
+    for place in [*folders, *(folder / "configs" for folder in folders)]:
+        if (place / given).is_file():
+            return str(place / given)
+    names = [path.name for folder in folders for path in folder.glob("configs/*.yaml")]
+    if len(Path(given).parts) == 1 and (near := close_names(given, names)):
+        raise FileNotFoundError(f"There is no config {given!r}; {extension} has {', '.join(near)}.")
+    return given

@@ -23,7 +23,7 @@ from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from threestudio.check import check_experiment, trainer_options
-from threestudio.extensions import ExtensionImportError, load_extension
+from threestudio.extensions import ExtensionImportError, config_of, load_extension
 from threestudio.log import aside, info, warn
 from threestudio.log import configure as configure_logging
 from threestudio.registry import find
@@ -167,9 +167,15 @@ def stay_in_place(cfg: Any, config: str, extras: list[str]) -> None:
     cfg.exp_dir, cfg.trial_name, cfg.trial_dir = str(trial.parent), trial.name, str(trial)
 
 
+def _called() -> list[str]:
+    """The words before the options: a script's, or the command of an installed package."""
+    door = sys.argv[0]
+    return ["python", door] if door.endswith(".py") else [os.path.basename(door)]
+
+
 def _write_command(cfg: Any, args: argparse.Namespace) -> None:
     """How this trial was started."""
-    command = shlex.join(["python", *sys.argv])
+    command = shlex.join([*_called(), *sys.argv[1:]])
     Path(cfg.trial_dir, "cmd.txt").write_text(f"{command}\n{args}\n")
 
 
@@ -180,7 +186,7 @@ def resume_command(args: argparse.Namespace, trial_dir: str) -> str | None:
         return None
     config = os.path.join(trial_dir, "configs", "parsed.yaml")
     gpu = [] if args.gpu is None else ["--gpu", args.gpu]
-    command = ["python", sys.argv[0], "--config", config, "--train", *gpu]
+    command = [*_called(), "--config", config, "--train", *gpu]
     return shlex.join([*command, f"resume={ckpts[-1]}"])
 
 
@@ -227,6 +233,7 @@ def _main(args, extras, extension, folder) -> str:
         events.tell_messages()
     if extension is not None:
         load_extension(extension, folder, typecheck=args.typecheck)
+        args.config = config_of(extension, args.config)
     if not args.verbose:
         # data modules here make their batches in the process; a new trial folder, and fewer
         # callbacks where nothing is trained, are what resume is expected to have

@@ -23,6 +23,8 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+# of extensions: where files that come with one are looked for, if the working directory lacks them
+FOLDERS: list[str] = []
 SCALARS = {int, float, str, bool, type(None)}
 
 
@@ -108,13 +110,18 @@ class Bounded:
 
 
 def expand_paths(instance: Any) -> None:
-    """`~` in the path fields, those of nested dataclasses included, becomes the home folder."""
+    """`~` in the path fields, those of nested dataclasses included, becomes the home folder; a file
+    or model that the working directory lacks and an extension has is the extension's."""
     for f in dataclasses.fields(instance):
         value = getattr(instance, f.name)
         if dataclasses.is_dataclass(value):
             expand_paths(value)
         elif "path" in f.metadata and isinstance(value, str):
-            setattr(instance, f.name, os.path.expanduser(value))
+            value = os.path.expanduser(value)
+            if f.metadata["path"] in ("file", "model") and value and not os.path.exists(value):
+                places = [os.path.join(folder, value) for folder in FOLDERS]
+                value = next(filter(os.path.exists, places), value)
+            setattr(instance, f.name, value)
 
 
 def check_bounds(instance: Any, path: str = "") -> None:
