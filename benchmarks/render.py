@@ -18,8 +18,9 @@ import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
 from animate124.renderer import nerf_volume_renderer
-from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer, Rays, per_ray
+from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
 from animate124.renderer.ray_marching import march
+from animate124.renderer.samples import Rays, per_ray
 from measuring import milliseconds
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from torch import nn

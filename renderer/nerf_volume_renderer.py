@@ -10,22 +10,21 @@ at one time. In training the last parts keep their graph, as many as `train_chun
 the others are evaluated again in the backward pass: memory follows that and not frames x pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from typing import Any, ClassVar
 
 import threestudio
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.ops import chunk_batch
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
 from ..bounds import Bounded, bounded, in_order
 from ..geometry.times import is_static
@@ -38,121 +37,15 @@ from .compositing import (
 )
 from .occupancy_grid import UPDATE_EVERY, OccupancyGrid
 from .ray_marching import march
+from .recomputation import joined_parts
+from .samples import Rays, Samples, per_ray
 
 MIN_TRANSMITTANCE = 1e-4  # share of the light that reaches a sample; one with less is hidden
 # ... and one with less than this has the colour and the normal of the last one before that has
 # more: pixels and gradients change by less than 1e-3 (tests/test_renderer.py)
 MIN_SHADED_TRANSMITTANCE = 5e-4
 PRUNING_CHUNK = 2**20  # samples that training looks at together where no graph is kept
-MANY_SAMPLES = 2**15  # of an image, from which on it is worth calls of its own
 PERTURBATION = 0.01  # standard deviation of normal_perturb's points, world units
-
-
-@dataclass
-class Rays:
-    """All rays of a batch of images, flattened."""
-
-    origins: Float[Tensor, "R 3"]
-    directions: Float[Tensor, "R 3"]  # unit length
-    times: Float[Tensor, "B 1"] | None  # tau of each image; None if the scene stands still
-    lights: Float[Tensor, "R 3"] | None  # where the image's light is
-    n_images: int = 1  # that have as many rays each
-
-    def __len__(self) -> int:
-        return len(self.origins)
-
-
-@dataclass
-class Samples:
-    """Packed samples of rays, sorted by ray and then by distance."""
-
-    rays: Rays
-    ray_indices: Int[Tensor, " N"]
-    t_starts: Float[Tensor, " N"]  # distances from the camera
-    t_ends: Float[Tensor, " N"]
-    shaded: Bool[Tensor, " N"] | None = None  # those whose colour and normal matter; None: all
-
-    def __len__(self) -> int:
-        return len(self.ray_indices)
-
-    def of_rays(self, values: Tensor | None) -> Tensor | None:
-        """A value of each ray -> that of each sample's ray."""
-        return None if values is None else values.index_select(0, self.ray_indices)
-
-    def parts(self, most: int) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
-        """Cuts the samples into runs of at most `most` (0: any number): how many, and their times.
-
-        A run of one image has that image's time, [1 1]. Images of few samples go together, with a
-        time for each sample, since every call of a geometry has its cost.
-        """
-        times = self.rays.times
-        if times is None or len(times) == 1:
-            return [(size, times) for size in even_sizes(len(self), most)]
-        if len(self) < len(times) * MANY_SAMPLES:
-            sizes = even_sizes(len(self), most)
-            image = self.ray_indices // (len(self.rays) // len(times))
-            return list(zip(sizes, times.index_select(0, image).split(sizes), strict=True))
-        counts = zip(self.of_images(), times.split(1), strict=True)
-        return [(size, tau) for count, tau in counts for size in even_sizes(count, most)]
-
-    def of_images(self) -> list[int]:
-        """How many samples each image has; the host waits for the device."""
-        per_image = len(self.rays) // self.rays.n_images
-        edges = torch.arange(self.rays.n_images + 1, device=self.ray_indices.device) * per_image
-        return torch.searchsorted(self.ray_indices, edges).diff().tolist()
-
-    def select(self, indices: Int[Tensor, " M"]) -> "Samples":
-        ray_indices, t_starts, t_ends = self.packed
-        return Samples(self.rays, ray_indices[indices], t_starts[indices], t_ends[indices])
-
-    @property
-    def packed(self) -> tuple[Tensor, Tensor, Tensor]:
-        return self.ray_indices, self.t_starts, self.t_ends
-
-    @cached_property
-    def t(self) -> Float[Tensor, "N 1"]:
-        """Distances of the midpoints."""
-        return (0.5 * (self.t_starts + self.t_ends))[:, None]
-
-    @cached_property
-    def directions(self) -> Float[Tensor, "N 3"]:
-        return self.of_rays(self.rays.directions)
-
-    @cached_property
-    def points(self) -> Float[Tensor, "N 3"]:
-        """Midpoints in the world."""
-        return torch.addcmul(self.of_rays(self.rays.origins), self.directions, self.t)
-
-
-def per_ray(values: Tensor | None, rays_per_image: int) -> Tensor | None:
-    """[B C] -> [B * rays_per_image C]: an image's value for each of its rays."""
-    return None if values is None else values.float().repeat_interleave(rays_per_image, dim=0)
-
-
-def even_sizes(count: int, most: int) -> list[int]:
-    """Cuts `count` into as few numbers of at most `most` (0: any) as will do, nearly equal."""
-    parts = -(-count // most) if most > 0 else min(count, 1)
-    return [count // parts + (i < count % parts) for i in range(parts)]
-
-
-def joined_parts(calls: Sequence[Callable[[], Any]], sizes: Sequence[int], most: int) -> Any:
-    """What the calls return, tensors or dicts of them, `sizes` rows each, one after the other.
-
-    The last ones, of at most `most` rows together (0: any), keep their graph; the others are called
-    once more in the backward pass, one by one. They draw no random numbers.
-    """
-    if len(calls) == 1:
-        return calls[0]()
-    options = {"use_reentrant": False, "preserve_rng_state": False}
-    left = sum(sizes)  # rows of this call and those after it
-    parts = []
-    for call, size in zip(calls, sizes, strict=True):
-        again = 0 < most < left
-        left -= size
-        parts.append(checkpoint(call, **options) if again else call())
-    if torch.is_tensor(parts[0]):
-        return torch.cat(parts)
-    return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
 
 @threestudio.register("animate124-nerf-volume-renderer")

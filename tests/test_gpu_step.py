@@ -12,7 +12,7 @@ import pytest
 import threestudio
 import torch
 from animate124.guidance import distillation
-from animate124.renderer import nerf_volume_renderer
+from animate124.renderer import nerf_volume_renderer, samples
 from threestudio.utils.config import load_config
 
 CONFIGS = Path(animate124.__file__).parent / "configs"
@@ -103,11 +103,11 @@ def test_a_fast_step_is_the_plain_step(stage, compile, random_priors, tmp_path, 
     latents = "diffusers.models.autoencoders.vae.DiagonalGaussianDistribution.sample"
     monkeypatch.setattr(latents, lambda self, generator=None: self.mode())
     pairs = overrides(stage, random_priors, tmp_path)
-    monkeypatch.setattr(nerf_volume_renderer, "MANY_SAMPLES", 100)
+    monkeypatch.setattr(samples, "MANY_SAMPLES", 100)
     fast = step(stage, pairs, *FAST, f"system.speed.compile={compile}")
     monkeypatch.setattr(distillation, "slim", lambda vae: vae)
     monkeypatch.setattr(nerf_volume_renderer, "MIN_SHADED_TRANSMITTANCE", 0.0)
-    monkeypatch.setattr(nerf_volume_renderer, "MANY_SAMPLES", 10**9)
+    monkeypatch.setattr(samples, "MANY_SAMPLES", 10**9)
     plain = step(stage, pairs, *PLAIN)
     names = ["guidance", "guidance_3d", "guidance_cn"][: 2 if stage < 3 else 3]
     exact = step(

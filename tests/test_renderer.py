@@ -8,16 +8,12 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
-from animate124.renderer import nerf_volume_renderer
+from animate124.renderer import nerf_volume_renderer, samples
 from animate124.renderer.compositing import accumulate
-from animate124.renderer.nerf_volume_renderer import (
-    NeRFVolumeRenderer,
-    Rays,
-    Samples,
-    even_sizes,
-    joined_parts,
-)
+from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
 from animate124.renderer.ray_marching import march
+from animate124.renderer.recomputation import joined_parts
+from animate124.renderer.samples import Rays, even_sizes
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from torch import nn
 
@@ -498,39 +494,11 @@ def test_chunks_that_run_again_have_exact_gradients():
     assert held[2] / held[0] == pytest.approx(14 / 50, abs=0.05)
 
 
-def test_sizes_are_nearly_equal_and_not_too_large():
-    assert even_sizes(10, 4) == [4, 3, 3]
-    assert even_sizes(8, 4) == [4, 4] and even_sizes(3, 4) == [3] and even_sizes(3, 0) == [3]
-    assert even_sizes(0, 4) == even_sizes(0, 0) == []
-
-
-def test_samples_know_their_images_and_times(monkeypatch):
-    ray_indices = torch.tensor([0, 0, 3, 8, 11])  # 4 rays an image: 3, 0 and 2 samples
-    packed = (ray_indices, torch.zeros(5), torch.ones(5))
-    taus = torch.tensor([[0.1], [0.5], [0.9]])
-    still = Samples(Rays(*torch.rand(2, 12, 3), None, None, n_images=3), *packed)
-    moving = Samples(Rays(*torch.rand(2, 12, 3), taus, None, n_images=3), *packed)
-    assert moving.of_images() == [3, 0, 2]
-    assert still.parts(3) == [(3, None), (2, None)] and still.parts(0) == [(5, None)]
-
-    def parts_of(samples, most):
-        return [(size, times.flatten().tolist()) for size, times in samples.parts(most)]
-
-    def times(*values):
-        return pytest.approx(values)
-
-    few = [(3, times(0.1, 0.1, 0.1)), (2, times(0.9, 0.9))]
-    assert parts_of(moving, 3) == few
-    monkeypatch.setattr(nerf_volume_renderer, "MANY_SAMPLES", 1)
-    assert parts_of(moving, 2) == [(2, times(0.1)), (1, times(0.1)), (2, times(0.9))]
-    assert parts_of(moving, 0) == [(3, times(0.1)), (2, times(0.9))]
-
-
 def test_image_by_image_it_is_the_same_clip(monkeypatch):
     renderer = renderer_of(Moving({}).of(moving_ball), n_updates=40)
     batch = Cameras.of(azimuth_deg=[0.0, 5.0, 10.0]).batch(16, 16, torch.tensor([0.0, 0.3, 1.0]))
     together = renderer(**batch)
-    monkeypatch.setattr(nerf_volume_renderer, "MANY_SAMPLES", 1)
+    monkeypatch.setattr(samples, "MANY_SAMPLES", 1)
     renderer.geometry.calls.clear()
     torch.testing.assert_close(renderer(**batch), together)
     assert len(renderer.geometry.calls) >= 6
