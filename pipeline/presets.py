@@ -34,6 +34,7 @@ class Preset:
     costs: Mapping[str, Cost]  # of the tasks, on the machine that the preset is meant for
     offline: bool = False  # everything is in this checkout: the hub isn't asked
     on_cpu: bool = False  # its models are small enough for one
+    words: str | None = None  # JSON of the only words that its models know
 
 
 TOKEN_FULL = {
@@ -88,6 +89,7 @@ PRESETS = {
         },
         offline=True,
         on_cpu=True,
+        words="load/toy-priors/words.json",
     ),
     "modelscope": Preset(
         configs=(

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..events import Event, Message, Progress
+from ..files.json_files import read_json
 from ..files.torch_files import check_zip
 from ..files.whole import clear_parts
 from ..pretrained.learned_tokens import read_learned_tokens
@@ -21,13 +22,13 @@ from .earlier import put_aside
 from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
-from .places import workplace
+from .places import ROOT, workplace
 from .plan import Plan, Task, make_plan, resume_words
 from .presets import TASKS, preset_named
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration
 from .request import Request
-from .wording import unknown_to_the_toy
+from .wording import unknown_words
 
 TAIL = 15  # lines of a failed task that are shown
 
@@ -139,8 +140,9 @@ def remarks(plan: Plan) -> list[str]:
     lines += [
         f"# {key}: {text!r}" for key, text in plan.prompts.items() if key != "stage2" and text
     ]
-    if request.preset == "toy" and plan.subject is not None:
-        line = unknown_to_the_toy(*plan.prompts.values())
+    words = preset_named(request.preset).words
+    if words is not None and plan.subject is not None:
+        line = unknown_words(request.preset, read_json(ROOT / words), *plan.prompts.values())
         lines += [f"# {line}"] if line else []
     if request.vram is not None and not plan.memory:
         lines.append(f"# --vram {request.vram:g}: no option is needed for that")

@@ -1,10 +1,9 @@
 """Sentences: who a prompt is about, and the prompts of the stages that follow from that."""
 
 import re
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from ..toyworld.captions import VERBS, WORDS
-from ..toyworld.characters import SPECIES
 from .noun_phrase import (
     AND,
     AUXILIARIES,
@@ -74,8 +73,8 @@ def subject_of_caption(caption: str) -> Subject | None:
 
 def leading_pronoun(sentence: str) -> str:
     """ "it" of "it is dancing"; else nothing."""
-    first = re.match(r"\w*", sentence)[0]
-    return first if first.lower() in PRONOUNS else ""
+    first = re.match(r"\w*", sentence)
+    return first[0] if first and first[0].lower() in PRONOUNS else ""
 
 
 def refined(prompt: str, subject: Subject) -> str | None:
@@ -89,13 +88,16 @@ def refined(prompt: str, subject: Subject) -> str | None:
     return pattern.sub(TOKEN, subject.phrase) + prompt[len(pronoun) :] if pronoun else None
 
 
-def unknown_to_the_toy(*sentences: str) -> str | None:
-    """One line about words that the toy text encoder only spells, None if it knows all of them."""
+def unknown_words(models: str, known: Mapping[str, Collection[str]], *sentences: str) -> str | None:
+    """One line about words that a preset's models only spell; None if they know all of them.
+
+    models: whose they are, "toy"; known: the content of the preset's words.json.
+    """
     words = re.findall(r"[a-z]+", " ".join(sentences).replace(TOKEN, " ").lower())
-    unknown = [word for word in dict.fromkeys(words) if word not in WORDS]
+    unknown = [word for word in dict.fromkeys(words) if word not in known["words"]]
     if not unknown:
         return None
     return (
-        f"The toy models never saw the word{'s' * (len(unknown) > 1)} {', '.join(unknown)}: they "
-        f"know a {', '.join(SPECIES)} that is {', '.join(VERBS.values())}."
+        f"The {models} models never saw the word{'s' * (len(unknown) > 1)} {', '.join(unknown)}: "
+        f"they know a {', '.join(known['subjects'])} that is {', '.join(known['motions'])}."
     )

@@ -10,7 +10,7 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.guidance.zero123_model import camera_offset
 from animate124.pretrained.models import load_component
-from animate124.toyworld import banks, captions, recipes, train
+from animate124.toyworld import banks, captions, folders, recipes, train
 from animate124.toyworld.characters import SPECIES, make_character
 from animate124.toyworld.motions import MOTIONS
 from animate124.toyworld.ray_tracing import render
@@ -82,6 +82,16 @@ def test_the_shipped_priors_are_small_and_good():
     assert size <= 48e6
     quality = json.loads((SHIPPED / "quality.json").read_text())
     assert quality["vae_psnr"] > 30 and quality["novel_view_psnr_cfg3"] > 28
+
+
+def test_the_words_that_are_said_to_be_known_are_those_of_the_shipped_tokenizer(tmp_path):
+    folders.write_words(tmp_path / "words.json")
+    said = json.loads((SHIPPED / "words.json").read_text())
+    assert said == json.loads((tmp_path / "words.json").read_text())
+    vocabulary = json.loads((SHIPPED / "sd" / "tokenizer" / "vocab.json").read_text())
+    assert {f"{word}</w>" for word in said["words"]} <= vocabulary.keys()
+    spoken = {word for text in said["subjects"] + said["motions"] for word in text.split()}
+    assert spoken <= set(said["words"])
 
 
 def shipped_files():

@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from .captions import VERBS, WORDS
+from .characters import SPECIES
 from .random_priors import (
     END,
     FEATURE_EXTRACTOR,
@@ -59,6 +61,11 @@ def vision_config(width: int, image_size: int) -> dict:
         "patch_size": 8,
         "hidden_act": "quick_gelu",
     }
+
+
+def write_words(path: Path) -> None:
+    """What a person may ask the toy priors for."""
+    write_json(path, {"words": WORDS, "subjects": [*SPECIES], "motions": [*VERBS.values()]})
 
 
 def write_tokenizer(folder: Path, vocabulary: list[str], merges: list[tuple[str, str]]) -> None:

@@ -51,6 +51,7 @@ def train(out: Path, plan: Plan, seed: int, device: str) -> None:
     folders.write_text_folder(out / "text-to-video", words, text, video_unet, vae)
     folders.write_zero123(out / "zero123", eye, camera, view_unet, vae)
     folders.write_diffusers(out / "controlnet-tile", controlnet)
+    folders.write_words(out / "words.json")
     for module in (vae, text, unet, controlnet, eye, view_unet, video_unet):
         count = sum(p.numel() for p in module.parameters()) / 1e6
         print(f"{type(module).__name__}: {count:.2f} M parameters")
