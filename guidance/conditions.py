@@ -18,19 +18,19 @@ from torch import Tensor
 Condition = dict[str, Tensor]
 
 
-def both(x: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "B2 *shape"]:
+def both(x: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " B2 *shape"]:
     """The same for the conditional and the unconditional half."""
     return torch.cat([x, x])
 
 
-def or_nothing(x: Shaped[Tensor, "B *shape"]) -> Shaped[Tensor, "B2 *shape"]:
+def or_nothing(x: Shaped[Tensor, " B *shape"]) -> Shaped[Tensor, " B2 *shape"]:
     """x for the conditional half, zeros for the unconditional one."""
     return torch.cat([x, torch.zeros_like(x)])
 
 
 def shown(
     z_t: Float[Tensor, "B2 C *size"], t: Shaped[Tensor, " B2"], condition: Condition
-) -> tuple[Float[Tensor, "B2 c *size"], Shaped[Tensor, "B2 *F"]]:
+) -> tuple[Float[Tensor, "B2 c *size"], Shaped[Tensor, " B2 *F"]]:
     """What the network sees for z_t and its time t. With clean first frames there is a t for each
     latent frame, [2B F], and theirs is 0, the data's (Wan 2.2, LTX-Video)."""
     if "first" in condition:

@@ -126,12 +126,12 @@ class ScoreDistillation(BaseObject):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, "B *shape"], Condition]:
+    ) -> tuple[Float[Tensor, " B *shape"], Condition]:
         """A leaf's latents, with their graph, and what its network is conditioned on."""
         raise NotImplementedError
 
     def predict_noise(
-        self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, "B2 *F"], condition: Condition
+        self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, " B2 *F"], condition: Condition
     ) -> Float[Tensor, "B2 C *size"]:
         """The network's raw prediction for both halves, by default a UNet's that reads tokens; z_t
         and t are as conditions.shown has them."""
@@ -144,8 +144,8 @@ class ScoreDistillation(BaseObject):
         return self.predict_noise(*shown(inputs["z_t"], inputs["t"], condition), condition)
 
     def guided_noise(
-        self, z_t: Float[Tensor, "B *shape"], t: Shaped[Tensor, " B"], condition: Condition
-    ) -> Float[Tensor, "B *shape"]:
+        self, z_t: Float[Tensor, " B *shape"], t: Shaped[Tensor, " B"], condition: Condition
+    ) -> Float[Tensor, " B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
         z_both, t_both = both(z_t), both(t)
         network = self.recorded or self.predict_from

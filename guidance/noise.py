@@ -48,7 +48,7 @@ class Noise(Protocol):
         """What the network is given for z_t."""
 
 
-def per_row(x: Float[Tensor, " B"], like: Float[Tensor, "B *rest"]) -> Float[Tensor, "B *ones"]:
+def per_row(x: Float[Tensor, " B"], like: Float[Tensor, " B *rest"]) -> Float[Tensor, " B *ones"]:
     """x with trailing dimensions of 1, to multiply each row of `like`."""
     return x.reshape(-1, *[1] * (like.ndim - 1))
 
@@ -69,8 +69,8 @@ def uniform(n: int, low: float, high: float, device, generator) -> Float[Tensor,
 
 
 def add_noise(
-    z: Float[Tensor, "B *shape"], eps: Float[Tensor, "B *shape"], alpha: Time, sigma: Time
-) -> Float[Tensor, "B *shape"]:
+    z: Float[Tensor, " B *shape"], eps: Float[Tensor, " B *shape"], alpha: Time, sigma: Time
+) -> Float[Tensor, " B *shape"]:
     """z_t = alpha z + sigma eps."""
     return per_row(alpha, z) * z + per_row(sigma, z) * eps
 

@@ -23,8 +23,8 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def classifier_free_guidance(
-    cond: Float[Tensor, "*shape"], uncond: Float[Tensor, "*shape"], scale: float, start: str
-) -> Float[Tensor, "*shape"]:
+    cond: Float[Tensor, " *shape"], uncond: Float[Tensor, " *shape"], scale: float, start: str
+) -> Float[Tensor, " *shape"]:
     """start + scale (cond - uncond), where `start` says "cond" or "uncond".
 
     From `uncond` (Ho and Salimans 2021) a scale of 1 is no guidance; from `cond`, 0 is.
@@ -33,21 +33,23 @@ def classifier_free_guidance(
 
 
 def sds_gradient(
-    eps_hat: Float[Tensor, "B *shape"], eps: Float[Tensor, "B *shape"], weight: Float[Tensor, " B"]
-) -> Float[Tensor, "B *shape"]:
+    eps_hat: Float[Tensor, " B *shape"],
+    eps: Float[Tensor, " B *shape"],
+    weight: Float[Tensor, " B"],
+) -> Float[Tensor, " B *shape"]:
     """w(t) (eps_hat - eps) (DreamFusion, eq. 3)."""
     return per_row(weight, eps) * (eps_hat - eps)
 
 
 def finite_part(
-    grad: Float[Tensor, "B *shape"],
-) -> tuple[Float[Tensor, "B *shape"], Float[Tensor, ""]]:
+    grad: Float[Tensor, " B *shape"],
+) -> tuple[Float[Tensor, " B *shape"], Float[Tensor, ""]]:
     """grad with 0 wherever it isn't finite, and the share of the row that lost most by it."""
     lost = (~grad.isfinite()).flatten(1).float().mean(1)
     return torch.nan_to_num(grad, nan=0.0, posinf=0.0, neginf=0.0), lost.max()
 
 
-def sds_loss(z: Float[Tensor, "B *shape"], grad: Float[Tensor, "B *shape"]) -> Float[Tensor, ""]:
+def sds_loss(z: Float[Tensor, " B *shape"], grad: Float[Tensor, " B *shape"]) -> Float[Tensor, ""]:
     """0.5 sum (z - stopgrad(z - grad))^2 / B: a loss whose gradient in z is exactly grad / B.
 
     It is written with z - stopgrad(z), exactly 0, since z - (z - grad) would round a small `grad`.

@@ -80,13 +80,13 @@ class PromptEmbeddings:
 
     def by_camera(
         self,
-        text: Shaped[Tensor, "1 *shape"],
-        uncond: Shaped[Tensor, "1 *shape"],
-        views: Shaped[Tensor, "4 *shape"],
+        text: Shaped[Tensor, " 1 *shape"],
+        uncond: Shaped[Tensor, " 1 *shape"],
+        views: Shaped[Tensor, " 4 *shape"],
         elevation: Float[Tensor, " B"],
         azimuth: Float[Tensor, " B"],
         view_dependent: bool,
-    ) -> Shaped[Tensor, "B2 *shape"]:
+    ) -> Shaped[Tensor, " B2 *shape"]:
         """The one that belongs to each of B cameras, then B times the unconditional one."""
         n = len(elevation)
         rows = text.expand(n, *text.shape[1:])

@@ -55,11 +55,11 @@ def draw_batch(
 
 
 def denoising_target(
-    z: Float[Tensor, "B *shape"],
-    noise: Float[Tensor, "B *shape"],
+    z: Float[Tensor, " B *shape"],
+    noise: Float[Tensor, " B *shape"],
     alpha_bar: Float[Tensor, " B"],
     prediction: str,
-) -> Float[Tensor, "B *shape"]:
+) -> Float[Tensor, " B *shape"]:
     """Noise, velocity (Salimans and Ho 2022, appendix D) or the clean latents."""
     if prediction == "epsilon":
         return noise
