@@ -15,8 +15,9 @@ from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
 from .guidance import image, tile, video, zero123
-from .prompt_processors import textual_inversion, view_dependent
+from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
+from .prompt_processors import view_dependent
 from .renderer import nerf_volume_renderer
 from .system import animate124, stock_names
 
@@ -27,9 +28,9 @@ __all__ = [
     "image",
     "image_video_datamodule",
     "implicit_volume",
+    "learned_prompts",
     "nerf_volume_renderer",
     "stock_names",
-    "textual_inversion",
     "tile",
     "video",
     "video_prompts",

@@ -11,34 +11,26 @@ to half precision and the text encoder runs under autocast. A last line compares
 the new row at each precision with float32's.
 """
 
-# ruff: noqa: E402 (the scripts' folder is no package, and has to be found first)
-
 import argparse
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "textual-inversion"))
-import textual_inversion as command_line
-
-command_line.bring_package()
-
-from denoising import denoising_loss, draw_batch, reseed
+from animate124.textual_inversion import parser as run_flags
+from animate124.textual_inversion.denoising import denoising_loss, draw_batch, reseed
+from animate124.textual_inversion.run import TextualInversion
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
 from full_size_models import VAE
 from measuring import cap_memory, now
 from torch.utils.data import DataLoader, RandomSampler
-from training import TextualInversion
 from transformers import CLIPTextConfig, CLIPTextModel
 
+ROOT = Path(__file__).resolve().parents[1]
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOKENIZER = ROOT / "load" / "toy-priors" / "sd" / "tokenizer"
 STEPS_OF_A_RUN = 3000
@@ -88,8 +80,8 @@ def prepare(
         f"--output_dir {model.parent / 'out'} --max_train_steps 100000 "
         f"--repeats {repeats}"
     )
-    run = TextualInversion(command_line.parser().parse_args(text.split()))
-    run.prepare()
+    run = TextualInversion(run_flags.parser().parse_args(text.split()))
+    run.training.prepare()
     return run
 
 
@@ -106,33 +98,34 @@ def ours(model: Path, args: argparse.Namespace, variant: str) -> Callable[[], No
     precision, _, change = variant.partition("-")
     run = prepare(model, args, precision)
     if change == "channels_last":
-        run.models.unet.to(memory_format=torch.channels_last)
+        run.inputs.models.unet.to(memory_format=torch.channels_last)
     elif change == "blocks":
-        compile_blocks(run.models.unet)
+        compile_blocks(run.inputs.models.unet)
     elif change == "compile":
-        run.unet = torch.compile(run.models.unet)
-    return run.train_step
+        run.training.unet = torch.compile(run.inputs.models.unet)
+    return run.training.train_step
 
 
 def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Callable[[], None]:
     """One step of the usual loop, with as many workers that load images as keep up."""
     run = prepare(model, args, precision)
-    models, device, dtype = run.models, run.device, run.dtype
+    models, device, dtype = run.inputs.models, run.on.device, run.inputs.dtype
+    prompts, pictures = run.inputs.word.prompts, run.inputs.pictures
     vae = models.vae.to(dtype)
     text_encoder = models.text_encoder.float()
     table = text_encoder.get_input_embeddings().table
     joined = torch.nn.Embedding.from_pretrained(
-        torch.cat([table.weight, run.rows.detach()]), freeze=False
+        torch.cat([table.weight, run.training.rows.detach()]), freeze=False
     )
     text_encoder.set_input_embeddings(joined)
     original = joined.weight.detach().clone()
     optimizer = torch.optim.AdamW([joined.weight], lr=5e-4, weight_decay=1e-2)
-    scaler = torch.amp.GradScaler(device.type, enabled=run.scaler.is_enabled())
+    scaler = torch.amp.GradScaler(device.type, enabled=run.training.scaler.is_enabled())
     scale, scheduler = vae.config.scaling_factor, models.scheduler
 
-    endless = RandomSampler(run.pictures, replacement=True, num_samples=10**7)
+    endless = RandomSampler(pictures, replacement=True, num_samples=10**7)
     workers = 0 if args.tiny else 12
-    images = iter(DataLoader(run.pictures, args.batch, sampler=endless, num_workers=workers))
+    images = iter(DataLoader(pictures, args.batch, sampler=endless, num_workers=workers))
     new_row = len(table.weight)
 
     def step() -> None:
@@ -141,7 +134,7 @@ def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Ca
         noise = torch.randn_like(z)
         t = torch.randint(0, 1000, (len(z),), device=device)
         noisy = scheduler.add_noise(z, noise, t)
-        ids = run.prompts[torch.randint(len(run.prompts), (len(z),))]
+        ids = prompts[torch.randint(len(prompts), (len(z),))]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             text = text_encoder(ids)[0].to(dtype)
             prediction = models.unet(noisy, t, text, return_dict=False)[0]
@@ -186,11 +179,15 @@ def measure(name: str, make: Callable[[], Callable[[], None]], steps: int, batch
 def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Tensor:
     """The new row's gradient of one fixed batch of 4."""
     run = prepare(model, args, precision, repeats=4)
-    reseed(run.generator, 1)
-    batch = draw_batch(run.bank, run.prompts, run.alpha_bar, "epsilon", 4, run.generator)
-    loss = denoising_loss(run.unet, run.models.text_encoder, batch, run.dtype)
+    training, word = run.training, run.inputs.word
+    reseed(training.generator, 1)
+    batch = draw_batch(
+        training.bank, word.prompts, training.alpha_bar, "epsilon", 4, training.generator
+    )
+    encoder = run.inputs.models.text_encoder
+    loss = denoising_loss(training.unet, encoder, batch, run.inputs.dtype)
     (2.0**16 * loss).backward()
-    return run.rows.grad.flatten() / 2.0**16
+    return word.rows.grad.flatten() / 2.0**16
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from typing import Any
 
 from ..preprocess.command import parser as preprocess_parser
 from ..preprocess.cut_out import check_photo
+from ..textual_inversion.parser import parser as token_parser
 from . import result
 from .machine import CPU, variables
 from .manifest import file_hash, model_hash, settings_hash
@@ -294,7 +295,7 @@ def token_task(
     }
     folder = request.folder / "token"
     paths = {"train_data_dir": shown(cut_out(request)), "output_dir": shown(folder)}
-    words = flags("token", {**options, **paths}, script_parser(TOKEN_SCRIPT))
+    words = flags("token", {**options, **paths}, token_parser())
     return Task(
         name="token",
         command=[TOKEN_SCRIPT, *words],

@@ -1,20 +1,9 @@
 """Training pictures: files -> squares on white -> varied copies."""
 
-import sys
-from pathlib import Path
-
-import animate124
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
-from PIL import Image
-
-SCRIPTS = Path(animate124.__file__).parent / "textual-inversion"
-sys.path.append(str(SCRIPTS))
-install_import_hook("augmentations", "threestudio.utils.typechecking.typechecked")
-
-from augmentations import (
+from animate124.textual_inversion.augmentations import (
     GREY,
     TrainingPictures,
     augment,
@@ -23,6 +12,7 @@ from augmentations import (
     square_picture,
     warp,
 )
+from PIL import Image
 
 
 def random_picture(side, seed=0):

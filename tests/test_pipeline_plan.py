@@ -13,11 +13,12 @@ import threestudio.launch
 from animate124.pipeline import result
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.overrides import by_task, flags, stage_config, written
-from animate124.pipeline.plan import ROOT, make_plan, script_parser
+from animate124.pipeline.plan import ROOT, make_plan
 from animate124.pipeline.presets import PRESETS, STAGES, TASKS, VRAM, memory_options
 from animate124.pipeline.request import Request, slug
 from animate124.pipeline.run import check_here, describe
 from animate124.preprocess import command as preprocess
+from animate124.textual_inversion.parser import parser as token_parser
 from omegaconf import OmegaConf
 from threestudio.utils import gpus
 from threestudio.utils.config import load_config, parse_overrides
@@ -45,9 +46,7 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
     assert tuple(task.name for task in plan.tasks) == TASKS
     parsers = {
         "image_preprocess.py": preprocess.parser(),
-        "textual-inversion/textual_inversion.py": script_parser(
-            "textual-inversion/textual_inversion.py"
-        ),
+        "textual-inversion/textual_inversion.py": token_parser(),
         "pipeline/result.py": result.parser(),
     }
     for task in plan.tasks:

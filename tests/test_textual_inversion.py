@@ -21,9 +21,17 @@ import torch
 from animate124.guidance.noise import DDPM, add_noise
 from animate124.pretrained.learned_tokens import read_learned_tokens
 from animate124.pretrained.text_readers import ClipReader
+from animate124.textual_inversion import command
+from animate124.textual_inversion.denoising import Batch, denoising_loss, denoising_target
+from animate124.textual_inversion.latent_bank import LatentBank, encode_bank
+from animate124.textual_inversion.learned_rows import SplicedEmbedding
+from animate124.textual_inversion.loss_curve import running_mean
+from animate124.textual_inversion.parser import conflicts, parser
+from animate124.textual_inversion.run import TextualInversion
+from animate124.textual_inversion.schedule import plan_steps
+from animate124.textual_inversion.watch import MOST_UNDONE, Watch
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.optimization import get_cosine_schedule_with_warmup
-from jaxtyping import install_import_hook
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
@@ -31,18 +39,6 @@ from transformers import CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(animate124.__file__).parent
 SCRIPT = ROOT / "textual-inversion" / "textual_inversion.py"
-sys.path.append(str(SCRIPT.parent))
-MODULES = "denoising latent_bank learned_rows validation"
-install_import_hook(MODULES.split(), "threestudio.utils.typechecking.typechecked")
-
-import textual_inversion as command_line
-from denoising import Batch, denoising_loss, denoising_target
-from latent_bank import LatentBank, encode_bank
-from learned_rows import SplicedEmbedding
-from run_folder import running_mean
-from training import TextualInversion
-from watch import MOST_UNDONE, Watch
-
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOY = ROOT / "load" / "toy-priors" / "sd"
 PADDED = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
@@ -69,7 +65,7 @@ def flags(random_priors, tmp_path):
 @pytest.fixture
 def learn(flags):
     """Runs the script in this process -> its exit code."""
-    return lambda *args, **kwargs: command_line.main(flags(*args, **kwargs))
+    return lambda *args, **kwargs: command.main(flags(*args, **kwargs))
 
 
 @pytest.fixture
@@ -77,7 +73,7 @@ def inversion(flags):
     """A run that is ready to begin."""
 
     def inversion(*args, **kwargs):
-        return TextualInversion(command_line.parser().parse_args(flags(*args, **kwargs)))
+        return TextualInversion(parser().parse_args(flags(*args, **kwargs)))
 
     return inversion
 
@@ -104,7 +100,7 @@ def test_the_published_command_works_as_it_stands(random_priors, tmp_path, monke
         "--output_dir=outputs-textual/x --enable_xformers_memory_efficient_attention "
         "--use_augmentations"
     )
-    assert command_line.main(shlex.split(text)) == 0
+    assert command.main(shlex.split(text)) == 0
     out = tmp_path / "outputs-textual" / "x"
     names = {p.relative_to(out).as_posix() for p in out.rglob("*") if "logs" not in p.parts}
     assert names == {
@@ -130,13 +126,14 @@ def digests(modules):
 
 def test_every_other_weight_stays_bit_identical(inversion, random_priors):
     run = inversion("--num_vectors 2 --adam_weight_decay 0.5 --num_validation_images 1")
-    modules = {"text": run.models.text_encoder, "unet": run.models.unet, "vae": run.models.vae}
-    before, start = digests(modules), run.rows.detach().clone()
+    models = run.inputs.models
+    modules = {"text": models.text_encoder, "unet": models.unet, "vae": models.vae}
+    before, start = digests(modules), run.training.rows.detach().clone()
     assert run.run() == 0
     after = digests(modules)
     changed = {name for name in before if before[name] != after[name]}
     assert len(changed) == 1 and changed.pop().endswith("token_embedding.rows")
-    assert (run.rows != start).any(dim=1).all()
+    assert (run.training.rows != start).any(dim=1).all()
     # and they are the ones on disk
     for kind, part in ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae")):
         on_disk = kind.from_pretrained(random_priors / "sd", subfolder=part)
@@ -151,7 +148,7 @@ def test_the_files_mean_the_same_in_diffusers_and_in_our_prompts(
     run = inversion(f"--num_vectors {vectors} --validation_prompt '{prompt}'")
     run.run()
     with torch.no_grad():
-        ours = run.models.text_encoder(run.validation_ids)[0][0]
+        ours = run.inputs.models.text_encoder(run.inputs.word.shown)[0][0]
     for suffix in (".bin", ".safetensors"):
         file = tmp_path / "out" / f"learned_embeds{suffix}"
         pipeline = StableDiffusionPipeline.from_pretrained(model, safety_checker=None)
@@ -182,19 +179,20 @@ def test_the_whole_pipeline_is_saved_with_the_word(learn, tmp_path):
 def test_the_word_is_learnt(inversion):
     """On trained models: a lower loss than with the initializer, at held-out noise and times."""
     run = inversion("--max_train_steps 30 --train_batch_size 4 --learning_rate 1e-2", model=TOY)
+    models = run.inputs.models
 
     @torch.no_grad()
     def held_out_loss():
-        picture = 2 * run.pictures[0][None] - 1
-        z = run.models.vae.encode(picture).latent_dist.mean.expand(64, -1, -1, -1)
-        z = z * run.models.vae.config.scaling_factor
+        picture = 2 * run.inputs.pictures[0][None] - 1
+        z = models.vae.encode(picture).latent_dist.mean.expand(64, -1, -1, -1)
+        z = z * models.vae.config.scaling_factor
         dice = torch.Generator().manual_seed(99)
         noise = torch.randn(z.shape, generator=dice)
         t = torch.linspace(5, 995, 64).long()
-        ids = run.validation_ids[:1].expand(64, -1)
-        z_t = add_noise(z, noise, *DDPM(run.alpha_bar).scales(t))
+        ids = run.inputs.word.shown[:1].expand(64, -1)
+        z_t = add_noise(z, noise, *DDPM(run.training.alpha_bar).scales(t))
         batch = Batch(z_t, noise, t, ids)
-        return denoising_loss(run.models.unet, run.models.text_encoder, batch, torch.float32)
+        return denoising_loss(models.unet, models.text_encoder, batch, torch.float32)
 
     before = held_out_loss()  # the row is the initializer's
     assert run.run() == 0
@@ -342,12 +340,12 @@ def written(folder):
 
 @pytest.mark.parametrize("lr", [1e25, math.inf])
 def test_a_run_that_comes_apart_stops_and_writes_nothing(flags, tmp_path, capsys, lr):
-    args = command_line.parser().parse_args(flags("--checkpointing_steps 1 --save_steps 1"))
-    assert command_line.learn(args) == 0
+    args = parser().parse_args(flags("--checkpointing_steps 1 --save_steps 1"))
+    assert command.learn(args) == 0
     good = written(tmp_path / "out")
     args.max_train_steps, args.resume_from_checkpoint = 9, "latest"
     args.learning_rate = lr
-    assert command_line.learn(args) == 1
+    assert command.learn(args) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and "Try a smaller --learning_rate" in error
     assert written(tmp_path / "out") == good  # of four steps, a checkpoint each
@@ -355,8 +353,15 @@ def test_a_run_that_comes_apart_stops_and_writes_nothing(flags, tmp_path, capsys
 
 def with_nan(run):
     """A prior one of whose weights was lost."""
-    run.models.unet.conv_in.weight[0, 0, 0, 0] = torch.nan
+    run.inputs.models.unet.conv_in.weight[0, 0, 0, 0] = torch.nan
     return run
+
+
+def scaled(training):
+    """As on a GPU in float16: the scaler undoes a step whose gradient overflows."""
+    training.scaler = torch.amp.GradScaler("cpu")
+    training.watch = Watch(0, scaled=True)
+    return training
 
 
 def test_a_model_that_gives_no_number_stops_the_first_step(inversion):
@@ -368,19 +373,18 @@ def test_a_model_that_gives_no_number_stops_the_first_step(inversion):
 
 def test_overflows_that_the_scaler_answers_end_no_run(inversion):
     run = inversion("--max_train_steps 9 --checkpointing_steps 1")
-    run.scaler = torch.amp.GradScaler("cpu")
-    run.rows.register_hook(lambda grad: grad * (torch.inf if run.step < 5 else 1))
-    run.watch = Watch(0, scaled=True)
-    start = run.rows.detach().clone()
+    training = scaled(run.training)
+    rows = training.rows
+    rows.register_hook(lambda grad: grad * (torch.inf if training.step < 5 else 1))
+    start = rows.detach().clone()
     assert run.run() == 0
-    assert run.optimizer.state[run.rows]["step"] == 9 - 5
-    assert (run.rows != start).all() and run.rows.isfinite().all()
+    assert training.optimizer.state[rows]["step"] == 9 - 5
+    assert (rows != start).all() and rows.isfinite().all()
 
 
 def test_a_short_run_whose_every_step_overflows_leaves_no_token(inversion):
     run = with_nan(inversion("--max_train_steps 2"))
-    run.scaler = torch.amp.GradScaler("cpu")
-    run.watch = Watch(0, scaled=True)
+    scaled(run.training)
     with pytest.raises(FloatingPointError, match=r"steps 1 to 2 overflowed in float16.*bf16"):
         run.run()
     assert not written(run.folder)
@@ -388,8 +392,7 @@ def test_a_short_run_whose_every_step_overflows_leaves_no_token(inversion):
 
 def test_a_run_whose_every_step_overflows_says_so(inversion):
     run = with_nan(inversion(f"--max_train_steps {MOST_UNDONE + 5}"))
-    run.scaler = torch.amp.GradScaler("cpu")
-    run.watch = Watch(0, scaled=True)
+    scaled(run.training)
     with pytest.raises(FloatingPointError, match=r"overflowed in float16.*bf16"):
         run.run()
     assert not written(run.folder)
@@ -502,7 +505,7 @@ def test_an_output_dir_that_is_a_file_is_named(learn, capsys, tmp_path):
 )
 def test_a_wrong_flag_is_refused(flags, options, capsys):
     with pytest.raises(SystemExit) as error:
-        command_line.main(flags(options))
+        command.main(flags(options))
     assert error.value.code == 2
     last = capsys.readouterr().err.splitlines()[-1]
     assert options.split()[0] in last or "not allowed with" in last
@@ -510,32 +513,33 @@ def test_a_wrong_flag_is_refused(flags, options, capsys):
 
 def test_a_seed_of_minus_one_is_drawn_and_written_down(inversion, capsys, tmp_path):
     run = inversion("--seed -1 --checkpointing_steps 1 --max_train_steps 1")
-    assert run.seed >= 0 and f"seed: {run.seed}" in capsys.readouterr().out
+    assert run.inputs.seed >= 0 and f"seed: {run.inputs.seed}" in capsys.readouterr().out
     assert run.run() == 0
     again = inversion("--seed -1 --resume_from_checkpoint latest --max_train_steps 2")
-    assert again.seed == run.seed
+    assert again.inputs.seed == run.inputs.seed
 
 
 def test_flags_without_effect_are_said(flags):
     options = "--num_train_epochs 3 --lr_warmup_steps 10 --lr_num_cycles 2 --validation_steps 5 "
-    args = command_line.parser().parse_args(flags(options + "--hub_model_id x --local_rank 1"))
-    idle = [line.split(": ")[1].split(",")[0] for line in command_line.conflicts(args)]
+    args = parser().parse_args(flags(options + "--hub_model_id x --local_rank 1"))
+    idle = [line.split(": ")[1].split(",")[0] for line in conflicts(args)]
     assert idle == [
         *("--num_train_epochs", "--lr_warmup_steps", "--lr_num_cycles", "--validation_steps"),
         *("--hub_token", "--local_rank"),
     ]
-    assert not command_line.conflicts(command_line.parser().parse_args(flags()))
+    assert not conflicts(parser().parse_args(flags()))
 
 
-def test_epochs_count_repeats_of_images(inversion):
+def test_epochs_count_repeats_of_images(flags):
     # 3 repeats of 1 image in batches of 2 are 2 steps
-    run = inversion()
-    run.args.max_train_steps, run.args.num_train_epochs = None, 5
-    assert run.plan_steps(images=1) == (10, 0)
-    run.args.validation_prompt, run.args.validation_epochs = "a _panda_", 4
-    assert run.plan_steps(images=1) == (10, 8)
-    run.args.num_train_epochs = None
-    assert run.plan_steps(images=1)[0] == 3000  # the published command's
+    args = parser().parse_args(flags())
+    args.max_train_steps, args.num_train_epochs = None, 5
+    assert plan_steps(args, images=1, processes=1) == (10, 0)
+    args.validation_prompt, args.validation_epochs = "a _panda_", 4
+    assert plan_steps(args, images=1, processes=1) == (10, 8)
+    assert plan_steps(args, images=1, processes=2) == (5, 4)
+    args.num_train_epochs = None
+    assert plan_steps(args, images=1, processes=1).total == 3000  # the published command's
 
 
 def test_learning_rates_are_diffusers_schedule_scaled(learn, tmp_path):
@@ -560,10 +564,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inversion):
             sizes.append(tensor.nbytes)
             return tensor
 
-        run.prepare()
+        run.training.prepare()
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            run.train_step()
-        return sum(sizes), run.rows
+            run.training.train_step()
+        return sum(sizes), run.training.rows
 
     plain, rows = kept(inversion())
     checkpointed, same_rows = kept(inversion("--gradient_checkpointing"))
@@ -573,9 +577,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inversion):
 
 def test_bf16_trains_float32_rows(inversion):
     run = inversion("--mixed_precision bf16 --num_validation_images 1")
-    assert run.models.unet.dtype == torch.bfloat16 and run.models.vae.dtype == torch.float32
+    models = run.inputs.models
+    assert models.unet.dtype == torch.bfloat16 and models.vae.dtype == torch.float32
     assert run.run() == 0
-    assert run.rows.dtype == torch.float32 and run.losses.isfinite().all()
+    assert run.training.rows.dtype == torch.float32 and run.training.losses.isfinite().all()
 
 
 def test_styles_workers_tokenizer_and_validation_prompt(learn, random_priors, tmp_path):
@@ -613,16 +618,16 @@ def test_prompts_are_tokenized_as_by_a_tokenizer_that_knows_the_word(inversion, 
     word = tokenizer.convert_tokens_to_ids("_panda_")
     assert word == encoder.get_input_embeddings().num_embeddings  # the row behind the table
     ids = tokenizer(["a photo of one _panda_, dancing", ""], **PADDED).input_ids
-    assert torch.equal(run.validation_ids, ids)
-    assert (run.prompts == word).sum(dim=1).eq(1).all()
+    assert torch.equal(run.inputs.word.shown, ids)
+    assert (run.inputs.word.prompts == word).sum(dim=1).eq(1).all()
 
 
 def test_several_initializer_tokens_start_at_their_mean(inversion, random_priors):
     run = inversion("--initializer_token 'panda dancing' --num_vectors 2")
     tokenizer = CLIPTokenizer.from_pretrained(random_priors / "sd", subfolder="tokenizer")
     ids = tokenizer("panda dancing", add_special_tokens=False).input_ids
-    table = run.models.text_encoder.get_input_embeddings().table.weight
-    torch.testing.assert_close(run.rows, table[ids].mean(0).expand(2, -1))
+    table = run.inputs.models.text_encoder.get_input_embeddings().table.weight
+    torch.testing.assert_close(run.training.rows, table[ids].mean(0).expand(2, -1))
 
 
 def test_targets_lead_back_to_the_noise():
@@ -639,7 +644,7 @@ def test_targets_lead_back_to_the_noise():
 
 def test_the_noise_levels_are_the_models(inversion, random_priors):
     scheduler = DDIMScheduler.from_pretrained(random_priors / "sd", subfolder="scheduler")
-    torch.testing.assert_close(inversion().alpha_bar, scheduler.alphas_cumprod)
+    torch.testing.assert_close(inversion().training.alpha_bar, scheduler.alphas_cumprod)
 
 
 def test_draws_have_the_posteriors_mean_and_deviation():

@@ -9,13 +9,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-from animate124.preprocess.errors import PreprocessError
-from animate124.preprocess.photo import read_photo
 from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
+
+from ..preprocess.errors import PreprocessError
+from ..preprocess.photo import read_photo
 
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 SLACK = 1.25  # pictures to be warped are kept larger by this: a crop is then not blurred

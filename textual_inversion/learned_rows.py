@@ -1,34 +1,20 @@
-"""The new word: its token ids, the rows of numbers that are trained, and its files.
+"""The rows of numbers that are trained, within the text encoder and in files.
 
 The text encoder's embedding table stays as it is. Ids behind its end are looked up in a small
 float32 parameter, so nothing else can change.
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from animate124.files.torch_files import DIGEST, digest
-from animate124.files.whole import whole_file
-from animate124.pretrained.learned_tokens import token_pattern
 from jaxtyping import Float, Int
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import CLIPTokenizer
 
-_OBJECT_VIEWS = ("a photo", "a rendering", "a close-up photo", "a cropped photo", "a bright photo")
-_OBJECT_NAMES = ("a {}", "the {}", "my {}", "one {}", "a nice {}")
-_STYLE_KINDS = ("painting", "picture", "rendering", "drawing")
-_STYLE_LOOKS = ("a {}", "the {}", "a close-up {}", "a bright {}", "a good {}")
-TEMPLATES = {
-    "object": [f"{view} of {name}" for view in _OBJECT_VIEWS for name in _OBJECT_NAMES],
-    "style": [
-        f"{look.format(kind)} in the style of {{}}"
-        for look in _STYLE_LOOKS
-        for kind in _STYLE_KINDS
-    ],
-}
+from ..files.torch_files import DIGEST, digest
+from ..files.whole import whole_file
 
 
 class SplicedEmbedding(nn.Module):
@@ -78,34 +64,6 @@ def initial_rows(
     if len(ids) > 1:
         what += f" is {len(ids)} tokens ({names}): starting from the mean of their embeddings"
     return table[ids].float().mean(0).expand(n, -1).clone(), what
-
-
-class PromptReader:
-    """Prompts -> token ids [N L], the placeholder as the ids behind the tokenizer's vocabulary."""
-
-    def __init__(
-        self, tokenizer: CLIPTokenizer, placeholder: str, new_ids: Sequence[int], length: int
-    ):
-        self.tokenizer, self.length = tokenizer, length
-        self.placeholder, self.new_ids = placeholder, list(new_ids)
-        self.pattern = token_pattern([placeholder])
-
-    def ids(self, prompts: Sequence[str]) -> Int[Tensor, "N L"]:
-        return torch.tensor([self.row(prompt) for prompt in prompts])
-
-    def row(self, prompt: str) -> list[int]:
-        """Start, as much of the prompt as fits, end, padding."""
-        inside: list[int] = []
-        for piece in self.pattern.split(prompt):
-            if piece == self.placeholder:
-                inside += self.new_ids
-            else:
-                options = {"add_special_tokens": False, "verbose": False}
-                inside += self.tokenizer(piece, **options).input_ids
-        inside = inside[: self.length - 2]
-        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        padding = [self.tokenizer.pad_token_id] * (self.length - 2 - len(inside))
-        return [start, *inside, end, *padding]
 
 
 def write_learned(

@@ -7,9 +7,10 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from animate124.pretrained.models import living_id, load_component, weights_dtype
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from transformers import CLIPTextModel, CLIPTokenizer
+
+from ..pretrained.models import living_id, load_component, weights_dtype
 
 
 @dataclass(frozen=True)

@@ -8,12 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
-from animate124.guidance.noise import add_noise, per_row
 from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
-from latent_bank import LatentBank
 from torch import Tensor
 from transformers import CLIPTextModel
+
+from ..guidance.noise import add_noise, per_row
+from .latent_bank import LatentBank
 
 
 class Batch(NamedTuple):

@@ -5,14 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from animate124.files.whole import whole_file
-from animate124.guidance.sds import classifier_free_guidance
 from diffusers import DPMSolverMultistepScheduler
-from frozen_models import FrozenModels
 from jaxtyping import Float
 from numpy import ndarray
 from PIL import Image
 from torch import Tensor
+
+from ..files.whole import whole_file
+from ..guidance.sds import classifier_free_guidance
+from .frozen_models import FrozenModels
 
 GAP = 4  # pixels between pictures
 
