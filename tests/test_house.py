@@ -48,7 +48,6 @@ BY_NAME = {
     "toyworld/evaluate.py": ["evaluation/suite.py"],
     "host/__init__.py": [f"host/threestudio/utils/{name}.py" for name in ("bounds", "events")],
     "host/threestudio/extensions.py": ["__init__.py"],  # whatever extension it is told
-    "textual-inversion/textual_inversion.py": ["__init__.py"],  # found, but not run
 }
 MATHS = {  # they import torch alone (and each other), so that they are tested without any host
     "guidance/sds.py",
