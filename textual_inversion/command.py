@@ -4,11 +4,8 @@ import argparse
 import os
 import sys
 
+from ..events import say_error, tell_messages
 from .parser import conflicts, parser
-
-
-def say_error(text: object) -> None:
-    print(f"error: {text}", file=sys.stderr)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -19,8 +16,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 def learn(args: argparse.Namespace) -> int:
     """A run from its flags to its files; the exit code."""
-    from ..events import tell_messages  # libraries: a wrong flag doesn't wait for them
-    from .run import TextualInversion
+    from .run import TextualInversion  # libraries: a wrong flag doesn't wait for them
 
     tell_messages()
     try:
