@@ -1,37 +1,20 @@
 """Saving pictures, videos, meshes and data below a trial's `save` folder.
 
 Methods whose name ends in `image_` return BGR uint8 [H W 3], which is what OpenCV writes (and
-what extensions expect). OpenCV, imageio, matplotlib and trimesh are imported when they are first
-needed.
+what extensions expect); how they are drawn stands in drawing.py. OpenCV and trimesh are imported
+when they are first needed.
 """
 
 import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-
-
-def _to_unit(img: np.ndarray, data_range: tuple[float, float] | None) -> np.ndarray:
-    """The range mapped to [0, 1] and clipped; None takes the image's own."""
-    low, high = (img.min(), img.max()) if data_range is None else data_range
-    if high <= low:
-        return np.zeros_like(img, dtype=np.float32)
-    return ((img - low) / (high - low)).clip(0, 1)
-
-
-def _to_bytes(unit: np.ndarray) -> np.ndarray:
-    return np.rint(unit * 255).astype(np.uint8)
-
-
-def _hwc(img: np.ndarray, data_format: str) -> np.ndarray:
-    if data_format not in ("CHW", "HWC"):
-        raise ValueError(f"data_format should be 'CHW' or 'HWC', not {data_format!r}.")
-    return img.transpose(1, 2, 0) if data_format == "CHW" else img
+from threestudio.utils import drawing, wavefront
 
 
 class SaverMixin:
@@ -98,48 +81,16 @@ class SaverMixin:
     # pictures
 
     def get_rgb_image_(self, img, data_format, data_range, rgba=False) -> np.ndarray:
-        """Channels in threes (fours: rgba), side by side; a last group is filled with zeros."""
-        import cv2
-
-        img = _hwc(self.convert_data(img), data_format)
-        if img.dtype != np.uint8:
-            img = _to_bytes(_to_unit(img.astype(np.float32), data_range))
-        group = 4 if rgba else 3
-        img = np.pad(img, ((0, 0), (0, 0), (0, -img.shape[-1] % group)))
-        img = np.concatenate(np.split(img, img.shape[-1] // group, axis=-1), axis=1)
-        return cv2.cvtColor(img, cv2.COLOR_RGBA2BGRA if rgba else cv2.COLOR_RGB2BGR)
+        return drawing.rgb(self.convert_data(img), data_format, data_range, rgba)
 
     def get_uv_image_(self, img, data_format, data_range, cmap) -> np.ndarray:
-        """Two channels as red and green (`color`), or as a checkerboard of white and magenta."""
-        uv = _to_unit(_hwc(self.convert_data(img), data_format).astype(np.float32), data_range)
-        if cmap == "color":
-            blue = np.zeros_like(uv[..., :1])
-            return _to_bytes(np.concatenate([blue, uv[..., 1:2], uv[..., 0:1]], axis=-1))
-        if cmap == "checkerboard":
-            magenta = (uv[..., :2] * 64).astype(int).sum(-1) % 2 == 0
-            return np.where(magenta[..., None], [255, 0, 255], [255, 255, 255]).astype(np.uint8)
-        raise ValueError(f"cmap should be 'checkerboard' or 'color', not {cmap!r}.")
+        return drawing.uv(self.convert_data(img), data_format, data_range, cmap)
 
     def get_grayscale_image_(self, img, data_range, cmap) -> np.ndarray:
-        """One channel [H W] in a colour map: None (grey), jet, magma (dark is far) or spectral."""
-        import cv2
-
-        unit = _to_unit(np.nan_to_num(self.convert_data(img).astype(np.float32)), data_range)
-        if cmap is None:
-            return np.repeat(_to_bytes(unit)[..., None], 3, axis=-1)
-        if cmap == "jet":
-            return cv2.applyColorMap(_to_bytes(unit), cv2.COLORMAP_JET)
-        if cmap in ("magma", "spectral"):
-            from matplotlib import colormaps
-
-            rgb = colormaps["magma"](1 - unit) if cmap == "magma" else colormaps["Spectral"](unit)
-            return _to_bytes(rgb[..., 2::-1])
-        raise ValueError(f"cmap should be None, 'jet', 'magma' or 'spectral', not {cmap!r}.")
+        return drawing.grayscale(self.convert_data(img), data_range, cmap)
 
     def get_image_grid_(self, imgs, align) -> np.ndarray:
         """A row of {"type": rgb | uv | grayscale, "img", "kwargs"}, or a list of rows."""
-        import cv2
-
         if isinstance(imgs[0], list):
             return np.concatenate([self.get_image_grid_(row, align) for row in imgs], axis=0)
         kinds = {
@@ -155,27 +106,7 @@ class SaverMixin:
                 )
             draw, defaults = kinds[column["type"]]
             columns.append(draw(column["img"], **{**defaults, **column.get("kwargs", {})}))
-        sizes = [c.shape[:2] for c in columns]
-        if align in ("max", "min"):
-            pick = max if align == "max" else min
-            h, w = pick(s[0] for s in sizes), pick(s[1] for s in sizes)
-        elif isinstance(align, int):
-            h, w = align, align
-        elif isinstance(align, tuple) and len(align) == 2:
-            h, w = align
-        else:
-            raise ValueError(
-                f"align should be 'max', 'min', a size or (height, width), not {align!r}."
-            )
-        return np.concatenate(
-            [
-                c
-                if c.shape[:2] == (h, w)
-                else cv2.resize(c, (w, h), interpolation=cv2.INTER_LINEAR)
-                for c in columns
-            ],
-            axis=1,
-        )
+        return drawing.beside(columns, align)
 
     def _write_picture(self, path: str, bgr: np.ndarray) -> str:
         import cv2
@@ -235,21 +166,10 @@ class SaverMixin:
         """Pictures beside each other; texts are written on it, evenly from top to bottom."""
         picture = self.get_image_grid_(imgs, align=align)
         if texts is not None:
-            picture = self._write_texts(picture, texts)
+            picture = drawing.with_texts(picture, texts)
         return self._log_media(
             self._write_picture(self.get_save_path(filename), picture), name, step
         )
-
-    @staticmethod
-    def _write_texts(bgr: np.ndarray, texts: list) -> np.ndarray:
-        from PIL import Image, ImageDraw
-
-        img = Image.fromarray(bgr)
-        draw = ImageDraw.Draw(img)
-        for i, text in enumerate(texts):
-            at = (2, img.size[1] // len(texts) * i)
-            draw.text(at, f"{text}", fill=(0, 0, 0), stroke_width=1, stroke_fill=(255, 255, 255))
-        return np.asarray(img)
 
     def save_image(self, filename, img) -> str:
         """An array of uint8 or uint16 as it is: [H W], [H W 3] or [H W 4]."""
@@ -280,35 +200,26 @@ class SaverMixin:
 
         img_dir lies below the save folder.
         """
-        import cv2
-        import imageio
-
         if save_format not in ("gif", "mp4"):
             raise ValueError(f"save_format should be 'gif' or 'mp4', not {save_format!r}.")
         if not filename.endswith(save_format):
             filename += f".{save_format}"
-        folder = os.path.join(self.get_save_dir(), img_dir)
+        pictures = self._numbered(os.path.join(self.get_save_dir(), img_dir), matcher)
+        path = self.get_save_path(filename)
+        drawing.write_video(path, pictures, fps)
+        return self._log_media(path, name, step)
+
+    @staticmethod
+    def _numbered(folder: str, matcher: str) -> list[str]:
+        """The pictures whose names match, in the order of the number in its first group."""
         pattern = re.compile(matcher)
-        found = {
-            f: pattern.search(f) for f in (os.listdir(folder) if os.path.isdir(folder) else [])
-        }
-        names = sorted((f for f, m in found.items() if m), key=lambda f: int(found[f].group(1)))
-        if not names:
+        there = os.listdir(folder) if os.path.isdir(folder) else []
+        numbers = {name: int(m.group(1)) for name in there if (m := pattern.search(name))}
+        if not numbers:
             raise FileNotFoundError(
                 f"No picture in {folder!r} matches {matcher!r}; the video cannot be made."
             )
-        frames = [
-            cv2.cvtColor(cv2.imread(os.path.join(folder, f)), cv2.COLOR_BGR2RGB) for f in names
-        ]
-        path = self.get_save_path(filename)
-        if save_format == "gif":
-            imageio.mimsave(path, frames, duration=1000 / fps, loop=0)
-        else:
-            # H.264 wants even sizes; imageio would otherwise rescale to multiples of 16
-            even = [(0, frames[0].shape[0] % 2), (0, frames[0].shape[1] % 2), (0, 0)]
-            frames = [np.pad(f, even, mode="edge") for f in frames]
-            imageio.mimsave(path, frames, fps=fps, macro_block_size=1)
-        return self._log_media(path, name, step)
+        return [os.path.join(folder, name) for name in sorted(numbers, key=numbers.__getitem__)]
 
     # meshes
 
@@ -360,44 +271,30 @@ class SaverMixin:
             paths += self._save_mtl(material, maps, map_format)
             header = [f"mtllib {os.path.basename(material)}", "g object", "usemtl default"]
 
-        def rows(prefix, values):
-            return [f"{prefix} " + " ".join(f"{x:.7g}" for x in row) for row in values]
+        lines = wavefront.lines(
+            self.convert_data(mesh.v_pos),
+            self.convert_data(mesh.t_pos_idx),
+            colours=self.convert_data(mesh.v_rgb) if save_vertex_color else None,
+            normals=self.convert_data(mesh.v_nrm) if save_normal else None,
+            uv=self.convert_data(mesh.v_tex) if save_uv else None,
+            texture_faces=self.convert_data(mesh.t_tex_idx) if save_uv else None,
+        )
+        return [*paths, self._write_lines(filename, [*header, *lines])]
 
-        positions, faces = self.convert_data(mesh.v_pos), self.convert_data(mesh.t_pos_idx)
-        if save_vertex_color:
-            positions = np.concatenate([positions, self.convert_data(mesh.v_rgb)], axis=-1)
-        lines = header + rows("v", positions)
-        if save_normal:
-            lines += rows("vn", self.convert_data(mesh.v_nrm))
-        texture_faces = None
-        if save_uv:
-            uv, texture_faces = self.convert_data(mesh.v_tex), self.convert_data(mesh.t_tex_idx)
-            lines += rows("vt", np.stack([uv[:, 0], 1 - uv[:, 1]], axis=-1))
-        for i, face in enumerate(faces):
-            texture = [""] * 3 if texture_faces is None else texture_faces[i] + 1
-            normal = face + 1 if save_normal else [""] * 3
-            corners = zip(face + 1, texture, normal, strict=True)
-            lines.append("f " + " ".join(f"{p}/{t}/{n}".rstrip("/") for p, t, n in corners))
+    def _write_lines(self, filename: str, lines: Iterable[str]) -> str:
         path = self.get_save_path(filename)
         with open(path, "w") as file:
-            file.write("\n".join(lines) + "\n")
-        return [*paths, path]
+            file.writelines(f"{line}\n" for line in lines)
+        return path
 
     def _save_mtl(self, filename: str, maps: dict, map_format: str) -> list[str]:
         """The material file and its textures, which lie beside it."""
-        names = {
-            "map_Kd": "kd",
-            "map_Ks": "ks",
-            "map_Bump": "nrm",
-            "map_Pm": "metallic",
-            "map_Pr": "roughness",
-        }
-        lines, paths = ["newmtl default", "Ka 0.0 0.0 0.0"], [self.get_save_path(filename)]
+        files, paths = {}, []
         for key, texture in maps.items():
             if texture is None:
                 continue
-            file = f"texture_{names[key]}.{map_format}"
-            beside = os.path.join(os.path.dirname(filename), file)
+            files[key] = f"texture_{wavefront.MAPS[key]}.{map_format}"
+            beside = os.path.join(os.path.dirname(filename), files[key])
             texture = self.convert_data(texture)
             if texture.shape[-1] == 1:
                 paths.append(
@@ -405,12 +302,7 @@ class SaverMixin:
                 )
             else:
                 paths.append(self.save_rgb_image(beside, texture))
-            lines.append(f"{key} {file}")
-        lines += [] if maps["map_Kd"] is not None else ["Kd 1.0 1.0 1.0"]
-        lines += [] if maps["map_Ks"] is not None else ["Ks 0.0 0.0 0.0"]
-        with open(paths[0], "w") as file:
-            file.write("\n".join(lines) + "\n")
-        return paths
+        return [self._write_lines(filename, wavefront.material(files)), *paths]
 
     # data
 
