@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from ..host.git_lfs import refuse_pointer
+from ..git_lfs import refuse_pointer
 
 MASK_THRESHOLD = 0.5  # of alpha; above it a pixel belongs to the subject
 SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98  # of the picture, as image_preprocess.py has them

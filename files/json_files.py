@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..host.git_lfs import refuse_pointer
+from ..git_lfs import refuse_pointer
 
 
 def read_json(path: str | os.PathLike) -> dict[str, Any]:

@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from ..host.git_lfs import refuse_pointer
+from ..git_lfs import refuse_pointer
 
 BLOCK = 1 << 22  # bytes read at once
 DIGEST = "sha256"  # its name in a .safetensors file's metadata

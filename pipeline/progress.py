@@ -72,6 +72,8 @@ class Estimate:
     def report(self, event: Progress) -> None:
         """How far the running step is. Of one that trains, only that makes the time that is left;
         what comes after it is said."""
+        if self.running is None:
+            return
         if self.running.steps is not None and event.of != TRAINING:
             self._after = f", {event.of} {event.done}/{event.total}"
             return
@@ -85,6 +87,7 @@ class Estimate:
         self._done, self._total, self._reported = done, total, now
 
     def finish(self) -> None:
+        assert self.running is not None  # start() began it
         self.spent += self.clock() - self._started
         self.guessed += self.running.guess
         self.running = None
@@ -93,9 +96,10 @@ class Estimate:
     def scale(self) -> float:
         """How much longer things take here than guessed."""
         spent, guessed = self.spent, self.guessed
-        if self.running is not None and self._rate is not None and self.running.cost.step_s:
-            part = self._done - self._first[0]
-            spent, guessed = spent + self._rate * part, guessed + self.running.cost.step_s * part
+        work, first, rate = self.running, self._first, self._rate
+        if work is not None and first is not None and rate is not None and work.cost.step_s:
+            part = self._done - first[0]
+            spent, guessed = spent + rate * part, guessed + work.cost.step_s * part
         return spent / guessed if guessed > 0 else 1.0
 
     def left(self) -> float:

@@ -15,11 +15,12 @@ from typing import Any
 
 from ..files.whole import whole_file
 from .manifest import Manifest
-from .page import CAPTIONS, Curve, page
+from .page import CAPTIONS, page
 from .plan import Plan, Task
 from .presets import STAGES
 from .result import REPORT
 
+Curve = list[tuple[int, float]]  # (training step, value)
 POINTS = 200  # of a curve, at most
 LIBRARIES = [
     "threestudio-animate124",
@@ -119,13 +120,16 @@ def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
     if odd:
         facts["unread"] = odd[:10]
     if task.name in STAGES:
-        checkpoint = task.checkpoint if task.checkpoint.is_file() else None
-        facts["checkpoint"] = checkpoint and checkpoint.relative_to(manifest.folder).as_posix()
-        config = task.folder / "configs" / "parsed.yaml"
-        facts["config"] = (
-            config.relative_to(manifest.folder).as_posix() if config.is_file() else None
-        )
+        facts["checkpoint"] = place(task.checkpoint, manifest.folder)
+        facts["config"] = place(task.folder / "configs" / "parsed.yaml", manifest.folder)
     return facts
+
+
+def place(path: Path | None, folder: Path) -> str | None:
+    """Of a file that is there, within the folder."""
+    if path is None or not path.is_file():
+        return None
+    return path.relative_to(folder).as_posix()
 
 
 def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:

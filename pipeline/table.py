@@ -13,7 +13,6 @@ from typing import NamedTuple
 HOW = 'Save it as "CSV UTF-8 (comma delimited)", as spreadsheets call it.'
 END_OF_LINE = re.compile(r"\r\n|\r|\n")
 SEP = re.compile(r"sep=(.)(?:\r\n|\r|\n)", re.IGNORECASE)
-FORM = {"skipinitialspace": True, "strict": True}
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 SPREADSHEETS = {  # how other files begin
     b"PK\x03\x04": "a spreadsheet (.xlsx, .ods) or another archive",
@@ -41,7 +40,9 @@ def read(path: Path, needed: Sequence[str]) -> tuple[list[str], list[Row]]:
     text = text[told.end() :] if told else text
     head, delimiter = read_head(path, text, needed, told[1] if told else None)
     rows, wrong, number = [], [], 0
-    records = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, **FORM)
+    records = csv.reader(
+        io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True, strict=True
+    )
     try:
         for number, record in enumerate(records, 1):
             cells = [cell.strip() for cell in record]

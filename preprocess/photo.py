@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
-from ..host.git_lfs import refuse_pointer
+from ..git_lfs import refuse_pointer
 from .errors import PreprocessError, first_line
 
 MIN_SIDE = 16  # pixels; below this there is nothing to cut out

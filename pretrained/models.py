@@ -24,7 +24,7 @@ from diffusers import SchedulerMixin
 
 from ..files.json_files import read_json
 from ..files.torch_files import check_zip, not_finite
-from ..host.git_lfs import refuse_pointer
+from ..git_lfs import refuse_pointer
 
 # Ids that are gone from the hub -> where the same files live now (seen in public issue threads,
 # 2024-08 and 2025-11)

@@ -110,7 +110,7 @@ def check_experiment(
     settings = getattr(data, "cfg", None)
     if train and settings is not None:
         kind = OmegaConf.get_type(settings) if OmegaConf.is_config(settings) else type(settings)
-        found |= _paths(kind, settings, "data")
+        found |= _paths(kind or dict, settings, "data")
 
     kind = find(cfg.system_type)
     system = parse_structured(kind.Config, cfg.system)

@@ -33,7 +33,7 @@ def load_extension(name: str, folder: Path | None = None, typecheck: bool = Fals
         spec = importlib.util.spec_from_file_location(
             name, Path(folder) / "__init__.py", submodule_search_locations=[str(folder)]
         )
-        assert spec is not None and spec.loader is not None
+        assert spec is not None and spec.loader is not None  # it is a Python file
         module = importlib.util.module_from_spec(spec)
         sys.modules[name] = module
         spec.loader.exec_module(module)

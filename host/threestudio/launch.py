@@ -18,10 +18,10 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from omegaconf.errors import OmegaConfBaseException
 from pytorch_lightning.callbacks import LearningRateMonitor
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 from threestudio.check import check_experiment, trainer_options
 from threestudio.extensions import ExtensionImportError, config_of, load_extension
 from threestudio.log import aside, info, warn

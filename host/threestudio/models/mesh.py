@@ -69,37 +69,35 @@ class Mesh:
     @property
     def v_tex(self) -> Float[Tensor, "Nt 2"]:
         """Texture coordinates; xatlas makes them at first use."""
-        if self._v_tex is None:
-            self.unwrap_uv()
-        return self._v_tex
+        return self.unwrap_uv()[0] if self._v_tex is None else self._v_tex
 
     @property
     def t_tex_idx(self) -> Integer[Tensor, "Nf 3"]:
         """The faces' indices into v_tex."""
-        if self._t_tex_idx is None:
-            self.unwrap_uv()
-        return self._t_tex_idx
+        return self.unwrap_uv()[1] if self._t_tex_idx is None else self._t_tex_idx
 
-    def unwrap_uv(self) -> None:
-        """Cuts the surface into charts and packs them into the unit square."""
+    def unwrap_uv(self) -> tuple[Float[Tensor, "Nt 2"], Integer[Tensor, "Nf 3"]]:
+        """Cuts the surface into charts and packs them into the unit square: v_tex, t_tex_idx."""
         try:
-            import xatlas
+            import xatlas  # pyright: ignore[reportMissingImports]  (an extra of the person's)
         except ImportError:
             raise ImportError("Texture coordinates need xatlas: pip install xatlas") from None
         _, indices, uvs = xatlas.parametrize(
             self.v_pos.detach().cpu().numpy(), self.t_pos_idx.detach().cpu().numpy()
         )
         device = self.v_pos.device
-        self._v_tex = torch.from_numpy(uvs).float().to(device)
-        self._t_tex_idx = torch.from_numpy(indices.astype("int64")).to(device)
+        self._v_tex = v_tex = torch.from_numpy(uvs).float().to(device)
+        self._t_tex_idx = t_tex_idx = torch.from_numpy(indices.astype("int64")).to(device)
+        return v_tex, t_tex_idx
 
     @property
     def edges(self) -> Integer[Tensor, "Ne 2"]:
         """Each edge once, the smaller vertex first."""
-        if self._edges is None:
+        edges = self._edges
+        if edges is None:
             pairs = self.t_pos_idx[:, [0, 1, 1, 2, 2, 0]].reshape(-1, 2)
-            self._edges = torch.unique(pairs.sort(dim=-1).values, dim=0)
-        return self._edges
+            self._edges = edges = torch.unique(pairs.sort(dim=-1).values, dim=0)
+        return edges
 
     def normal_consistency(self) -> Float[Tensor, ""]:
         """Mean of 1 - cosine between the normals at an edge's ends."""

@@ -241,7 +241,7 @@ def schedule_knots(value: Any) -> list[tuple[float, float]]:
     it is constant.
     """
     written = isinstance(value, Sequence) and not isinstance(value, str)
-    numbers = list(value) if written else []
+    numbers: list[Any] = list(value) if written else []
     plain = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in numbers)
     if not plain or len(numbers) < 3 or (len(numbers) > 3 and len(numbers) % 2):
         raise ValueError(

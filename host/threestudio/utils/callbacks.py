@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from pytorch_lightning.callbacks import Callback, ModelCheckpoint, TQDMProgressBar
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from threestudio.log import info
 from threestudio.utils import events
 from threestudio.utils.config import dump_config
@@ -110,7 +110,7 @@ class TrialCheckpoint(ModelCheckpoint):
         saved = [c._last_global_step_saved for c in trainer.checkpoint_callbacks]
         if self.save_last and trainer.global_step not in saved:
             name = self.CHECKPOINT_NAME_LAST + self.FILE_EXTENSION
-            trainer.save_checkpoint(os.path.join(self.dirpath, name), self.save_weights_only)
+            trainer.save_checkpoint(os.path.join(str(self.dirpath), name), self.save_weights_only)
             self._last_global_step_saved = trainer.global_step
 
 

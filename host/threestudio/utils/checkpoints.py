@@ -5,15 +5,14 @@ import pickle
 import re
 import secrets
 import zipfile
-import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytorch_lightning as pl
 import torch
-from git_lfs import refuse_pointer
+from pytorch_lightning.__version__ import version as lightning_version
 from pytorch_lightning.plugins.io import TorchCheckpointIO
+from threestudio.utils.git_lfs import refuse_pointer
 
 # one that is being written: the number of the process, and one that others can't predict
 UNFINISHED = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.part")
@@ -117,6 +116,31 @@ def _ask_checksums(path: Path) -> None:
                         pass
 
 
+def _check_there(path: Path) -> None:
+    """An error that names the folder's checkpoints, unless it is a file."""
+    if path.is_file():
+        return
+    folder = path.parent
+    siblings = sorted(p.name for p in folder.glob("*.ckpt")) if folder.is_dir() else []
+    what = ", ".join(siblings) or "no checkpoint"
+    raise FileNotFoundError(f"There is no checkpoint {str(path)!r}. {folder} has {what}.")
+
+
+def _load(path: Path, map_location: Any) -> Any:
+    """What is in the file; objects that are no tensors and settings are inert."""
+    if zipfile.is_zipfile(path):
+        _ask_checksums(path)
+    try:
+        return torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError:
+        if not zipfile.is_zipfile(path):
+            raise
+    held = torch.load(
+        path, map_location=map_location, weights_only=False, pickle_module=_TensorPickle
+    )
+    return _plain(held)
+
+
 def read_checkpoint(
     path: str | os.PathLike, map_location: Any = "cpu", weights: bool = True
 ) -> dict[str, Any]:
@@ -127,54 +151,21 @@ def read_checkpoint(
     left out; to go on training from it (`weights=False`) they would, and reading it is an error.
     """
     path = Path(path)
-    if not path.is_file():
-        siblings = (
-            sorted(p.name for p in path.parent.glob("*.ckpt")) if path.parent.is_dir() else []
-        )
-        hint = (
-            f"{path.parent} has {', '.join(siblings)}."
-            if siblings
-            else f"{path.parent} has no checkpoint."
-        )
-        raise FileNotFoundError(f"There is no checkpoint {str(path)!r}. {hint}")
+    _check_there(path)
     refuse_pointer(path)
-    corrupt = ValueError(
-        f"{str(path)!r} cannot be read as a checkpoint: it is damaged, incomplete, or "
-        "something else. "
-        "Take another one of its folder, or run its stage again."
-    )
     try:
-        if zipfile.is_zipfile(path):
-            _ask_checksums(path)
-        ckpt = torch.load(path, map_location=map_location, weights_only=True)
-    except (
-        RuntimeError,
-        EOFError,
-        OSError,
-        zipfile.BadZipFile,
-        zlib.error,
-        LookupError,  # and the next two: text, which is read as an old pickle
-        AttributeError,
-        TypeError,
-        UnicodeDecodeError,
-    ) as error:
-        raise corrupt from error
-    except pickle.UnpicklingError as error:
-        if not zipfile.is_zipfile(path):
-            raise corrupt from error
-        try:
-            ckpt = torch.load(
-                path, map_location=map_location, weights_only=False, pickle_module=_TensorPickle
-            )
-        except Exception as second:
-            raise corrupt from second
-        ckpt = _plain(ckpt)
-        if not weights and _has_inert(ckpt):
-            raise ValueError(
-                f"{str(path)!r} holds Python objects besides tensors and settings, so training "
-                "cannot go on from it here. Start from its weights instead: system.weights=... in "
-                "place of resume=..."
-            ) from error
+        ckpt = _load(path, map_location)
+    except Exception as error:  # torch's own about bytes that are none of its: of many kinds
+        raise ValueError(
+            f"{str(path)!r} cannot be read as a checkpoint: it is damaged, incomplete, or "
+            "something else. Take another one of its folder, or run its stage again."
+        ) from error
+    if not weights and _has_inert(ckpt):
+        raise ValueError(
+            f"{str(path)!r} holds Python objects besides tensors and settings, so training "
+            "cannot go on from it here. Start from its weights instead: system.weights=... in "
+            "place of resume=..."
+        )
     if not isinstance(ckpt, dict) or not isinstance(ckpt.get("state_dict"), Mapping):
         holds = (
             ", ".join(map(str, list(ckpt)[:8])) if isinstance(ckpt, dict) else type(ckpt).__name__
@@ -274,4 +265,4 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             ckpt = waiting[1]
         else:
             ckpt = read_checkpoint(path, map_location=map_location, weights=not self.to_train)
-        return {VERSION: pl.__version__, **ckpt}
+        return {VERSION: lightning_version, **ckpt}

@@ -158,7 +158,7 @@ def _parse_value(text: str) -> Any:
         return text
     except OmegaConfBaseException as error:
         raise ValueError(f"{text!r} can't be read: {str(error).splitlines()[0]}") from None
-    value = OmegaConf.to_container(parsed)["value"]
+    value = config_to_primitive(parsed, resolve=False)["value"]
     return text if isinstance(value, (str, dict, list)) and not structured else value
 
 
@@ -231,7 +231,8 @@ def _override(cfg: DictConfig, argument: str) -> None:
 
 def _with_brackets(cfg: DictConfig, key: str) -> str:
     """The key with `[a.b]` where the config has a key `a.b`, as optimizer.params does."""
-    parts, node, path = key.split("."), cfg, ""
+    parts, path = key.split("."), ""
+    node: Any = cfg
     while parts:
         sizes = range(len(parts), 1, -1) if OmegaConf.is_dict(node) else ()
         size = next((n for n in sizes if ".".join(parts[:n]) in node), 1)
@@ -249,8 +250,8 @@ def overridden(cfg: DictConfig, arguments: list[str], **kwargs: Any) -> DictConf
     try:
         for argument in arguments:
             _override(cfg, argument)
-        cfg = OmegaConf.merge(cfg, kwargs)
-        return OmegaConf.create(escaped(OmegaConf.to_container(cfg, resolve=True)))
+        whole = OmegaConf.merge(cfg, kwargs)
+        return OmegaConf.create(escaped(OmegaConf.to_container(whole, resolve=True)))
     except OmegaConfBaseException as error:
         lines = [line.strip() for line in str(error).splitlines()]
         key = next((f" ({line})" for line in lines[1:] if line.startswith("full_key")), "")
@@ -292,7 +293,9 @@ def merge_config(
 ) -> DictConfig:
     """YAML files (or strings), key=value overrides and keyword arguments, in this order."""
     confs = [OmegaConf.create(y) if from_string else load_yaml(y) for y in yamls]
-    return overridden(OmegaConf.merge(*confs), list(cli_args), **kwargs)
+    merged = OmegaConf.merge(*confs)
+    assert isinstance(merged, DictConfig)  # as each of them is
+    return overridden(merged, list(cli_args), **kwargs)
 
 
 def config_to_primitive(config: Any, resolve: bool = True) -> Any:

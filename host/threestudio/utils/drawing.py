@@ -4,6 +4,7 @@ OpenCV, imageio, matplotlib and Pillow are imported when they are first needed.
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -123,7 +124,7 @@ def write_video(path: str, pictures: Iterable[str], fps: float) -> None:
     """A .gif or .mp4 of picture files."""
     import imageio
 
-    frames = [read_rgb(picture) for picture in pictures]
+    frames: list[Any] = [read_rgb(picture) for picture in pictures]
     if path.endswith(".gif"):
         imageio.mimsave(path, frames, duration=1000 / fps, loop=0)
     else:

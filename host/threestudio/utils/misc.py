@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from packaging import version
@@ -149,6 +149,14 @@ def trial_folder_name(tag: str) -> str:
         return name
     start = name.encode()[:190].decode(errors="ignore")
     return f"{start}-{hashlib.sha256(tag.encode()).hexdigest()[:8]}"
+
+
+@overload
+def find_last_path(path: str) -> str: ...
+
+
+@overload
+def find_last_path(path: None) -> None: ...
 
 
 def find_last_path(path: str | None) -> str | None:

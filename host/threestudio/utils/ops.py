@@ -5,7 +5,7 @@ Camera frame: x right, y up, looking along -z. c2w columns: right, up, backward,
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -201,16 +201,21 @@ def binary_cross_entropy(
     return -(target * torch.log(input) + (1 - target) * torch.log(1 - input)).mean()
 
 
-def shifted_expotional_decay(a: float, b: float, c: float, r: Tensor | float) -> Tensor | float:
+Number = TypeVar("Number", Tensor, float)
+
+
+def shifted_expotional_decay(a: float, b: float, c: float, r: Number) -> Number:
     """a exp(-b r) + c (the spelling is the public name's)."""
-    exp = torch.exp if isinstance(r, Tensor) else math.exp
-    return a * exp(-b * r) + c
+    if isinstance(r, Tensor):
+        return a * torch.exp(-b * r) + c
+    return a * math.exp(-b * r) + c
 
 
-def shifted_cosine_decay(a: float, b: float, c: float, r: Tensor | float) -> Tensor | float:
+def shifted_cosine_decay(a: float, b: float, c: float, r: Number) -> Number:
     """a cos(b r + c) + a."""
-    cos = torch.cos if isinstance(r, Tensor) else math.cos
-    return a * cos(b * r + c) + a
+    if isinstance(r, Tensor):
+        return a * torch.cos(b * r + c) + a
+    return a * math.cos(b * r + c) + a
 
 
 def perpendicular_component(

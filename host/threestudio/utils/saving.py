@@ -56,7 +56,7 @@ class SaverMixin:
     def _log_media(self, path: str, name: str | None, step: int | None) -> str:
         """Shows a saved picture or video in Weights & Biases too, if it has a name there."""
         if name and self._wandb_logger is not None:
-            import wandb
+            import wandb  # pyright: ignore[reportMissingImports]  (an extra of the person's)
 
             video = path.endswith((".mp4", ".gif"))
             media = wandb.Video(path) if video else wandb.Image(path)

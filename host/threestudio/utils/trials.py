@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from omegaconf import OmegaConf
 from threestudio.log import warn
 from threestudio.utils.config import config_to_primitive, load_yaml
 
@@ -38,7 +37,7 @@ def say_what_resumes(cfg: Any, step: int) -> None:
     earlier, now = load_yaml(str(before)), {}
     for section in ("data", "system"):
         now[section] = config_to_primitive(cfg[section])
-    earlier = OmegaConf.to_container(earlier, resolve=True)
+    earlier = config_to_primitive(earlier)
     changed = list(_changes({key: earlier.get(key) for key in now}, now))
     if changed:
         more = f" and {len(changed) - 5} more" if len(changed) > 5 else ""

@@ -26,7 +26,7 @@ def _check(value: Any, annotation: Any, what: str) -> None:
         if NAMES_FIRST:
             typeguard.check_type(what, value, annotation)
         else:
-            typeguard.check_type(value, annotation)
+            typeguard.check_type(value, annotation)  # pyright: ignore[reportCallIssue]  (4's)
     except (TypeError, getattr(typeguard, "TypeCheckError", TypeError)) as error:
         shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
         raise TypeError(

@@ -100,6 +100,7 @@ class BaseImplicitGeometry(BaseGeometry):
     def _isosurface(self, bbox: Float[Tensor, "2 3"]) -> Mesh:
         """The surface inside a box."""
         helper = self.isosurface_helper
+        assert helper is not None  # isosurface() made it
 
         def field_at(vertices):
             points = scale_tensor(vertices.to(bbox.device), helper.points_range, bbox)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.multiprocessing as mp
 from jaxtyping import Bool, Float, Integer
-from pytorch_lightning.utilities.rank_zero import rank_zero_only
+from pytorch_lightning.utilities import rank_zero_only
 from threestudio.log import debug, info, warn
 from threestudio.utils.base import BaseObject
 from threestudio.utils.bounds import bounded, path_of
@@ -184,7 +184,8 @@ class PromptProcessor(BaseObject):
         self.prompt = self.preprocess_prompt(self.cfg.prompt)
         self.negative_prompt = self.cfg.negative_prompt
         self.prompts_vd = [
-            self.cfg.get(f"prompt_{d.name}", None) or d.prompt(self.prompt) for d in self.directions
+            getattr(self.cfg, f"prompt_{d.name}", None) or d.prompt(self.prompt)
+            for d in self.directions
         ]
         self.negative_prompts_vd = [
             d.negative_prompt(self.negative_prompt) for d in self.directions

@@ -1,7 +1,4 @@
-"""Git LFS: a clone made without it has small text files, its pointers, where large ones belong.
-
-This lies beside `threestudio` so that the bundled host and the extension can ask the same function.
-"""
+"""Git LFS: a clone made without it has small text files, its pointers, where large ones belong."""
 
 import os
 
