@@ -5,7 +5,6 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any, overload
@@ -95,17 +94,6 @@ def cleanup() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def finish_with_cleanup(func: Callable) -> Callable:
-    """Cleans up after each call."""
-
-    def wrapper(*args, **kwargs):
-        out = func(*args, **kwargs)
-        cleanup()
-        return out
-
-    return wrapper
 
 
 def _distributed() -> bool:
