@@ -58,7 +58,8 @@ class CudaNormSilu(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        (grad,) = grads
         x, weight, bias, moments, offset = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
         groups = moments.shape[1]
@@ -87,7 +88,8 @@ class CudaPlus(torch.autograd.Function):
         return out
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        (grad,) = grads
         return grad, grad, None
 
 

@@ -74,7 +74,8 @@ class ImageCodec:
                 return vae.encode(part).latent_dist.parameters
 
             *again, last = images.split(self.chunk or max(len(images), 1))
-            options = {"use_reentrant": False, "preserve_rng_state": False}  # nothing is random
+            # nothing is random
+            options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             parts = [checkpoint(moments, part, **options) for part in again]
             posterior = vae.encode(last).latent_dist
             if parts:

@@ -102,7 +102,7 @@ class ScoreDistillation(BaseObject):
     def vae(self) -> nn.Module:
         return self.codec.vae
 
-    def speed_up(self, how: bool | str, pool: tuple | None = None) -> None:
+    def speed_up(self, how: bool | str, pool: Any = None) -> None:
         """`system.speed.compile`, see speed.py; a CPU has no CUDA graphs to record.
 
         pool: CUDA memory to share with other priors that live as long as this one.

@@ -12,13 +12,17 @@ channels innermost.
 
 import functools
 import operator
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+import torch.nn.grad
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
+
+Block = Any  # a module of diffusers, of any version, whose parts are known by their names
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -34,7 +38,8 @@ class FrozenConvolution(torch.autograd.Function):
         return F.conv2d(x, weight, bias, *options)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        (grad,) = grads
         weight, turned = ctx.saved_tensors
         if turned is None:
             grad = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options)
@@ -74,7 +79,8 @@ class FrozenNormSilu(torch.autograd.Function):
         return F.silu(normed, inplace=True)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        (grad,) = grads
         x, weight, bias, mean, rstd = ctx.saved_tensors
         normed = torch.native_group_norm(x, weight, bias, *sizes(x), ctx.groups, ctx.eps)[0]
         grad = torch.ops.aten.silu_backward(grad, normed)
@@ -141,7 +147,7 @@ def plus(
     return x + y + bias[:, :, None, None]
 
 
-def is_plain(block: nn.Module) -> bool:
+def is_plain(block: Block) -> bool:
     """Whether `resnet` does what diffusers' ResnetBlock2D would."""
     return (
         isinstance(block.nonlinearity, nn.SiLU)
@@ -153,9 +159,9 @@ def is_plain(block: nn.Module) -> bool:
 
 
 def resnet(
-    block: nn.Module,
+    block: Block,
     x: Float[Tensor, "N C H W"],
-    temb: Float[Tensor, "N E"] | None = None,
+    temb: Any = None,  # [N E] where the block projects it
     **_scale: float,
 ) -> Float[Tensor, "N D H W"]:
     """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well)."""

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import is_plain, norm, plus, resnet
+from .frozen_layers import Block, is_plain, norm, plus, resnet
 
 FORMATS = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
 
@@ -28,7 +28,7 @@ class Output(NamedTuple):
     sample: Tensor
 
 
-def channels_innermost(network: nn.Module) -> nn.Module:
+def channels_innermost(network: Block) -> Block:
     """Gives a UNet or a ControlNet the forwards of this file, in place, where its blocks fit."""
     for layer in network.modules():
         if type(layer) in FORMATS:
@@ -42,7 +42,7 @@ def channels_innermost(network: nn.Module) -> nn.Module:
     return network
 
 
-def forward_of(layer: nn.Module) -> Callable | None:
+def forward_of(layer: Block) -> Callable | None:
     """This file's forward for one of diffusers' blocks; None for other layers and variants."""
     kind = type(layer).__name__
     if kind == "ResnetBlock2D":
@@ -60,7 +60,7 @@ def forward_of(layer: nn.Module) -> Callable | None:
 
 
 def transformer_2d(
-    block: nn.Module, x: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
+    block: Block, x: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
 ) -> Output:
     """Attention among an image's pixels, and to the text."""
     tokens = project(block.proj_in, rows(norm(block.norm, x)))
@@ -71,7 +71,7 @@ def transformer_2d(
 
 
 def transformer_temporal(
-    block: nn.Module,
+    block: Block,
     x: Float[Tensor, "BF C H W"],
     num_frames: int = 1,
     return_dict: bool = True,
@@ -90,7 +90,7 @@ def transformer_temporal(
 
 
 def temporal_convolutions(
-    block: nn.Module, x: Float[Tensor, "BF C H W"], num_frames: int = 1
+    block: Block, x: Float[Tensor, "BF C H W"], num_frames: int = 1
 ) -> Float[Tensor, "BF C H W"]:
     """Four convolutions along time, as images of F x (H*W) pixels."""
     clip = h = clips(x, num_frames)
@@ -111,9 +111,7 @@ def project(layer: nn.Linear | nn.Conv2d, tokens: Float[Tensor, "N T C"]) -> Flo
     return F.linear(tokens, layer.weight.flatten(1), layer.bias)
 
 
-def geglu(
-    layer: nn.Module, tokens: Float[Tensor, "N T C"], *_scale: float
-) -> Float[Tensor, "N T D"]:
+def geglu(layer: Block, tokens: Float[Tensor, "N T C"], *_scale: float) -> Float[Tensor, "N T D"]:
     """One half of the projected channels, gated by the other."""
     projected = layer.proj(tokens)
     if channels_cuda.fits(projected, projected.shape[-1] // 2):

@@ -12,13 +12,12 @@ and 82 backward, matrix products 3.0 and 5.2).
 from functools import partial
 
 import torch
-from diffusers import AutoencoderKL
 from diffusers.models.resnet import ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import convolve, is_plain, norm, resnet, turn
+from .frozen_layers import Block, convolve, is_plain, norm, resnet, turn
 
 ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
 
@@ -38,10 +37,11 @@ class MatrixAttention(torch.autograd.Function):
         return torch.cat([probabilities(q, k, scale) @ v for q, k, v in parts])
 
     @staticmethod
-    def backward(ctx, grad):
-        split = [x.split(images_at_once(grad)) for x in (*ctx.saved_tensors, grad)]
-        grads = [attention_gradient(*part, ctx.scale) for part in zip(*split, strict=True)]
-        return *(torch.cat(parts) for parts in zip(*grads, strict=True)), None
+    def backward(ctx, *grads):
+        tensors = (*ctx.saved_tensors, *grads)
+        split = zip(*(x.split(images_at_once(tensors[0])) for x in tensors), strict=True)
+        of_parts = [attention_gradient(q, k, v, grad, ctx.scale) for q, k, v, grad in split]
+        return *(torch.cat(parts) for parts in zip(*of_parts, strict=True)), None
 
 
 def images_at_once(q: Float[Tensor, "N T D"]) -> int:
@@ -83,7 +83,7 @@ class MatrixAttentionProcessor:
 
     def __call__(
         self,
-        attn: nn.Module,
+        attn: Block,
         x: Float[Tensor, "N C H W"],
         encoder_hidden_states: None = None,
         attention_mask: None = None,
@@ -96,19 +96,19 @@ class MatrixAttentionProcessor:
         return (out + x if attn.residual_connection else out) / attn.rescale_output_factor
 
 
-def slim(vae: AutoencoderKL) -> AutoencoderKL:
-    """Gives a frozen VAE's encoder the forwards of this file, in place, and drops its decoder."""
+def slim(vae: Block) -> Block:
+    """Gives a frozen AutoencoderKL's encoder this file's forwards, in place; drops its decoder."""
     vae.decoder = vae.post_quant_conv = None
     encoder = vae.encoder
     weight = encoder.conv_norm_out.weight
     if channels_cuda.fits(weight, len(weight), encoder.conv_norm_out.num_groups):
         encoder.to(memory_format=torch.channels_last)
-    for layer in vae.modules():
+    for layer in vae.modules():  # a module calls whatever it has as its forward
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             layer.register_buffer("turned", turn(layer), persistent=False)
-            layer.forward = partial(convolve, layer)
+            layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(layer, ResnetBlock2D) and is_plain(layer):
-            layer.forward = partial(resnet, layer)
+            layer.forward = partial(resnet, layer)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(encoder.conv_act, nn.SiLU):
         encoder.conv_norm_out.forward = partial(norm, encoder.conv_norm_out, silu=True)
         encoder.conv_act = nn.Identity()

@@ -23,6 +23,7 @@ class Noise(Protocol):
 
     def time_at(self, fraction: float) -> float:
         """t at a fraction of the way; the continuous ones also take fractions [B]."""
+        ...
 
     def draw(
         self,
@@ -34,18 +35,23 @@ class Noise(Protocol):
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """n times at fractions that are uniform from low to high: [n]."""
+        ...
 
     def scales(self, t: Tensor) -> tuple[Time, Time]:
         """alpha and sigma [B] of z_t = alpha z + sigma eps."""
+        ...
 
     def noise_of(self, prediction: Tensor, z_t: Tensor, t: Tensor) -> Tensor:
         """eps_hat [B ...] that the network's prediction means."""
+        ...
 
     def model_time(self, t: Tensor) -> Tensor:
         """What the network is given for t."""
+        ...
 
     def model_input(self, z_t: Tensor, t: Tensor) -> Tensor:
         """What the network is given for z_t."""
+        ...
 
 
 def per_row(x: Float[Tensor, " B"], like: Float[Tensor, " B *rest"]) -> Float[Tensor, " B *ones"]:

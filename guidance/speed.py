@@ -14,6 +14,7 @@ than the GPU has to do.
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import threestudio
 import torch
@@ -38,7 +39,7 @@ def check_compile(how: bool | str) -> bool | str:
     return how
 
 
-def prepare_network(network: nn.Module, how: str) -> None:
+def prepare_network(network: Any, how: bool | str) -> None:
     """Memory format and compilation, in place; the recording is `Recorded`'s."""
     if how == "graph":
         channels_innermost(network)
@@ -47,7 +48,7 @@ def prepare_network(network: nn.Module, how: str) -> None:
     network.forward = torch.compile(network.forward, dynamic=False)
 
 
-def channels_last(network: nn.Module) -> None:
+def channels_last(network: Any) -> None:
     """Weights of that format, in place, for a network that has no 3D convolutions."""
     if not any(isinstance(layer, nn.Conv3d) for layer in network.modules()):
         network.to(memory_format=torch.channels_last)
@@ -60,7 +61,7 @@ class Recorded:
         live, since a result is copied out before another is replayed.
     """
 
-    def __init__(self, function: Callable[[Inputs], Tensor], name: str, pool: tuple):
+    def __init__(self, function: Callable[[Inputs], Tensor], name: str, pool: Any):
         self.function, self.name, self.pool = function, name, pool
         self.recordings: dict[tuple, tuple[Inputs, torch.cuda.CUDAGraph, Tensor]] = {}
 
@@ -156,7 +157,8 @@ class Replay(torch.autograd.Function):
         return recording.forward(x, ctx.call)
 
     @staticmethod
-    def backward(ctx, grad):
+    def backward(ctx, *grads):
+        (grad,) = grads
         (x,) = ctx.saved_tensors
         return ctx.recording.backward(x, grad, ctx.call), None
 
@@ -171,7 +173,7 @@ def warm_up(call: Callable[[], Tensor | None]) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def capture(call: Callable[[], Tensor], pool: tuple) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def capture(call: Callable[[], Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
     """A CUDA graph of the call, and where it puts its result."""
     graph = torch.cuda.CUDAGraph()
     # other threads may use the GPU while this one records

@@ -208,19 +208,25 @@ def load_component(
     loaded, report = read_part(
         kind, folder, subfolder, weights.names, output_loading_info=True, **options
     )
-    missing = [name for name in report["missing_keys"] if "position_ids" not in name]
-    if missing:  # the libraries would keep random numbers there
+    check_loaded(loaded, report["missing_keys"], part / weights.names[0], dtype)
+    return loaded.requires_grad_(False).eval()
+
+
+def check_loaded(loaded: Any, missing: Iterable[str], path: Path, dtype: torch.dtype) -> None:
+    """A ValueError where the first file of its weights, `path`, leaves some out or to nonsense."""
+    kind = type(loaded).__name__
+    absent = [name for name in missing if "position_ids" not in name]
+    if absent:  # the libraries would keep random numbers there
         raise ValueError(
-            f"{part / weights.names[0]} lacks {len(missing)} weights of {kind.__name__}, "
-            f"{missing[:3]} and so on: it was written for another version or model."
+            f"{path} lacks {len(absent)} weights of {kind}, "
+            f"{absent[:3]} and so on: it was written for another version or model."
         )
     if bad := not_finite(dict(loaded.named_parameters())):
         raise ValueError(
-            f"{part / weights.names[0]}: {len(bad)} weights of {kind.__name__} hold nan or "
+            f"{path}: {len(bad)} weights of {kind} hold nan or "
             f"infinity in {str(dtype).removeprefix('torch.')}, {bad[:3]}. It is damaged, or made "
             "for another precision: take another copy, or half_precision_weights=false."
         )
-    return loaded.requires_grad_(False).eval()
 
 
 def read_part(

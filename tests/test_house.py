@@ -73,9 +73,7 @@ OPEN_CIRCLES = [
 OPEN_LEAVES: set[tuple[str, str]] = set()
 OPEN_LOADS = {"pipeline/plan.py"}
 OPEN_PATHS = {"pipeline/result.py"}
-OPEN_FUNCTIONS = {
-    "pretrained/models.py:load_component",
-}
+OPEN_FUNCTIONS: set[str] = set()
 
 
 def sources() -> list[str]:

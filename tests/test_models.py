@@ -81,6 +81,7 @@ def test_shards_belong_together():
 def test_precision_is_half_only_on_a_gpu():
     cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
     assert models.weights_dtype(True, gpu) == torch.float16
+    assert models.weights_dtype(True, gpu, torch.bfloat16) == torch.bfloat16
     assert models.weights_dtype(False, gpu) == torch.float32
     assert models.weights_dtype(True, cpu) == torch.float32
 
@@ -426,6 +427,7 @@ def test_online_only_the_wanted_files_are_downloaded(hub_cache, monkeypatch):
     snapshot = hub_cache("someone/tiny-sd")
     listed = ["model_index.json", f"unet/{PLAIN}", f"unet/{HALF}", f"unet/{PICKLE}"]
     listed += ["unet/config.json", "unet/deeper/config.json", f"vae/{PLAIN}", "README.md"]
+    listed += ["tokenizer/spiece.model", "tokenizer/vocab.json", "tokenizer/spiece.png"]
     asked = []
 
     def download(model, allow_patterns=None, local_files_only=False):
@@ -437,10 +439,12 @@ def test_online_only_the_wanted_files_are_downloaded(hub_cache, monkeypatch):
     assert model_folder("someone/tiny-sd", "unet", half=True) == snapshot
     model_folder("someone/tiny-sd", "unet", half=False)
     model_folder("someone/tiny-sd")  # a ControlNet's files lie at the top
+    model_folder("someone/tiny-sd", "tokenizer")
     assert asked == [
         ["unet/config.json", f"unet/{HALF}"],
         ["unet/config.json", f"unet/{PLAIN}"],
         ["model_index.json"],
+        ["tokenizer/spiece.model", "tokenizer/vocab.json"],
     ]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from animate124.guidance import noise, sds
+from animate124.guidance.distillation import ScoreDistillation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -29,6 +30,8 @@ class Family:
 
     noise: Any
     answer: Any  # of z0_hat, eps_hat, z_t, alpha, sigma
+    time_of: Any = lambda t: t  # the noise's t of the network's
+    scale_of: Any = torch.ones_like  # z_t is so many times the network's input
 
 
 def edm_answer(z0, eps, z_t, alpha, sigma):
@@ -42,17 +45,19 @@ FAMILIES = {
         noise.DDPM(ALPHA_BAR, "v_prediction"),
         lambda z0, eps, z_t, alpha, sigma: alpha * eps - sigma * z0,
     ),
-    "rectified flow": Family(noise.RectifiedFlow(shift=3.0), lambda z0, eps, *rest: eps - z0),
-    "edm": Family(noise.EDM(), edm_answer),
+    "rectified flow": Family(
+        noise.RectifiedFlow(shift=3.0), lambda z0, eps, *rest: eps - z0, lambda t: t / 1000
+    ),
+    "edm": Family(noise.EDM(), edm_answer, lambda t: (4 * t).exp(), lambda t: (t**2 + 1).sqrt()),
 }
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
-def denoise(family, z_t, t):
-    """The best denoiser of N(MEAN, STD^2), and the answer of a network that is it."""
+def denoise(family, z_t, t, mean=MEAN):
+    """The best denoiser of N(mean, STD^2), and the answer of a network that is it."""
     alpha, sigma = (noise.per_row(x, z_t) for x in family.noise.scales(t))
     gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
-    z0 = MEAN + gain * (z_t - alpha * MEAN)
+    z0 = mean + gain * (z_t - alpha * mean)
     eps = (z_t - alpha * z0) / sigma
     return eps, family.answer(z0, eps, z_t, alpha, sigma)
 
@@ -90,6 +95,41 @@ def test_distillation_pulls_to_the_mean_of_a_gaussian(family, weighting):
     pull = weight * alpha * sigma / (alpha**2 * STD**2 + sigma**2)
     expected = noise.per_row(pull, z) * (z - MEAN)
     torch.testing.assert_close(sum(grads) / 2, expected, rtol=1e-8, atol=1e-8)
+
+
+class GaussianPrior(ScoreDistillation):
+    """All images are N(mean, STD^2), whatever they are conditioned on: its best denoiser, given
+    what `family`'s networks are given, a scaled z_t and their own time."""
+
+    def __init__(self, family, mean):
+        self.family, self.noise, self.mean = family, family.noise, mean
+        self.cfg = self.Config(guidance_scale=3.0)
+        self.recorded = None
+        self.update_step(0, 0)
+
+    def prepare(self, images, prompt_utils, camera):
+        return images, {}
+
+    def predict_noise(self, z_t, t, condition):
+        t = self.family.time_of(t)
+        z_t = z_t * noise.per_row(self.family.scale_of(t.double()), z_t)
+        return denoise(self.family, z_t, t, self.mean)[1]
+
+
+@every_family
+def test_distillation_moves_an_image_to_the_mean_of_a_gaussian(family):
+    """Through the whole step, as a guidance takes it."""
+    mean = torch.rand(3, 3, 3, generator=torch.Generator().manual_seed(5))
+    prior = GaussianPrior(family, mean)
+    image = torch.full((8, 3, 3, 3), 0.5, requires_grad=True)
+    optimizer = torch.optim.Adam([image], lr=0.02)
+    for step in range(300):
+        optimizer.param_groups[0]["lr"] = 0.02 * (1 - step / 300)
+        optimizer.zero_grad()
+        prior(image)["loss_sds"].backward()
+        optimizer.step()
+    found = image.detach().mean(0).permute(2, 0, 1)
+    torch.testing.assert_close(found, mean, atol=0.08, rtol=0)
 
 
 @every_family

@@ -96,6 +96,13 @@ def test_the_folder_says_which_reader(folders, random_priors, tmp_path):
         class_of_transformers("UMT6EncoderModel")
 
 
+def test_a_vocabulary_that_is_a_git_lfs_pointer_is_named(tmp_path):
+    folder = write_text(tmp_path)
+    (folder / "tokenizer" / "spiece.model").write_text("version https://git-lfs.github.com/spec/v1")
+    with pytest.raises(ValueError, match=r"spiece\.model.*Git LFS pointer"):
+        T5Reader(str(folder), {}, "cpu")
+
+
 def test_t5_is_read_in_bfloat16_on_a_gpu_alone(folders):
     reader = T5Reader(str(folders["T5EncoderModel"]), {}, "cpu")
     assert reader.dtype == torch.float32
