@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from ..git_lfs import refuse_pointer
+from .subject_share import LARGEST_SHARE, SMALLEST_SHARE
 
 MASK_THRESHOLD = 0.5  # of alpha; above it a pixel belongs to the subject
-SMALLEST_SHARE, LARGEST_SHARE = 0.002, 0.98  # of the picture, as image_preprocess.py has them
 
 NO_ALPHA = (
     "{path} has no alpha channel ({mode}), so nothing says what is subject and what is background. "

@@ -10,6 +10,7 @@ from jaxtyping import Bool
 from numpy import ndarray
 from PIL import Image
 
+from ..data.subject_share import SMALLEST_SHARE
 from ..events import say_error, tell_messages
 from ..host.argument_types import finite_number, path, text_with_content, whole_number
 from .caption import caption
@@ -20,7 +21,7 @@ from .maps import depth_picture, estimate_depth, estimate_normals, normals_from_
 from .models import CAPTION_MODEL, DEPTH_MODEL, check_model, optional
 from .photo import MIN_SIDE, read_photo
 from .results import Results
-from .subject import SMALLEST_SHARE, check_not_empty
+from .subject import check_not_empty
 
 LARGEST_SIDE = 8192  # pixels, of the results
 

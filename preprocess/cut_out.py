@@ -10,11 +10,12 @@ from jaxtyping import Float, UInt8
 from numpy import ndarray
 from PIL import Image
 
+from ..data.subject_share import LARGEST_SHARE, SMALLEST_SHARE
 from ..events import say
 from .errors import PreprocessError, first_line
 from .grabcut import grabcut
-from .photo import LARGEST_SHARE, read_photo
-from .subject import BY_HAND, SMALLEST_SHARE, check_not_empty, coverage
+from .photo import read_photo
+from .subject import BY_HAND, check_not_empty, coverage
 
 
 def by_rembg(rgb: UInt8[ndarray, "H W 3"]) -> Float[ndarray, "H W"]:

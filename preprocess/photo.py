@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps
 
+from ..data.subject_share import LARGEST_SHARE
 from ..git_lfs import refuse_pointer
 from .errors import PreprocessError, first_line
 
 MIN_SIDE = 16  # pixels; below this there is nothing to cut out
 WORKING_SIDE = 2048  # pixels; larger photos are reduced to this before anything else
-LARGEST_SHARE = 0.98  # of the picture that a subject may cover
 
 
 def read_photo(path: Path, longest: int = WORKING_SIDE) -> Image.Image:

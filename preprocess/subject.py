@@ -5,9 +5,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy import ndarray
 
+from ..data.subject_share import SMALLEST_SHARE
 from .errors import PreprocessError
 
-SMALLEST_SHARE = 0.002  # of the picture that a subject covers at least
 LOOSE_SHARE = 0.05  # of a subject outside its largest piece; from there on it is said
 BY_HAND = (
     "cut the subject out by hand, save it as _rgba.png beside the photo and pass "

@@ -1,6 +1,7 @@
 """Shapes in signatures are checked while tests run; shared fixtures."""
 
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from jaxtyping import install_import_hook
 
 install_import_hook("animate124", "threestudio.utils.typechecking.typechecked")
 
-import animate124  # noqa: F401  (through the hook)
+import animate124  # through the hook
 import pytest
 import torch
 
@@ -40,3 +41,10 @@ def random_priors(tmp_path_factory):
     out = tmp_path_factory.mktemp("priors")
     make_random_priors(out, seed=0)
     return out
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """The toy panda alone in a folder; nothing is installed or cached that could help."""
+    panda = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
+    return Path(shutil.copy(panda, tmp_path))
