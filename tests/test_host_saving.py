@@ -86,6 +86,29 @@ def test_a_grid_puts_pictures_beside_each_other(saver):
         saver.save_image_grid("grid.png", [{"type": "hdr", "img": red}])
 
 
+def test_texture_coordinates_are_red_and_green_or_a_checkerboard(saver):
+    v, u = torch.meshgrid(torch.linspace(0, 1, 256), torch.linspace(0, 1, 256), indexing="ij")
+    uv = torch.stack([u, v], dim=-1)
+    colours = read(saver.save_uv_image("a.png", uv, cmap="color"))
+    np.testing.assert_array_equal(colours[0, :, 0], np.arange(256))
+    np.testing.assert_array_equal(colours[:, 0, 1], np.arange(256))
+    assert (colours[..., 2] == 0).all()
+    board = read(saver.save_uv_image("b.png", uv.permute(2, 0, 1), "CHW"))
+    assert {tuple(c) for c in board.reshape(-1, 3)} == {(255, 0, 255), (255, 255, 255)}
+    magenta = (board[..., 1] == 0).mean()
+    assert 0.45 < magenta < 0.55 and (board[0, 0] != board[0, 4]).any()
+    with pytest.raises(ValueError, match="checkerboard"):
+        saver.save_uv_image("c.png", uv, cmap="jet")
+
+
+def test_a_picture_that_cant_be_read_is_named(saver, tmp_path):
+    frames = tmp_path / "save" / "frames"
+    frames.mkdir(parents=True)
+    (frames / "1.png").write_bytes(b"none")
+    with pytest.raises(OSError, match=r"1\.png"):
+        saver.save_img_sequence("video", "frames", r"(\d+)\.png")
+
+
 @pytest.mark.parametrize("kind", ["mp4", "gif"])
 def test_videos_hold_their_frames_in_order(saver, kind):
     imageio = pytest.importorskip("imageio")
