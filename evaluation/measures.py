@@ -31,7 +31,7 @@ from ..data.cameras import Cameras
 from ..system.trained import Scene
 from ..toyworld.measures import psnr
 from . import motion_classifier
-from .truth import RING, SIZE, TIMES, Subject, front
+from .truth import RING, SIZE, TAU, Subject, front
 
 CLASSIFIER = Path(__file__).resolve().parents[1] / "load" / "toy-priors" / "motion-classifier"
 
@@ -58,18 +58,16 @@ def small(clip: Float[Tensor, "F S S 3"]) -> Float[Tensor, "1 F 3 s s"]:
 
 
 def colours_and_outlines(
-    scene: Scene, cameras: Cameras, times: Float[Tensor, " F"]
+    scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"]
 ) -> tuple[Float[Tensor, "F S S 3"], Float[Tensor, "F S S 1"]]:
     """Ours, a picture a camera, each at its time, and its opacity."""
-    render = scene.look(cameras, times, SIZE, SIZE)
+    render = scene.look(cameras, tau, SIZE, SIZE)
     colours, outlines = (render[name].clamp(0, 1).cpu() for name in ("comp_rgb", "opacity"))
     return colours, outlines
 
 
-def pictures(
-    scene: Scene, cameras: Cameras, times: Float[Tensor, " F"]
-) -> Float[Tensor, "F S S 3"]:
-    return colours_and_outlines(scene, cameras, times)[0]
+def pictures(scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"]) -> Float[Tensor, "F S S 3"]:
+    return colours_and_outlines(scene, cameras, tau)[0]
 
 
 def stills(subject: Subject, scene: Scene) -> tuple[dict[str, float], Tensor]:
@@ -86,10 +84,10 @@ def stills(subject: Subject, scene: Scene) -> tuple[dict[str, float], Tensor]:
 
 def moves(subject: Subject, scenes: list[Scene]) -> tuple[dict, Tensor]:
     """How well the scenes of stages 2 and 3 (or 2 alone) move; rows: the true clip and ours."""
-    seen = [colours_and_outlines(scene, front(len(TIMES)), TIMES) for scene in scenes]
+    seen = [colours_and_outlines(scene, front(len(TAU)), TAU) for scene in scenes]
     clips, outlines = zip(*seen, strict=True)
     classifier = motion_classifier.load(CLASSIFIER)
-    truth, poses = subject.pictures(front(len(TIMES)), TIMES), subject.poses()
+    truth, poses = subject.pictures(front(len(TAU)), TAU), subject.poses()
     scores = classifier(small(clips[-1]))[0].softmax(dim=0)
     figures = {
         "named": motion_classifier.NAMES[int(scores.argmax())],

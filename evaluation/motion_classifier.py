@@ -65,13 +65,13 @@ def true_clips(
 ) -> tuple[Float[Tensor, "N F 3 S S"], Int[Tensor, " N"]]:
     """Ground-truth clips and their motions; characters are drawn from 10 000 seeds on."""
     dice = random.Random(f"motions {seed}")
-    times = torch.arange(FRAMES) / FRAMES
+    tau = torch.arange(FRAMES) / FRAMES
     scenes, labels = [], []
     for i in range(n):
         species = dice.choice(list(SPECIES))
         character = make_character(species, first_seed + dice.randrange(HELD_OUT))
         labels.append(i % len(NAMES))
-        scenes.append(animate(character, NAMES[labels[-1]], times, **random_motion(dice)))
+        scenes.append(animate(character, NAMES[labels[-1]], tau, **random_motion(dice)))
     cameras = Cameras.of(torch.zeros(n * FRAMES))
     images = draw(scenes, cameras, SIZE, device).unflatten(0, (n, FRAMES))
     return images.float() / 255, torch.tensor(labels, device=device)

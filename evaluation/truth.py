@@ -17,7 +17,7 @@ from ..toyworld.ray_tracing import Ellipsoids, render
 from .motion_classifier import FRAMES
 
 SIZE = 64  # pixels of the pictures that are compared
-TIMES = torch.arange(FRAMES) / FRAMES
+TAU = torch.arange(FRAMES) / FRAMES
 RING = Cameras.of(15.0, torch.arange(8) * 45.0)  # the novel views
 
 
@@ -33,20 +33,20 @@ class Subject:
     def prompt(self) -> str:
         return f"a {self.species} is {VERBS[self.motion]}"
 
-    def scenes(self, motion: str, times: Float[Tensor, " F"]) -> Ellipsoids:
-        return animate(make_character(self.species, self.seed), motion, times)
+    def scenes(self, motion: str, tau: Float[Tensor, " F"]) -> Ellipsoids:
+        return animate(make_character(self.species, self.seed), motion, tau)
 
     def pictures(
-        self, cameras: Cameras, times: Float[Tensor, " F"], motion: str | None = None
+        self, cameras: Cameras, tau: Float[Tensor, " F"], motion: str | None = None
     ) -> Float[Tensor, "F S S 3"]:
         """Ground truth: one picture a camera."""
-        scenes = self.scenes(motion or self.motion, times)
+        scenes = self.scenes(motion or self.motion, tau)
         return render(scenes, lens(cameras, SIZE), supersample=4)["rgb"]
 
     def poses(self) -> Float[Tensor, "P S S 3"]:
         """The character from the front in all that it can do."""
         moving = [motion for motion in MOTIONS if motion != "still"]
-        return torch.cat([self.pictures(front(len(TIMES)), TIMES, m) for m in moving])
+        return torch.cat([self.pictures(front(len(TAU)), TAU, m) for m in moving])
 
 
 def front(n: int) -> Cameras:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from animate124.evaluation import measures, motion_classifier, suite
-from animate124.evaluation.truth import TIMES, Subject, front
+from animate124.evaluation.truth import TAU, Subject, front
 from animate124.toyworld.banks import HELD_OUT
 
 SUBJECT = Subject("fox", "jump", HELD_OUT + 1)
@@ -16,7 +16,7 @@ SUBJECT = Subject("fox", "jump", HELD_OUT + 1)
 
 @pytest.fixture(scope="module")
 def truth():
-    return SUBJECT.pictures(front(len(TIMES)), TIMES)
+    return SUBJECT.pictures(front(len(TAU)), TAU)
 
 
 def test_psnr_of_a_known_error():

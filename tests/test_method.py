@@ -9,7 +9,7 @@ import animate124
 import pytest
 import torch
 from animate124.evaluation import measures
-from animate124.evaluation.truth import RING, TIMES, Subject, front
+from animate124.evaluation.truth import RING, TAU, Subject, front
 from animate124.system.trained import load_scene
 from animate124.toyworld.banks import HELD_OUT
 from animate124.toyworld.subject import write_subject
@@ -67,7 +67,7 @@ def novel_view_psnr(trial):
 
 
 def clip(trial):
-    return measures.pictures(scene(trial), front(len(TIMES)), TIMES)
+    return measures.pictures(scene(trial), front(len(TAU)), TAU)
 
 
 def test_the_3d_prior_makes_the_sides_that_nobody_saw(train, static):
@@ -77,7 +77,7 @@ def test_the_3d_prior_makes_the_sides_that_nobody_saw(train, static):
 
 def test_stage_1_stands_still_and_stage_2_moves_as_it_was_told(static, moving):
     assert measures.motion_energy(clip(static)) < 1e-4
-    truth = SUBJECT.pictures(front(len(TIMES)), TIMES)
+    truth = SUBJECT.pictures(front(len(TAU)), TAU)
     seen = clip(moving)
     assert measures.motion_energy(seen) > 0.25 * measures.motion_energy(truth)
     assert measures.moves(SUBJECT, [scene(moving)])[0]["motion_score"] > 0.5
