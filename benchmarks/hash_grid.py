@@ -14,11 +14,12 @@ from statistics import median
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import torch
 from animate124.data.cameras import Cameras
-from animate124.geometry.hash_grid import hash_grid, hash_grid_stencil, is_usable
+from animate124.geometry.hash_grid import hash_grid, hash_grid_stencil
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.space_time_encoding import SpaceTimeEncoding
 from animate124.geometry.stencil import neighbours
+from animate124.geometry.usable import is_usable
 from measuring import milliseconds
 
 WARM_UP = 2  # calls

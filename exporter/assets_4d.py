@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import threestudio
@@ -59,13 +59,13 @@ class Lattice:
     def over(low: Float[Tensor, " 3"], high: Float[Tensor, " 3"], resolution: int) -> "Lattice":
         """Cubic cells in a box; its longest edge has `resolution` points, ends included."""
         step = ((high - low).max() / (resolution - 1)).item()
-        shape = tuple(int(n) for n in ((high - low) / step + 1e-3).floor() + 1)
-        return Lattice(low, step, shape)
+        nx, ny, nz = (int(n) for n in ((high - low) / step + 1e-3).floor() + 1)
+        return Lattice(low, step, (nx, ny, nz))
 
     def points(self, chunk: int) -> Iterator[Float[Tensor, "N 3"]]:
         """All points, the last axis fastest, `chunk` of them at a time."""
-        _, ny, nz = self.shape
-        for flat in torch.arange(np.prod(self.shape), device=self.origin.device).split(chunk):
+        nx, ny, nz = self.shape
+        for flat in torch.arange(nx * ny * nz, device=self.origin.device).split(chunk):
             ijk = torch.stack([flat // (ny * nz), flat // nz % ny, flat % nz], -1)
             yield self.origin + self.step * ijk
 
@@ -131,7 +131,7 @@ class Assets4DExporter(Exporter):
     def _export(self, folder: Path) -> None:
         """All frames, one by one, then what needs all of them."""
         taus = self.frame_times()
-        rng = np.random.default_rng(torch.randint(2**31, (1,)).item())
+        rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         meshes, rows = [], []
         with tqdm(total=2 * len(taus), desc="Exporting 4D assets", unit="step") as bar:
             threshold, lattice = self._survey(taus, bar)
@@ -178,8 +178,9 @@ class Assets4DExporter(Exporter):
 
     def _density(self, lattice: Lattice, tau: float) -> Float[Tensor, "X Y Z"]:
         """The density on a lattice at one frame time."""
+        forward_density = cast(Any, self.geometry).forward_density  # no name of threestudio's base
         parts = [
-            self.geometry.forward_density(points, **self._times(points, tau)).reshape(-1)
+            forward_density(points, **self._times(points, tau)).reshape(-1)
             for points in lattice.points(self.cfg.chunk_size)
         ]
         return torch.cat(parts).float().reshape(lattice.shape)
@@ -188,11 +189,11 @@ class Assets4DExporter(Exporter):
         """A coarse look at all frames: the threshold, and a lattice around what there is."""
         low, high = self.geometry.bbox.float()
         coarse = Lattice.over(low, high, min(self.cfg.resolution, SURVEY_RESOLUTION))
-        densest: Tensor | None = None  # over time, [X Y Z]
+        densest = low.new_full(coarse.shape, -torch.inf)  # over time
         total = total_of_squares = 0.0
         for tau in taus:
             density = self._density(coarse, tau)
-            densest = density if densest is None else torch.maximum(densest, density)
+            densest = torch.maximum(densest, density)
             total += density.double().sum().item()
             total_of_squares += density.double().square().sum().item()
             bar.update()

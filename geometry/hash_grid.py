@@ -1,39 +1,39 @@
 """The hash grid: one definition in torch, faster twins with the same signature, chosen here."""
 
 import difflib
-import functools
-import importlib
-import importlib.util
-import warnings
+from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..kernels import cuda_program
+from . import hash_grid_cuda, hash_grid_numba, hash_grid_tinycudann
 from .hash_grid_torch import GridSpec, hash_grid_torch
 from .stencil import neighbours
 
 
-def _twin(function: str, backend: str):
-    """A backend's function that is imported when it is first called."""
+class Twin(NamedTuple):
+    """A backend: its hash grid, what it has besides, and what it can be given."""
 
-    def call(*arguments):
-        module = importlib.import_module(f".hash_grid_{backend}", __package__)
-        return getattr(module, f"{function}_{backend}")(*arguments)
-
-    return call
+    hash_grid: Callable
+    fits: Callable[[Tensor, Tensor, GridSpec], bool]  # whether `auto` may give it x and table
+    stencil: Callable | None = None  # of hash_grid_stencil
+    frame_table: Callable | None = None  # of frame_table_torch
 
 
 HASH_GRIDS = {
-    "torch": hash_grid_torch,
-    "numba": _twin("hash_grid", "numba"),
-    "cuda": _twin("hash_grid", "cuda"),
-    "tinycudann": _twin("hash_grid", "tinycudann"),
+    "torch": Twin(hash_grid_torch, lambda x, table, spec: True),
+    "numba": Twin(hash_grid_numba.hash_grid_numba, hash_grid_numba.fits),
+    "cuda": Twin(
+        hash_grid_cuda.hash_grid_cuda,
+        hash_grid_cuda.fits,
+        hash_grid_cuda.stencil_cuda,
+        hash_grid_cuda.frame_table_cuda,
+    ),
+    "tinycudann": Twin(hash_grid_tinycudann.hash_grid_tinycudann, hash_grid_tinycudann.fits),
 }
-# Twins of hash_grid_stencil and of frame_table_torch, in backends that gain from them.
-STENCILS = {"cuda": _twin("stencil", "cuda")}
-FRAME_TABLES = {"cuda": _twin("frame_table", "cuda")}
+FASTEST_FIRST = ("cuda", "numba", "tinycudann", "torch")
 
 
 def hash_grid(
@@ -45,7 +45,7 @@ def hash_grid(
     fastest that works here. `torch` is the definition.
     """
     backend = choose_backend(x, table, spec, backend)
-    return HASH_GRIDS[backend](x.clamp(0, 1), table, spec)
+    return HASH_GRIDS[backend].hash_grid(x.clamp(0, 1), table, spec)
 
 
 def hash_grid_stencil(
@@ -57,8 +57,9 @@ def hash_grid_stencil(
 ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
     """Features of points and of each one's `neighbours` (a step may lead out of the box)."""
     backend = choose_backend(x, table, spec, backend)
-    if backend in STENCILS:
-        return STENCILS[backend](x, step, table, spec)
+    own_stencil = HASH_GRIDS[backend].stencil
+    if own_stencil is not None:
+        return own_stencil(x, step, table, spec)
     near = neighbours(x, step)
     features = hash_grid(torch.cat([x, near.flatten(0, 1)]), table, spec, backend)
     # split, not indexed, because its gradient is one concatenation
@@ -75,17 +76,7 @@ def choose_backend(x: Tensor, table: Tensor, spec: GridSpec, backend: str = "aut
         )
     if check_backend(backend) != "auto":
         return backend
-    if x.dtype != torch.float32 or table.dtype != torch.float32:
-        return "torch"
-    needs_x_gradient = x.requires_grad and torch.is_grad_enabled()
-    if x.device.type == "cpu" and not needs_x_gradient and is_usable("numba"):
-        return "numba"
-    fits_cuda = x.is_cuda and not needs_x_gradient and spec.n_features_per_level == 2
-    if fits_cuda and cuda_program.is_usable(x.device):
-        return "cuda"
-    if x.is_cuda and is_usable("tinycudann"):
-        return "tinycudann"
-    return "torch"
+    return next(name for name in FASTEST_FIRST if HASH_GRIDS[name].fits(x, table, spec))
 
 
 def check_backend(name: str) -> str:
@@ -96,20 +87,3 @@ def check_backend(name: str) -> str:
             f"All: auto, {', '.join(HASH_GRIDS)}."
         )
     return name
-
-
-@functools.cache
-def is_usable(module: str) -> bool:
-    """Whether a module is there and imports; one that is there and doesn't import is warned of."""
-    if importlib.util.find_spec(module) is None:
-        return False
-    try:
-        importlib.import_module(module)
-    except Exception as error:
-        warnings.warn(
-            f"{module} is installed but doesn't import ({type(error).__name__}: {error}); the hash "
-            f"grid goes through torch instead, which is slower.",
-            stacklevel=2,
-        )
-        return False
-    return True

@@ -11,14 +11,26 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..kernels import cuda_program
 from ..kernels.cuda_program import Program, source_of
 from .frame_table import frame_spec
 from .hash_grid_torch import GridSpec, Level
+from .usable import needs_gradient
 
 SOURCES = Path(__file__).parent
 FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
 BLOCK = (32, 16)  # at most so many samples x levels, which share the samples' rows of memory
 THREADS = 256  # of a block over a table's entries
+
+
+def fits(x: Tensor, table: Tensor, spec: GridSpec) -> bool:
+    return (
+        x.is_cuda
+        and x.dtype == table.dtype == torch.float32
+        and not needs_gradient(x)
+        and spec.n_features_per_level == FEATURES
+        and cuda_program.is_usable(x.device)
+    )
 
 
 def hash_grid_cuda(
@@ -42,7 +54,7 @@ def check(x: Tensor, table: Tensor, spec: GridSpec) -> None:
             f"The CUDA hash grid wants points and table on one device and of one float type; "
             f"points are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}."
         )
-    if x.requires_grad and torch.is_grad_enabled():
+    if needs_gradient(x):
         raise ValueError(
             "The CUDA hash grid has no gradient in the points, but the points require one "
             "(normal_type 'analytic' does). Try backend 'auto' or 'torch'."
@@ -69,7 +81,7 @@ class CudaHashGrid(torch.autograd.Function):
     def forward(ctx, x, table, spec, step):
         ctx.save_for_backward(x)
         ctx.spec, ctx.step = spec, step
-        shapes = [(len(x), spec.n_output_dims)]
+        shapes: list[tuple[int, ...]] = [(len(x), spec.n_output_dims)]
         if step is not None:
             shapes.append((len(x), 6, spec.n_output_dims))
         outputs = [x.new_empty(shape) for shape in shapes]

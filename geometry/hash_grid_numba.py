@@ -16,8 +16,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .hash_grid_torch import GridSpec
+from .usable import is_usable, needs_gradient
 
 MIN_POINTS_PER_THREAD = 4096  # with fewer, starting a thread costs more than it saves
+
+
+def fits(x: Tensor, table: Tensor, spec: GridSpec) -> bool:
+    on_cpu = x.device.type == "cpu" and {x.dtype, table.dtype} == {torch.float32}
+    return on_cpu and not needs_gradient(x) and is_usable("numba")
 
 
 def hash_grid_numba(
@@ -29,7 +35,7 @@ def hash_grid_numba(
             f"are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}. "
             f"Try backend 'auto'."
         )
-    if x.requires_grad and torch.is_grad_enabled():
+    if needs_gradient(x):
         raise ValueError(
             "The numba hash grid has no gradient in the points, but the points require one "
             "(normal_type 'analytic' does). Try backend 'auto' or 'torch'."
@@ -102,6 +108,8 @@ def compiled_module():
     if name not in sys.modules:
         path = Path(__file__).with_name("hash_grid_numba_kernels.py")
         import_spec = importlib.util.spec_from_file_location(name, path)
+        if import_spec is None or import_spec.loader is None:
+            raise ImportError(f"{path} can't be loaded as a module.")
         module = importlib.util.module_from_spec(import_spec)
         import_spec.loader.exec_module(module)
         sys.modules[name] = module

@@ -11,6 +11,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .hash_grid_torch import GridSpec, hash_grid_torch
+from .usable import is_usable
+
+
+def fits(x: Tensor, table: Tensor, spec: GridSpec) -> bool:
+    return x.is_cuda and x.dtype == table.dtype == torch.float32 and is_usable("tinycudann")
 
 
 def hash_grid_tinycudann(
@@ -34,7 +39,7 @@ def call_with_table(module: torch.nn.Module, table: Tensor, x: Tensor) -> Tensor
 @functools.cache
 def encoding(spec: GridSpec, device: torch.device) -> torch.nn.Module:
     """A tinycudann encoding without parameters of its own, on the current CUDA device."""
-    import tinycudann
+    import tinycudann  # pyright: ignore[reportMissingImports] -- optional
 
     module = tinycudann.Encoding(
         spec.dims,

@@ -7,7 +7,7 @@ type, also under AMP, which would turn small differences of density into noise.
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import threestudio
@@ -20,31 +20,13 @@ from threestudio.utils.ops import get_activation
 from torch import Tensor
 
 from ..bounds import Bounded, bounded
-from .hash_grid import HASH_GRIDS
-from .hash_grid_torch import GridSpec
+from .encoding import CompositeEncoding
 from .mlp import MLP
-from .space_time_encoding import CompositeEncoding, SpaceTimeEncoding
+from .otypes import make_encoding, parse_encoding
 from .stencil import central_difference_normal, neighbours
 
 BLOBS = ("blob_magic3d", "blob_dreamfusion")
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
-
-
-@dataclass
-class PosEncodingConfig(Bounded):
-    # a hash grid over space plus one over space and time
-    otype: str = bounded("HashGridSpatialTime", names=("HashGridSpatialTime",))
-    n_levels: int = bounded(16, 1, 32)
-    n_features_per_level: int = bounded(2, 1, 8)
-    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
-    # lattice points a side of the coarsest level
-    base_resolution: int = bounded(16, 2, 2**16)
-    # resolution of a level over the level before
-    per_level_scale: float = bounded(1.447269237440378, 1, 16)
-    static: bool = False  # freeze the grid over space and time and leave it out
-    # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
-    # that works here
-    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
 
 
 @dataclass
@@ -85,7 +67,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         density_bias: int | float | str = bounded("blob_magic3d", names=BLOBS, numbers=True)
         density_blob_scale: float = 10.0  # the blob's bias at the origin
         density_blob_std: float = bounded(0.5, above=0)  # the blob's size, in world units
-        pos_encoding_config: dict = field(default_factory=dict)  # PosEncodingConfig's keys
+        pos_encoding_config: dict = field(default_factory=dict)  # its otype's keys
         mlp_network_config: dict = field(default_factory=dict)  # MLPConfig's keys
         # null for none
         normal_type: str | None = bounded("finite_difference", names=(*NORMAL_TYPES, None))
@@ -98,7 +80,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         def __post_init__(self) -> None:
             super().__post_init__()
             get_activation(self.density_activation)
-            parse_structured(PosEncodingConfig, self.pos_encoding_config)
+            parse_encoding(self.pos_encoding_config)
             parse_structured(MLPConfig, self.mlp_network_config)
 
     cfg: Config
@@ -123,13 +105,9 @@ class ImplicitVolume(BaseImplicitGeometry):
         activations = get_activation(network.activation), get_activation(network.output_activation)
         sizes = network.n_neurons, network.n_hidden_layers
 
-        grid = parse_structured(PosEncodingConfig, self.cfg.pos_encoding_config)
-        names = {setting.name for setting in fields(GridSpec)} - {"dims", "float64_scale"}
-        settings = {name: grid[name] for name in names}
-        space, time = GridSpec(3, **settings), GridSpec(4, **settings)
-
-        encoding = SpaceTimeEncoding(space, time, grid.static, grid.backend)
-        fast = grid.backend in ("auto", "cuda")
+        settings = parse_encoding(self.cfg.pos_encoding_config)
+        encoding = make_encoding(settings)
+        fast = settings.get("backend", "auto") in ("auto", "cuda")
         self.encoding = CompositeEncoding(encoding)
         dim_in = encoding.n_output_dims
         self.density_network = MLP(dim_in, 1, *sizes, *activations, fast)

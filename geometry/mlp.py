@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Callable
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -52,9 +53,9 @@ class MLP(nn.Module):
         self.fast = fast and n_hidden_layers == 1 and activation is F.relu
 
     def forward(self, x: Float[Tensor, "N I"]) -> Float[Tensor, "N O"]:
-        weights = self.layers[0].weight, self.layers[-1].weight
-        if self.fast and x.is_cuda and mlp_cuda.fits(x, *weights):
-            x = mlp_cuda.two_layers_cuda(x, *weights)
+        first, last = cast(nn.Linear, self.layers[0]), cast(nn.Linear, self.layers[-1])
+        if self.fast and x.is_cuda and mlp_cuda.fits(x, first.weight, last.weight):
+            x = mlp_cuda.two_layers_cuda(x, first.weight, last.weight)
         elif x.device.type == "cpu" and len(x) > CPU_ROWS:
             x = torch.cat([self.layers(rows) for rows in x.split(CPU_ROWS)])
         else:

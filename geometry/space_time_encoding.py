@@ -11,14 +11,17 @@ import contextlib
 import dataclasses
 import functools
 import operator
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..bounds import Bounded, bounded
+from .encoding import Encoding
 from .frame_table import frame_spec
-from .hash_grid import FRAME_TABLES, check_backend, choose_backend, hash_grid, hash_grid_stencil
+from .hash_grid import HASH_GRIDS, check_backend, choose_backend, hash_grid, hash_grid_stencil
 from .hash_grid_torch import GridSpec
 
 INITIAL_RANGE = 1e-4  # entries start uniform in [-this, this]
@@ -59,8 +62,33 @@ def other_settings(n_params: int, spec: GridSpec) -> str:
     return ""
 
 
-class SpaceTimeEncoding(nn.Module):
+@dataclasses.dataclass
+class SpaceTimeConfig(Bounded):
+    otype: str = bounded("HashGridSpatialTime", names=("HashGridSpatialTime",))
+    n_levels: int = bounded(16, 1, 32)
+    n_features_per_level: int = bounded(2, 1, 8)
+    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
+    # lattice points a side of the coarsest level
+    base_resolution: int = bounded(16, 2, 2**16)
+    # resolution of a level over the level before
+    per_level_scale: float = bounded(1.447269237440378, 1, 16)
+    static: bool = False  # freeze the grid over space and time and leave it out
+    # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
+    # that can be had
+    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
+
+
+class SpaceTimeEncoding(Encoding):
     """H3 (`encoding`) and H4 (`encoding_time`)."""
+
+    Config = SpaceTimeConfig
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> "SpaceTimeEncoding":
+        names = {setting.name for setting in dataclasses.fields(GridSpec)}
+        settings = {name: cfg[name] for name in names - {"dims", "float64_scale"}}
+        space, time = GridSpec(3, **settings), GridSpec(4, **settings)
+        return cls(space, time, cfg.static, cfg.backend)
 
     def __init__(self, space: GridSpec, time: GridSpec, static: bool, backend: str = "auto"):
         super().__init__()
@@ -75,7 +103,7 @@ class SpaceTimeEncoding(nn.Module):
         """Lays both tables out as release 0.1 did, if the state dict's have the sizes of that."""
         found = {
             grid: state_dict[f"{prefix}{name}.params"].numel()
-            for name, grid in self.named_children()
+            for name, grid in (("encoding", self.encoding), ("encoding_time", self.encoding_time))
             if f"{prefix}{name}.params" in state_dict
         }
         older = {grid: dataclasses.replace(grid.spec, float64_scale=True) for grid in found}
@@ -121,42 +149,22 @@ class SpaceTimeEncoding(nn.Module):
         if self.static:
             return [(x, space.params, space.spec)]
         times = x.new_zeros(1, 1) if times is None else times
-        if len(times) == 1 and self.worth_a_frame(x, look_ups):
-            make = FRAME_TABLES[self.chosen_backend(x)]
+        make = self.frame_table(x, look_ups) if len(times) == 1 else None
+        if make is not None:
             table = make(space.params, time.params, times, space.spec, time.spec)
             return [(x, table, frame_spec(space.spec))]
         in_time = torch.cat([x, times.expand(len(x), 1)], dim=-1)
         return [(x, space.params, space.spec), (in_time, time.params, time.spec)]
 
-    def worth_a_frame(self, x: Float[Tensor, "N 3"], look_ups: int) -> bool:
-        """Whether so many at one tau read more than it takes to make that frame's table."""
+    def frame_table(self, x: Float[Tensor, "N 3"], look_ups: int) -> Callable | None:
+        """Makes a frame's table, where a backend can and so many look-ups at one tau read more
+        than that takes."""
         frame = frame_spec(self.encoding.spec)
-        reads_more = look_ups * frame.n_output_dims * 8 > frame.n_params
-        return reads_more and self.chosen_backend(x) in FRAME_TABLES
-
-    def chosen_backend(self, x: Float[Tensor, "N 3"]) -> str:
-        return choose_backend(x, self.encoding.params, self.encoding.spec, self.backend)
+        if look_ups * frame.n_output_dims * 8 <= frame.n_params:
+            return None
+        backend = choose_backend(x, self.encoding.params, self.encoding.spec, self.backend)
+        return HASH_GRIDS[backend].frame_table
 
 
 def total(features: Iterable[Float[Tensor, "..."]]) -> Float[Tensor, "..."]:
     return functools.reduce(operator.add, features)  # a sum without its 0 + ...
-
-
-class CompositeEncoding(nn.Module):
-    """The geometry's `encoding`, whose own `encoding` is the space-time one: threestudio's nesting,
-    which the names in checkpoints and optimizer groups (geometry.encoding.encoding.*) follow."""
-
-    def __init__(self, encoding: SpaceTimeEncoding):
-        super().__init__()
-        self.encoding = encoding
-        self.n_output_dims = encoding.n_output_dims
-
-    def forward(
-        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None
-    ) -> Float[Tensor, "N E"]:
-        return self.encoding(x, times)
-
-    def stencil(
-        self, x: Float[Tensor, "N 3"], step: float, times: Float[Tensor, "#N 1"] | None = None
-    ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
-        return self.encoding.stencil(x, step, times)

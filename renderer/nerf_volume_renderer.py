@@ -13,7 +13,7 @@ the others are evaluated again in the backward pass: memory follows that and not
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import threestudio
 import torch
@@ -87,6 +87,11 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def step_size(self) -> float:
         """Distance between a ray's samples in world units; 1.732 stands for sqrt(3)."""
         return 1.732 * 2 * self.cfg.radius / self.cfg.num_samples_per_ray
+
+    @property
+    def forward_density(self) -> Callable[..., Float[Tensor, "N 1"]]:
+        """The geometry's, which threestudio's base class of geometries doesn't name."""
+        return cast(Any, self.geometry).forward_density
 
     @property
     def dynamic(self) -> bool:
@@ -182,7 +187,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def visible_samples(self, samples: Samples) -> Samples:
         """Those that are opaque enough and not hidden behind others on their ray."""
-        density = self.evaluate(self.geometry.forward_density, samples, samples.points)
+        density = self.evaluate(self.forward_density, samples, samples.points)
         alpha, transmittance = alpha_and_transmittance(
             density[:, 0], samples.t_starts, samples.t_ends, samples.ray_indices, len(samples.rays)
         )
@@ -215,15 +220,16 @@ class NeRFVolumeRenderer(VolumeRenderer):
         All have a density of their own; those that aren't `shaded` take the rest from the last one
         before them that is.
         """
-        lit = None if samples.shaded is None else samples.shaded.nonzero()[:, 0]
-        if lit is None or len(lit) in (0, len(samples)):
+        shaded = samples.shaded
+        lit = None if shaded is None else shaded.nonzero()[:, 0]
+        if shaded is None or lit is None or len(lit) in (0, len(samples)):
             return self.shade_all(samples, camera)
-        dark = (~samples.shaded).nonzero()[:, 0]
+        dark = (~shaded).nonzero()[:, 0]
         geo_out, rgb = self.shade_all(samples.select(lit), camera)
         unlit = samples.select(dark)
-        density = self.evaluate(self.geometry.forward_density, unlit, unlit.points)
+        density = self.evaluate(self.forward_density, unlit, unlit.points)
 
-        ahead = samples.shaded.cumsum(0).sub_(1).clamp_(min=0)  # the last lit one, counted in lit
+        ahead = shaded.cumsum(0).sub_(1).clamp_(min=0)  # the last lit one, counted in lit
 
         def spread(values: Float[Tensor, "M C"]) -> Float[Tensor, "N C"]:
             return values.index_select(0, ahead)
@@ -237,7 +243,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, samples: Samples, camera: dict[str, Any]
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N C"]]:
         """`shade` without leaving out any."""
-        lights = samples.of_rays(samples.rays.lights)
+        lights = samples.rays.lights
         wants_normal = self.cfg.return_comp_normal or self.material.requires_normal
         geo_out = self.evaluate(self.geometry, samples, samples.points, output_normal=wants_normal)
         rgb = chunk_batch(
@@ -245,7 +251,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             0 if self.training else self.cfg.eval_chunk_size,
             viewdirs=samples.directions,
             positions=samples.points,
-            **({} if lights is None else {"light_positions": lights}),
+            **({} if lights is None else {"light_positions": samples.of_rays(lights)}),
             **geo_out,
         )
         return geo_out, rgb
@@ -308,5 +314,5 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def alpha_at_random_times(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
         """Opacity of one step, to first order in the step; each point at a time of its own."""
         times = {"times": torch.rand_like(points[:, :1])} if self.dynamic else {}
-        density = chunk_batch(self.geometry.forward_density, PRUNING_CHUNK, points, **times)
+        density = chunk_batch(self.forward_density, PRUNING_CHUNK, points, **times)
         return density[:, 0] * self.step_size

@@ -52,6 +52,11 @@ def decayed_maximum(
 class OccupancyGrid(nn.Module):
     """Buffers: resolution [3], aabbs [1 6], occs [cells] (alpha of a step), binaries [1 X Y Z]."""
 
+    resolution: Tensor
+    aabbs: Tensor
+    occs: Tensor
+    binaries: Tensor
+
     def __init__(self, aabb: Float[Tensor, " 6"], resolution: int = 32) -> None:
         super().__init__()
         shape = [resolution] * 3

@@ -37,9 +37,9 @@ class Samples:
     def __len__(self) -> int:
         return len(self.ray_indices)
 
-    def of_rays(self, values: Tensor | None) -> Tensor | None:
+    def of_rays(self, values: Float[Tensor, "R C"]) -> Float[Tensor, "N C"]:
         """A value of each ray -> that of each sample's ray."""
-        return None if values is None else values.index_select(0, self.ray_indices)
+        return values.index_select(0, self.ray_indices)
 
     def parts(self, most: int) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
         """Cuts the samples into runs of at most `most` (0: any number): how many, and their times.

@@ -43,6 +43,7 @@ from ..guidance.speed import COMPILE
 from . import checkpoints, terms
 from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
+from .losses import total
 
 MODULES = ("geometry", "material", "background", "renderer")
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
@@ -86,10 +87,10 @@ class Animate124(BaseLift3DSystem):
     cfg: Config
 
     def __init__(self, cfg: Mapping[str, Any], resumed: bool = False) -> None:
-        cfg = adopt(cfg, "system")
+        adopted = adopt(cfg, "system")
         if resumed:  # the checkpoint overwrites what it once started from, which may be gone
-            cfg = OmegaConf.merge(cfg, {"weights": None})
-        super().__init__(cfg, resumed)
+            adopted = OmegaConf.merge(adopted, {"weights": None})
+        super().__init__(adopted, resumed)
 
     def configure(self) -> None:
         self.base_seed = torch.initial_seed()  # before the first step reseeds
@@ -151,7 +152,8 @@ class Animate124(BaseLift3DSystem):
         """This batch's random numbers, before anything draws: a resumed run repeats them."""
         parts = self.trainer.accumulate_grad_batches
         number = self.global_step * parts + batch_idx % parts
-        every = self.trainer.log_every_n_steps  # 0: never
+        # 0: never; Lightning gives its Trainer the name in a connector
+        every = self.trainer.log_every_n_steps  # pyright: ignore[reportAttributeAccessIssue]
         self.writes_down = every > 0 and (self.global_step + 1) % every == 0
         seed_everything(step_seed(self.base_seed, number, get_rank()))
         super().on_train_batch_start(batch, batch_idx, unused)
@@ -185,10 +187,11 @@ class Animate124(BaseLift3DSystem):
             if key in weights:
                 parts[key] += [terms.regulariser(key, render) for render in renders.values()]
 
-        values = {key: sum(found) for key, found in parts.items()}
-        loss = sum(weights[key] * value for key, value in values.items())
-        if not values:  # nothing weighs anything: a zero that still has a graph, for DDP
-            loss = 0 * sum(render["opacity"].sum() for render in renders.values())
+        values = {key: total(found) for key, found in parts.items()}
+        if values:
+            loss = total(weights[key] * value for key, value in values.items())
+        else:  # nothing weighs anything: a zero that still has a graph, for DDP
+            loss = 0 * total(render["opacity"].sum() for render in renders.values())
         named = {key.replace("lambda_", "loss_"): value.detach() for key, value in values.items()}
         for name, value in named.items():
             self.note(f"train/{name}", value, prog_bar=True)
@@ -216,7 +219,7 @@ class Animate124(BaseLift3DSystem):
         for key, value in said.items():
             if not key.startswith("loss_") and torch.as_tensor(value).numel() == 1:
                 self.note(f"train/{key}_{name}", value)
-        return sum(parts)
+        return total(parts)
 
     def watch_gradient(self, name: str, lost: Float[Tensor, ""]) -> None:
         """lost: the share of the gradient of the guidance `name` that isn't finite."""
@@ -305,10 +308,10 @@ class Animate124(BaseLift3DSystem):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`resume`: training goes on within a stage; a test may look at any scene that fits."""
-        path = self.trainer.ckpt_path
+        path = str(self.trainer.ckpt_path)
         checkpoints.check_file(path)
         if self.trainer.training:
-            check_loaded(optimizer_tensors(checkpoint), str(path))
+            check_loaded(optimizer_tensors(checkpoint), path)
         checkpoints.check_fit(self, checkpoint["state_dict"], path)
         if self.trainer.training:
             checkpoints.check_goes_on(checkpoint, self.stage())
@@ -350,8 +353,9 @@ class Animate124(BaseLift3DSystem):
     def on_predict_epoch_end(self) -> None:
         """Saves what the exporter made, which may then tidy up what an earlier export left."""
         super().on_predict_epoch_end()
-        if get_rank() == 0 and hasattr(self.exporter, "tidy"):
-            self.exporter.tidy(self.save_path(f"it{self.true_global_step}-export"))
+        tidy = getattr(self.exporter, "tidy", None)
+        if get_rank() == 0 and tidy is not None:
+            tidy(self.save_path(f"it{self.true_global_step}-export"))
 
     def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Renders a view of the test trajectory, and if time runs, again with time frozen at 0."""

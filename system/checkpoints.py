@@ -7,10 +7,10 @@ written, whether its numbers are numbers, and whether it is of a geometry like t
 import importlib.util
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import threestudio
+from threestudio.systems.base import BaseLift3DSystem
 from threestudio.utils.misc import load_module_weights
 from torch import Tensor, nn
 
@@ -41,7 +41,7 @@ def read(
 
 
 def check_fit(
-    system: nn.Module,
+    system: BaseLift3DSystem,
     state_dict: Mapping[str, Tensor],
     path: str | os.PathLike,
     ignored: Sequence[str] = (),
@@ -52,8 +52,9 @@ def check_fit(
         ValueError: it holds numbers that are none, or is of another geometry.
     """
     check_loaded(state_dict, str(path))
-    if hasattr(system.geometry, "take_layout"):  # it can load tables of another layout
-        system.geometry.take_layout(state_dict, GEOMETRY)
+    take_layout = getattr(system.geometry, "take_layout", None)
+    if take_layout is not None:  # it can load tables of another layout
+        take_layout(state_dict, GEOMETRY)
     check_geometry(state_dict, geometry_parameters(system, ignored), path)
 
 
@@ -67,7 +68,7 @@ def geometry_parameters(system: nn.Module, ignored: Sequence[str] = ()) -> dict[
     }
 
 
-def ever_moved(system: nn.Module, state_dict: Mapping[str, Tensor]) -> bool:
+def ever_moved(system: BaseLift3DSystem, state_dict: Mapping[str, Tensor]) -> bool:
     """Whether what is read was ever trained to move; True where its geometry can't tell."""
     tells = getattr(system.geometry, "ever_moved", None)
     return tells is None or tells(state_dict, GEOMETRY)
@@ -88,7 +89,7 @@ def say_misfits(loaded: Any, path: str | os.PathLike, ignored: Sequence[str] = (
 
 
 def check_geometry(
-    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path
+    found: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | os.PathLike
 ) -> None:
     """A ValueError if a state dict isn't one of a geometry like `expected`; keys `geometry...`.
 

@@ -4,10 +4,19 @@ Pictures are [B H W C] in [0, 1], B views or frames; masks and opacities are [B 
 of all rays lie packed. Every loss is a mean over pixels or rays: no weight depends on a resolution.
 """
 
+import functools
+import operator
+from collections.abc import Iterable
+
 from jaxtyping import Float
 from torch import Tensor
 
 Scalar = Float[Tensor, ""]
+
+
+def total(parts: Iterable[Tensor]) -> Tensor:
+    """Their sum, without the 0 that Python's begins with."""
+    return functools.reduce(operator.add, parts)
 
 
 def rgb_on_mask(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..data.cameras import Cameras
 from ..data.config import parse_data_config
+from ..geometry.times import is_static
 from . import checkpoints
 from .finite import check_loaded
 
@@ -29,7 +30,7 @@ class Scene:
     @property
     def static(self) -> bool:
         """Whether it stands still."""
-        return self.system.static
+        return is_static(self.system.geometry)
 
     @torch.no_grad()
     def look(

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from animate124.geometry import hash_grid as dispatch
+from animate124.geometry import usable
 from animate124.geometry.hash_grid import HASH_GRIDS, hash_grid, hash_grid_stencil
 from animate124.geometry.hash_grid_torch import GridSpec, hash_grid_torch
 from animate124.geometry.stencil import neighbours
@@ -258,11 +259,11 @@ def test_numbas_disk_cache_serves_the_package_under_any_name():
     table = torch.linspace(0, 1, SMALL[3].n_params)
     expected = hash_grid(x, table, SMALL[3], "numba").sum().item()
     script = f"""
-import importlib, importlib.util, sys, torch
+import importlib, sys, torch, types
 name = "threestudio-animate124"
-package = importlib.util.spec_from_file_location(name, r"{GEOMETRY / "__init__.py"}")
-sys.modules[name] = importlib.util.module_from_spec(package)
-grid = importlib.import_module(name + ".hash_grid")
+package = sys.modules[name] = types.ModuleType(name)
+package.__path__ = [r"{GEOMETRY.parent}"]
+grid = importlib.import_module(name + ".geometry.hash_grid")
 spec = grid.GridSpec(3, 4, 2, 10, 5, 1.4)
 x, table = torch.linspace(0, 1, 300).view(-1, 3), torch.linspace(0, 1, spec.n_params)
 print(grid.hash_grid(x, table, spec, "numba").sum().item())
@@ -290,8 +291,8 @@ def test_auto_goes_through_torch_and_says_so_where_a_fast_backend_doesnt_import(
     (tmp_path / "broken_backend.py").write_text("raise OSError('no such compute capability')")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.warns(UserWarning, match=r"broken_backend.*no such compute capability.*torch"):
-        assert not dispatch.is_usable("broken_backend")
-    assert not dispatch.is_usable("a_backend_that_isnt_there")
+        assert not usable.is_usable("broken_backend")
+    assert not usable.is_usable("a_backend_that_isnt_there")
 
 
 def test_numba_refuses_points_that_need_a_gradient():

@@ -41,9 +41,7 @@ DOORS = (
 # what is imported by a computed name or by path: file -> what that may be
 BY_NAME = {
     "console/animate124_commands.py": ["animate.py", "launch.py"],
-    "geometry/hash_grid.py": [
-        f"geometry/hash_grid_{backend}.py" for backend in ("torch", "numba", "cuda", "tinycudann")
-    ],
+    "geometry/usable.py": [],  # an optional library, to see whether it imports
     "geometry/hash_grid_numba.py": ["geometry/hash_grid_numba_kernels.py"],
     "toyworld/evaluate.py": ["evaluation/suite.py"],
     "host/__init__.py": [

@@ -2,8 +2,9 @@ import pytest
 import threestudio
 import torch
 import torch.nn.functional as F
-from animate124.geometry import mlp, space_time_encoding
+from animate124.geometry import mlp
 from animate124.geometry.frame_table import frame_table_torch
+from animate124.geometry.hash_grid import HASH_GRIDS
 from animate124.geometry.implicit_volume import NORMAL_TYPES, ImplicitVolume
 from animate124.geometry.mlp import MLP
 
@@ -261,8 +262,9 @@ def test_one_time_for_all_is_the_same_field(monkeypatch, n):
         return frame_table_torch(*arguments)
 
     results = []
-    for tables, times in (({}, tau.expand(n, 1)), ({}, tau), ({"torch": make_table}, tau)):
-        monkeypatch.setattr(space_time_encoding, "FRAME_TABLES", tables)
+    for make_one, times in ((None, tau.expand(n, 1)), (None, tau), (make_table, tau)):
+        twin = HASH_GRIDS["torch"]._replace(frame_table=make_one)
+        monkeypatch.setitem(HASH_GRIDS, "torch", twin)
         output = volume(points, output_normal=True, times=times)
         loss = sum((value * torch.arange(len(value))[:, None]).sum() for value in output.values())
         grads = torch.autograd.grad(loss, list(volume.parameters()))
