@@ -72,9 +72,10 @@ class Run:
     def __init__(self, subject: Subject, out: Path, until: str, overrides: Sequence[str]) -> None:
         picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
         words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
-        request = Request(picture, subject.prompt, out, preset="toy", overrides=by_task(words))
+        asked = {"preset": "toy", "until": until, "overrides": by_task(words)}
+        request = Request(picture, subject.prompt, out=out, **asked)
         with Interrupt() as interrupt:
-            code = run_request(request, None, until, sys.argv, interrupt)
+            code = run_request(request, sys.argv, interrupt)
         if code != 0:
             raise KeyboardInterrupt
         self.folder = request.folder

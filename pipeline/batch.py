@@ -17,15 +17,14 @@ from threestudio.launch import INPUT_ERRORS
 
 from . import process, table
 from .machine import cards
-from .overrides import OVERRIDE, by_task, option, yes_or_no
+from .overrides import OVERRIDE, yes_or_no
 from .places import ROOT, shown
-from .plan import interpreter
+from .presets import PRESETS, check_name
 from .process import STOPPED, Interrupt, Outcome
-from .request import Request
+from .request import COLUMNS, Request, options, worded
+from .task import interpreter
 
-COLUMNS = (  # that a table may have beside image and prompt; each is animate.py's option
-    ["subject", "static-prompt", "refine-prompt", "preset", "vram", "fast", "from", "until"]
-)
+NEEDED = ("image", "prompt")  # columns that every table has
 
 
 @dataclass
@@ -49,14 +48,16 @@ def read_table(
     Raises:
         ValueError: a column that means nothing, or all rows that can't be run, and why.
     """
-    columns, rows = table.read(path, ["image", "prompt"])
+    columns, rows = table.read(path, NEEDED)
+    tasks = list(dict.fromkeys(task for preset in PRESETS.values() for task in preset.tasks))
     for name in columns:
         if OVERRIDE.fullmatch(f"{name}="):
-            by_task([f"{name}="])
-        elif name.replace("_", "-") not in ("image", "prompt", *COLUMNS):
+            check_name(f"{path}: the column {name}", name.partition(".")[0], tasks)
+        elif name.replace("_", "-") not in ("image", *COLUMNS):
+            others = [flag for flag in COLUMNS if flag not in NEEDED]
             raise ValueError(
                 f"{path}: nothing reads the column {name!r}. Columns are image, prompt, "
-                f"{', '.join(COLUMNS)}, and overrides such as stage2.trainer.max_steps."
+                f"{', '.join(others)}, and overrides such as stage2.trainer.max_steps."
             )
     if not rows:
         raise ValueError(f"{path} has no scenes.")
@@ -81,26 +82,28 @@ def read_table(
 
 
 def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Path) -> Entry:
-    for needed in ("image", "prompt"):
+    for needed in NEEDED:
         if needed not in cells:
             raise ValueError(f"has no {needed}: its cell should say one.")
     image = Path(os.path.expanduser(cells["image"]))
     beside = csv.parent / image
     if not image.exists() and beside.exists():
         image = beside
-    words = [str(image.absolute()), *option("--prompt", cells["prompt"]), *common]
+    words = [str(image.absolute()), *worded("--prompt", cells["prompt"]), *common]
     for key, value in cells.items():
-        name = key.replace("_", "-")
+        flag = key.replace("_", "-")
         if "." in key:
             words.append(f"{key}={value}")
-        elif name == "fast":
-            words = [word for word in words if word != "--fast"]  # of the command line
+        elif flag in NEEDED:
+            continue
+        elif options(Request)[flag].default is False:  # a switch
+            words = [word for word in words if word != f"--{flag}"]  # of the command line
             try:
-                words += ["--fast"] if yes_or_no(value) else []
+                words += [f"--{flag}"] if yes_or_no(value) else []
             except ValueError as error:
                 raise ValueError(f"{key}: {error}; yes or no would do.") from None
-        elif name in COLUMNS:
-            words += option(f"--{name}", value)
+        else:
+            words += worded(f"--{flag}", value)
     label = Request(image, cells["prompt"]).name
     return Entry(label, words, out / "batch" / f"{label}.log")
 

@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import difflib
 import os
 import re
 import shlex
@@ -13,18 +12,19 @@ from pathlib import Path
 
 from . import batch
 from .machine import CPU
-from .overrides import by_task, is_override, option, read_words
-from .plan import interpreter, make_plan, script_parser
-from .presets import TASKS
+from .overrides import by_task, is_override, read_words
+from .plan import make_plan
 from .process import Interrupt
-from .request import Request
+from .request import Call, Request, parser, taken, words_of
 from .run import TaskFailed, beginning, check_here, describe, run_request
+from .task import interpreter
 
 
 def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Does what the flags ask for; returns the exit code. Errors of input are one message."""
+    call = Call(**taken(Call, args))
     try:
-        return run_table(args) if args.batch is not None else run_one(args, argv)
+        return run_one(call, args, argv) if call.batch is None else run_table(call, args)
     except BrokenPipeError:
         # the interpreter's own last flush would fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -42,39 +42,23 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         return 1
 
 
-def run_one(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    for name in ("slurm_partition", "slurm_time"):
-        if getattr(args, name) is not None or args.launcher != "local":
-            raise ValueError(
-                "--launcher submitit, --slurm-partition and --slurm-time go with --batch."
-            )
+def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str]) -> int:
+    if (call.launcher, call.slurm_partition, call.slurm_time) != ("local", None, None):
+        raise ValueError("--launcher submitit, --slurm-partition and --slurm-time go with --batch.")
     request = request_of(args)
-    if args.dry_run:
-        plan = make_plan(request, args.until, check=True)
-        print(describe(plan, beginning(request, args.start)))
+    if call.dry_run:
+        print(describe(make_plan(request, check=True), beginning(request)))
         return 0
     with Interrupt() as interrupt:
-        return run_request(request, args.start, args.until, go_on(argv), interrupt)
-
-
-def check_task(option: str, name: str | None) -> None:
-    if name is not None and name not in TASKS:
-        near = difflib.get_close_matches(name, TASKS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"{option} {name}: the tasks are {', '.join(TASKS)}{hint}")
+        return run_request(request, go_on(argv), interrupt)
 
 
 def request_of(args: argparse.Namespace) -> Request:
-    """The scene of the command line.
+    """What the command line asks for.
 
     Raises:
-        ValueError: no image or several, no prompt, a bad task or override; FileNotFoundError: no
-            image.
+        ValueError: no image or several, no prompt; FileNotFoundError: no image.
     """
-    check_task("--from", args.start)
-    check_task("--until", args.until)
-    if args.start is not None and TASKS.index(args.start) > TASKS.index(args.until):
-        raise ValueError(f"--from {args.start} is after --until {args.until}.")
     images = [word for word in args.words if not is_override(word)]
     if len(images) != 1:
         what = f"these were given: {', '.join(images)}" if images else "none was given"
@@ -88,19 +72,9 @@ def request_of(args: argparse.Namespace) -> Request:
         raise FileNotFoundError(f"There is no image {image}{what}. Pass the path of a photo.")
     if not re.search(r"\w", args.prompt or ""):
         raise ValueError('--prompt is needed, in words, such as --prompt "a panda is dancing".')
-    return Request(
-        image=image,
-        prompt=args.prompt.strip(),
-        out=args.out,
-        subject=args.subject,
-        static_prompt=args.static_prompt,
-        refine_prompt=args.refine_prompt,
-        preset=args.preset,
-        vram=args.vram,
-        gpu=args.gpu,
-        fast=args.fast,
-        overrides=by_task(word for word in args.words if is_override(word)),
-    )
+    overrides = by_task(word for word in args.words if is_override(word))
+    given = {**taken(Request, args), "prompt": args.prompt.strip()}
+    return Request(image=image, **given, overrides=overrides)
 
 
 def go_on(argv: Sequence[str]) -> list[str]:
@@ -118,31 +92,29 @@ def go_on(argv: Sequence[str]) -> list[str]:
     return [interpreter(Path.cwd()), door, *rest]
 
 
-def run_table(args: argparse.Namespace) -> int:
+def run_table(call: Call, args: argparse.Namespace) -> int:
     """Every scene of a table."""
     images = [word for word in args.words if not is_override(word)]
     if images or args.prompt:
         raise ValueError("With --batch the images and prompts are those of the table.")
-    if args.launcher == "submitit" and args.gpu is not None:
+    if call.launcher == "submitit" and args.gpu is not None:
         raise ValueError(
             "--gpu is for this machine; with --launcher submitit SLURM gives each job one."
         )
     gpus = batch.visible_gpus(args.gpu)
-    parser = script_parser("animate.py")
 
     def check(words: Sequence[str]) -> None:
-        row = read_words(parser, words)
-        plan = make_plan(request_of(row), row.until, check=True)
-        if args.launcher == "local" and not args.dry_run:
-            check_here(plan, row.start)
+        plan = make_plan(request_of(read_words(parser(), words)), check=True)
+        if call.launcher == "local" and not call.dry_run:
+            check_here(plan)
 
-    entries = batch.read_table(args.batch, common_words(args), args.out, check)
-    if args.dry_run:
+    entries = batch.read_table(call.batch, common_words(args), args.out, check)
+    if call.dry_run:
         for entry in entries:
             print(batch.shown_command(entry))
         return 0
-    if args.launcher == "submitit":
-        slurm = {"slurm_partition": args.slurm_partition, "timeout_min": args.slurm_time}
+    if call.launcher == "submitit":
+        slurm = {"slurm_partition": call.slurm_partition, "timeout_min": call.slurm_time}
         slurm = {key: value for key, value in slurm.items() if value is not None}
         jobs = batch.submit(entries, args.out / "batch" / "jobs", slurm)
         return batch.wait_for(entries, jobs)
@@ -158,12 +130,8 @@ def run_table(args: argparse.Namespace) -> int:
 
 def common_words(args: argparse.Namespace) -> list[str]:
     """Options of a table's command line that hold for each scene."""
-    words = ["--preset", args.preset, "--out", str(args.out.absolute())]
-    for name in ("subject", "static_prompt", "refine_prompt", "vram"):
-        if getattr(args, name) is not None:
-            words += option(f"--{name.replace('_', '-')}", str(getattr(args, name)))
-    words += ["--gpu", CPU] if args.gpu == CPU else []  # of others a scene is given one
-    words += ["--fast"] if args.fast else []
-    words += ["--from", args.start] if args.start is not None else []
-    words += ["--until", args.until] if args.until != "result" else []
-    return words + [word for word in args.words if is_override(word)]
+    given = {**taken(Request, args), "out": args.out.absolute()}
+    del given["prompt"]
+    if args.gpu != CPU:
+        del given["gpu"]  # a scene is given one
+    return [*words_of(given), *(word for word in args.words if is_override(word))]

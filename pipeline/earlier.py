@@ -6,7 +6,7 @@ import shutil
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from .plan import Task
+from .task import Task
 
 
 def put_aside(task: Task) -> Path | None:

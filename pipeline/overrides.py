@@ -17,33 +17,9 @@ from threestudio.check import check
 from threestudio.utils.config import overridden, parse_overrides
 
 from .places import as_meant, workplace
-from .presets import STAGES, TASKS
+from .request import worded
 
 OVERRIDE = re.compile(r"(\w+)\.([\w.-]+)=(.*)", re.DOTALL)
-# what the plan itself decides, and the option that a person has for it
-PLANNED = {
-    **dict.fromkeys(("name", "tag", "exp_root_dir", "use_timestamp", "timestamp"), "--out"),
-    **dict.fromkeys(("exp_dir", "trial_name", "trial_dir", "checkpoint.dirpath"), "--out"),
-    "n_gpus": "--gpu",
-    # a stage has to train whole, and to be one that can go on
-    **dict.fromkeys(("trainer.fast_dev_run", "trainer.max_time"), "stageN.trainer.max_steps"),
-    "checkpoint.save_weights_only": "stageN.checkpoint.every_n_train_steps",
-    **dict.fromkeys(("resume", "system.weights"), "--from"),
-    "data.image.image_path": "IMAGE",
-    "system.prompt_processor.prompt": "--prompt and --static-prompt",
-    "system.prompt_processor_cn.prompt": "--refine-prompt",
-    "system.prompt_processor_cn.token": "--refine-prompt",
-    "system.prompt_processor_cn.learned_embeds_path": "--from token",
-}
-PLANNED_FLAGS = {  # likewise, of the other tasks' scripts
-    "token": {
-        "train_data_dir": "IMAGE",
-        "output_dir": "--out",
-        "placeholder_token": "--refine-prompt",
-        "resume_from_checkpoint": "--from token",
-    },
-    "result": {"config": "--from", "checkpoint": "--from", "out": "--out"},
-}
 
 
 def is_override(word: str) -> bool:
@@ -56,21 +32,17 @@ def by_task(words: Iterable[str]) -> dict[str, dict[str, str]]:
     """`stage2.a.b=1` -> {"stage2": {"a.b": "1"}}.
 
     Raises:
-        ValueError: a task that isn't one, a key that is none, or one that the plan sets itself.
-        FileNotFoundError: a model's folder or a file that isn't there.
+        ValueError: a key that is none; FileNotFoundError: a model's folder or a file that isn't
+            there.
     """
     found: dict[str, dict[str, str]] = {}
     for word in words:
-        task, key, value = OVERRIDE.fullmatch(word).groups()
-        if task not in TASKS:
-            near = difflib.get_close_matches(task, TASKS, n=1)
-            hint = f" Did you mean {near[0]}.{key}?" if near else ""
-            raise ValueError(f"{word}: no task is called {task!r}; {', '.join(TASKS)} are.{hint}")
+        match = OVERRIDE.fullmatch(word)
+        if match is None:
+            raise ValueError(f"{word} is no override, such as stage2.trainer.max_steps=500.")
+        task, key, value = match.groups()
         if not all(key.split(".")):
             raise ValueError(f"{word}: {task}.{key} has a point too many.")
-        planned = PLANNED if task in STAGES else PLANNED_FLAGS.get(task, {})
-        if key in planned:
-            raise ValueError(f"{word}: animate.py sets {key} itself; {planned[key]} is for that.")
         found.setdefault(task, {})[key] = as_meant(word, key, value)
     return found
 
@@ -173,11 +145,6 @@ def yes_or_no(text: str) -> bool:
     return word in YES
 
 
-def option(name: str, value: str) -> list[str]:
-    """An option's words; a value with a dash in front would be taken for the next option."""
-    return [f"{name}={value}"] if value.startswith("-") else [name, value]
-
-
 def flags(
     task: str, options: Mapping[str, Any], parser: argparse.ArgumentParser, *positional: str
 ) -> list[str]:
@@ -200,7 +167,7 @@ def flags(
             hint = f"close ones: {', '.join(near)}" if near else f"it has {', '.join(known)}"
             raise ValueError(f"{task}: nothing reads {task}.{key} ({hint}).")
         if known[key].nargs != 0:
-            words += option(f"--{key}", str(value))
+            words += worded(f"--{key}", str(value))
             continue
         try:
             words += [f"--{key}"] if yes_or_no(str(value)) else []

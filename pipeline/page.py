@@ -12,7 +12,7 @@ from typing import Any
 import jinja2
 
 from .progress import duration
-from .result import ANIMATION, REFERENCE, SHEET, TURNTABLE
+from .result_files import ANIMATION, REFERENCE, SHEET, TURNTABLE
 
 Curve = list[tuple[int, float | None]]  # (training step, value; None: no number)
 CAPTIONS = {

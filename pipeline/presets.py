@@ -1,18 +1,17 @@
-"""Presets: the stages' configs, what the other tasks are told, and what memory options there are.
+"""Presets: the stages as rows, what the other tasks are told, and what --vram sets.
 
 Numbers that someone may want to change stand here and nowhere else in this folder.
 """
 
 import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 Options = Mapping[str, Any]
-STAGES = ("stage1", "stage2", "stage3")
-TASKS = ("preprocess", "token", *STAGES, "result")  # in order
-FAST = 4  # --fast divides the steps of the token and of each stage by this
+FAST = 4  # --fast divides the training steps of the token and of each stage by this
+BEFORE, AFTER = ("preprocess",), ("result",)  # tasks around the stages; the latter look at one
 
 
 class Cost(NamedTuple):
@@ -22,111 +21,162 @@ class Cost(NamedTuple):
     step_s: float = 0.0  # a training step, seconds
 
 
+class Memory(NamedTuple):
+    """--vram N sets `key` with at least `least` GB and less than `below`."""
+
+    least: float
+    below: float
+    key: str
+    value: Any
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A row: one training, by launch.py."""
+
+    name: str
+    config: str  # YAML
+    prompts: Mapping[str, str]  # key of the config -> which of the prompts (prompts.py) it takes
+    cost: Cost
+    starts_from: str | None = None  # the stage whose checkpoint it begins with
+    token: str | None = None  # key of the config that takes the learned token's file
+    memory: tuple[Memory, ...] = ()  # of two about the same key the later one wins
+
+    def memory_options(self, vram: float | None) -> dict[str, Any]:
+        """What --vram sets.
+
+        vram: GB; None for as many as it takes.
+        """
+        if vram is None:
+            return {}
+        return {row.key: row.value for row in self.memory if row.least <= vram < row.below}
+
+
 @dataclass(frozen=True)
 class Preset:
-    configs: tuple[str, str, str]  # YAML of each stage
-    static_prompt: str  # stage 1's prompt, of {noun} or {phrase}
+    stages: tuple[Stage, ...]
+    static_prompt: str  # of a scene that stands still, of {noun} or {phrase}
     video_negative: str  # negative prompt of the video prior, likewise
     refine_negative: str  # negative prompt of the tile prior, of {prompt}
-    preprocess: Options  # flags of image_preprocess.py
-    token: Options  # flags of textual_inversion.py
-    result: Options  # flags of pipeline/result.py
-    costs: Mapping[str, Cost]  # of the tasks, on the machine that the preset is meant for
+    flags: Mapping[str, Options]  # of the other tasks' scripts
+    costs: Mapping[str, Cost]  # ... and what those take, on the machine it is for
     offline: bool = False  # everything is in this checkout: the hub isn't asked
     on_cpu: bool = False  # its models are small enough for one
     words: str | None = None  # JSON of the only words that its models know
 
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        token = ["token"] if any(stage.token for stage in self.stages) else []
+        return (*BEFORE, *token, *(stage.name for stage in self.stages), *AFTER)
 
-TOKEN_FULL = {
-    "resolution": 512,
-    "train_batch_size": 16,
-    "max_train_steps": 3000,
-    "learning_rate": 5e-4,
-    "seed": 0,
+    def after(self, task: str | None) -> tuple[str, ...]:
+        """A task and those that come after it; none for None."""
+        return self.tasks[self.tasks.index(task) :] if task is not None else ()
+
+
+TEXT = "system.prompt_processor.prompt"
+NEGATIVE = "system.prompt_processor.negative_prompt"
+STILL = {TEXT: "static"}
+MOVING = {TEXT: "prompt", NEGATIVE: "video_negative"}
+REFINED = {
+    **MOVING,
+    "system.prompt_processor_cn.prompt": "refine",
+    "system.prompt_processor_cn.negative_prompt": "refine_negative",
 }
-FULL: dict[str, Any] = {
-    "static_prompt": "a high resolution DSLR image of {phrase}",
-    "video_negative": "",
-    "refine_negative": "",
-    "preprocess": {"size": 512},
-    "token": TOKEN_FULL,
-    "result": {},
-    "costs": {  # one H200
-        "preprocess": Cost(30),
-        "token": Cost(40, 0.12),
-        "stage1": Cost(90, 0.05),
-        "stage2": Cost(150, 0.18),
-        "stage3": Cost(150, 0.33),
-        "result": Cost(90),
-    },
-}
+TOKEN_KEY = "system.prompt_processor_cn.learned_embeds_path"
+
+# Measured with 12, 16, 24 and 40 GB and no more to be had (benchmarks/README.md); those for less
+# than 12 were not.
+CHUNK = "system.renderer.train_chunk_size"
+MOVING_MEMORY = (
+    Memory(32, math.inf, CHUNK, 2**23),
+    Memory(0, 20, "system.guidance.vae_chunk", 4),
+    Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
+    Memory(0, 10, "system.guidance.low_ram_vae", 4),
+    Memory(0, 10, "data.single_view.num_frames", 8),
+)
+REFINED_MEMORY = (
+    *MOVING_MEMORY[:2],
+    Memory(0, 20, CHUNK, 2**18),
+    Memory(0, 16, "system.guidance_cn.fixed_size", 512),
+    *MOVING_MEMORY[2:],
+)
+# ... and for less than 16 the token's batch is taken so many images at a time (5.5 GB, not 14.7)
+TOKEN_VRAM, TOKEN_IMAGES = 16, 4
+
+
+def animate124(configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost]) -> tuple[Stage, ...]:
+    """The method's three stages: the image as a static scene, motion, and detail of the subject."""
+    names = ("stage1", "stage2", "stage3")
+    first, second, third = zip(names, configs, (STILL, MOVING, REFINED), costs, strict=True)
+    return (
+        Stage(*first),
+        Stage(*second, starts_from="stage1", memory=MOVING_MEMORY),
+        Stage(*third, starts_from="stage2", token=TOKEN_KEY, memory=REFINED_MEMORY),
+    )
+
+
+def full(video: str) -> Preset:
+    """Full-size models; `video`: which video prior, as the configs' names end."""
+    return Preset(
+        stages=animate124(
+            (
+                "configs/animate124-stage1.yaml",
+                f"configs/animate124-stage2-{video}.yaml",
+                f"configs/animate124-stage3-{video}.yaml",
+            ),
+            (Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)),
+        ),
+        static_prompt="a high resolution DSLR image of {phrase}",
+        video_negative="",
+        refine_negative="",
+        flags={
+            "preprocess": {"size": 512},
+            "token": {
+                "resolution": 512,
+                "train_batch_size": 16,
+                "max_train_steps": 3000,
+                "learning_rate": 5e-4,
+                "seed": 0,
+            },
+        },
+        costs={"preprocess": Cost(30), "token": Cost(40, 0.12), "result": Cost(90)},  # one H200
+    )
+
+
 PRESETS = {
     "toy": Preset(
-        configs=("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
+        stages=animate124(
+            ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
+            (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
+        ),
         static_prompt="a toy {noun}",
         # small models know few colours: against these, guidance pulls at what differs alone
         video_negative="a {noun}",  # the motion
         refine_negative="{prompt}",  # the individual
-        # a margin as in the pictures that the toy models were trained on
-        preprocess={"size": 256, "border_ratio": 0.25},
-        token={
-            "resolution": 64,
-            "train_batch_size": 4,
-            "max_train_steps": 80,
-            "learning_rate": 5e-3,
-            "seed": 0,
-            "num_validation_images": 2,
-            "report_to": "none",
+        flags={
+            # a margin as in the pictures that the toy models were trained on
+            "preprocess": {"size": 256, "border_ratio": 0.25},
+            "token": {
+                "resolution": 64,
+                "train_batch_size": 4,
+                "max_train_steps": 80,
+                "learning_rate": 5e-3,
+                "seed": 0,
+                "num_validation_images": 2,
+                "report_to": "none",
+            },
+            "result": {"size": 128, "frames": 32, "fps": 16},
         },
-        result={"size": 128, "frames": 32, "fps": 16},
-        costs={  # two CPU cores
-            "preprocess": Cost(1),
-            "token": Cost(8, 0.1),
-            "stage1": Cost(11, 0.13),
-            "stage2": Cost(22, 0.36),
-            "stage3": Cost(28, 0.44),
-            "result": Cost(11),
-        },
+        costs={"preprocess": Cost(1), "token": Cost(8, 0.1), "result": Cost(11)},  # two CPU cores
         offline=True,
         on_cpu=True,
         words="load/toy-priors/words.json",
     ),
-    "modelscope": Preset(
-        configs=(
-            "configs/animate124-stage1.yaml",
-            "configs/animate124-stage2-ms.yaml",
-            "configs/animate124-stage3-ms.yaml",
-        ),
-        **FULL,
-    ),
-    "zeroscope": Preset(
-        configs=(
-            "configs/animate124-stage1.yaml",
-            "configs/animate124-stage2-zs.yaml",
-            "configs/animate124-stage3-zs.yaml",
-        ),
-        **FULL,
-    ),
+    "modelscope": full("ms"),
+    "zeroscope": full("zs"),
 }
-
-
-DYNAMIC = ("stage2", "stage3")
-# --vram N: with at least so many GB, and less than so many, these stages get this option; of two
-# lines about the same key the lower one wins. Measured with 12, 16, 24 and 40 GB and no more to be
-# had (benchmarks/README.md); those for less than 12 were not.
-VRAM: tuple[tuple[float, float, tuple[str, ...], str, Any], ...] = (
-    (32, math.inf, DYNAMIC, "system.renderer.train_chunk_size", 2**23),
-    (0, 20, DYNAMIC, "system.guidance.vae_chunk", 4),
-    (0, 20, ("stage3",), "system.renderer.train_chunk_size", 2**18),
-    (0, 16, ("stage3",), "system.guidance_cn.fixed_size", 512),
-    (0, 12, DYNAMIC, "system.renderer.num_samples_per_ray", 128),
-    (0, 10, DYNAMIC, "system.guidance.low_ram_vae", 4),
-    (0, 10, DYNAMIC, "data.single_view.num_frames", 8),
-)
-
-
-# ... and for less than 16 the token's batch is taken so many images at a time (5.5 GB, not 14.7)
-TOKEN_VRAM, TOKEN_IMAGES = 16, 4
 
 
 def preset_named(name: str) -> Preset:
@@ -137,18 +187,12 @@ def preset_named(name: str) -> Preset:
     return PRESETS[name]
 
 
-def memory_options(vram: float | None, stage: str) -> dict[str, Any]:
-    """What --vram sets in a stage.
-
-    vram: GB; None for as many as it takes.
-    """
-    if vram is None:
-        return {}
-    return {
-        key: value
-        for least, below, stages, key, value in VRAM
-        if least <= vram < below and stage in stages
-    }
+def check_name(said: str, name: str, tasks: Sequence[str]) -> None:
+    """A ValueError for a name that no task has; `said`: where it stands."""
+    if name not in tasks:
+        near = difflib.get_close_matches(name, tasks, n=1)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        raise ValueError(f"{said}: no task is called {name!r}; {', '.join(tasks)} are{hint}")
 
 
 def token_memory_options(vram: float | None, batch: int) -> dict[str, int]:

@@ -21,10 +21,12 @@ from ..files.pictures import Picture, save_png, to_picture
 from ..files.videos import write_video
 from ..system.trained import Scene, load_scene
 from .places import check_writable
-from .result import ANIMATION, BATCH, REFERENCE, ROUNDS, SHEET, TURNTABLE
+from .result_files import ANIMATION, REFERENCE, SHEET, TURNTABLE
 
 THUMBNAIL = 192  # pixels, the largest side of a picture in the contact sheet
 INK = (60, 60, 60)
+ROUNDS = 2  # times that time runs while the camera turns once
+BATCH = 8  # frames rendered together
 
 
 class Trajectory(NamedTuple):
@@ -106,7 +108,7 @@ def label(text: str, width: int, height: int) -> UInt8[np.ndarray, "{height} {wi
 
 
 def write_result(args: argparse.Namespace) -> None:
-    """Renders and writes everything; options are those of `result.parser`."""
+    """Renders and writes everything; options are those of tasks/result.py."""
     check_writable(args.out)
     scene = load_scene(args.config, args.checkpoint)
     videos = {TURNTABLE: frozen(args.frames)}

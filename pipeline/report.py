@@ -16,9 +16,9 @@ from typing import Any
 from ..files.whole import whole_file
 from .manifest import Manifest
 from .page import CAPTIONS, page
-from .plan import Plan, Task
-from .presets import STAGES
-from .result import REPORT
+from .plan import Plan
+from .result_files import REPORT
+from .task import Task
 
 Curve = list[tuple[int, float]]  # (training step, value)
 POINTS = 200  # of a curve, at most
@@ -119,9 +119,10 @@ def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
         }
     if odd:
         facts["unread"] = odd[:10]
-    if task.name in STAGES:
+    config = task.folder / "configs" / "parsed.yaml"
+    if config in task.outputs:  # a stage
         facts["checkpoint"] = place(task.checkpoint, manifest.folder)
-        facts["config"] = place(task.folder / "configs" / "parsed.yaml", manifest.folder)
+        facts["config"] = place(config, manifest.folder)
     return facts
 
 

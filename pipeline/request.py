@@ -1,30 +1,104 @@
-"""A scene: what a person asked for, and where it goes."""
+"""What a person asks for: one image, one sentence and options.
 
+Every option of animate.py is a field here and is written nowhere else: the command line, its help,
+the columns of a table of scenes and the README's table follow from it. animate.py loads this file
+by itself and before any library, so it imports nothing of the package.
+"""
+
+import argparse
+import dataclasses
 import hashlib
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import MISSING, Field, dataclass, field
 from pathlib import Path
+from typing import Any
 
-from .wording import Subject, subject_of, subject_of_caption
+from argument_types import finite_number, path, positive_int, text_with_content
 
 # stems that say nothing: the folder names the picture
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
+USAGE = (
+    "%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
+    "       %(prog)s --batch scenes.csv [options] [task.key=value ...]"
+)
+EPILOG = (
+    "Tasks: preprocess, token, stage1, stage2, stage3, result. task.key=value changes a stage's "
+    "config (stage2.trainer.max_steps=500) or a flag of another task's script "
+    "(token.max_train_steps=500, result.size=256). Run it again to go on where it stopped: what is "
+    "done is skipped."
+)
+
+
+def gigabytes(text: str) -> float:
+    """An argparse type: 16, 16GB or "16 GB"."""
+    return finite_number(1, 1024)(re.sub(r"\s*gi?b?$", "", text, flags=re.IGNORECASE))
+
+
+def option(
+    says: str, default: Any = None, *, flag: str | None = None, column: bool = True, **more: Any
+) -> Any:
+    """A field that is an option.
+
+    flag: without its dashes; else the field's name. column: whether each row of a table may have
+    one of its own. more: what argparse is told.
+    """
+    told = {"help": says.replace("%", "%%"), **more}
+    return field(default=default, metadata={"flag": flag, "column": column, "told": told})
 
 
 @dataclass(frozen=True)
 class Request:
-    """An image, a sentence and options; paths are as they stand in commands."""
+    """Paths are as they stand in commands."""
 
     image: Path
-    prompt: str
-    out: Path = Path("outputs")
-    subject: str | None = None  # None: from the prompt, else from the caption
-    static_prompt: str | None = None  # None: the preset's wording
-    refine_prompt: str | None = None  # None: the prompt with the token for the subject
-    preset: str = "modelscope"
-    vram: float | None = None  # GB; None: no limit
-    gpu: str | None = None  # as launch.py's, or cpu
-    fast: bool = False
+    prompt: str = option("what happens", MISSING, metavar="TEXT")
+    subject: str | None = option(
+        'who moves; else from the prompt ("a panda" is dancing), else from a caption. What can be '
+        "read in two ways is asked for, not guessed",
+        metavar="TEXT",
+        type=text_with_content,
+    )
+    static_prompt: str | None = option(
+        'stage 1\'s prompt; else "a high resolution DSLR image of a panda" (toy: "a toy panda")',
+        metavar="TEXT",
+        type=text_with_content,
+    )
+    refine_prompt: str | None = option(
+        "stage 3's prompt; else the prompt with <token> for the subject",
+        metavar="TEXT",
+        type=text_with_content,
+    )
+    preset: str = option(
+        "modelscope (default), zeroscope, or toy (small models, on a CPU)",
+        "modelscope",
+        metavar="NAME",
+    )
+    vram: float | None = option(
+        "sets options that fit this much GPU memory, and says which", metavar="GB", type=gigabytes
+    )
+    gpu: str | None = option(
+        "counted among the GPUs that CUDA_VISIBLE_DEVICES lists, else among all; or cpu. With "
+        "--batch: one scene each",
+        metavar="N,N",
+        column=False,
+    )
+    out: Path = option(
+        "results go to FOLDER/<image>-<prompt>/ (default outputs)",
+        Path("outputs"),
+        metavar="FOLDER",
+        type=path,
+        column=False,
+    )
+    fast: bool = option("a quarter of the training steps", False, action="store_true")
+    start: str | None = option(
+        "this task and all after it again; the old ones are kept in earlier/",
+        flag="from",
+        metavar="TASK",
+    )
+    until: str | None = option(
+        "stop there; after a stage its own result is rendered", metavar="TASK"
+    )
     overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> key -> value
 
     @property
@@ -39,35 +113,66 @@ class Request:
     def folder(self) -> Path:
         return self.out / self.name
 
-    def caption(self) -> str | None:
-        """What image_preprocess.py wrote about the picture, here or earlier beside it."""
-        for folder in (self.folder / "input", self.image.parent):
-            path = folder / "_caption.txt"
-            if not path.is_file():
-                continue
-            try:
-                text = path.read_text(encoding="utf-8").strip()
-            except UnicodeDecodeError as error:
-                raise ValueError(
-                    f"{path} isn't text in UTF-8 ({error.reason}). Write it anew, as one sentence "
-                    "about the picture, or delete it and pass --subject."
-                ) from error
-            if text:
-                return text
-        return None
 
-    def needs_caption(self) -> bool:
-        return self.subject is None and subject_of(self.prompt) is None
+@dataclass(frozen=True)
+class Call:
+    """What the command line says beside one scene."""
 
-    def who(self) -> Subject | None:
-        """The subject; None as long as only a caption that isn't there yet can tell."""
-        if self.subject is not None:
-            return Subject.named(self.subject)
-        found = subject_of(self.prompt)
-        caption = self.caption() if found is None else None
-        if caption is not None:
-            found = subject_of_caption(caption)
-        return found
+    dry_run: bool = option("print the plan and its command lines", False, action="store_true")
+    batch: Path | None = option(
+        "table of many scenes: image, prompt, ...", metavar="CSV", type=path
+    )
+    launcher: str = option("with --batch", "local", choices=["local", "submitit"])
+    slurm_partition: str | None = option(
+        "with --launcher submitit", metavar="NAME", type=text_with_content
+    )
+    slurm_time: int | None = option(
+        "with --launcher submitit", metavar="MINUTES", type=positive_int
+    )
+
+
+def options(kind: type[Request] | type[Call]) -> dict[str, Field]:
+    """The fields that are options, by their flags without dashes."""
+    fields = [f for f in dataclasses.fields(kind) if "told" in f.metadata]
+    return {f.metadata["flag"] or f.name.replace("_", "-"): f for f in fields}
+
+
+COLUMNS = [flag for flag, f in options(Request).items() if f.metadata["column"]]
+
+
+def parser() -> argparse.ArgumentParser:
+    """animate.py's."""
+    p = argparse.ArgumentParser(
+        description="One image and one sentence in, a 4D scene out.",
+        usage=USAGE,
+        epilog=EPILOG,
+        allow_abbrev=False,
+    )
+    p.add_argument("words", nargs="*", metavar="IMAGE", help="a photo, or an RGBA cut-out")
+    for flag, f in {**options(Request), **options(Call)}.items():
+        default = None if f.default is MISSING else f.default
+        p.add_argument(f"--{flag}", dest=f.name, default=default, **f.metadata["told"])
+    return p
+
+
+def taken(kind: type[Request] | type[Call], args: argparse.Namespace) -> dict[str, Any]:
+    """The options of a parsed command line, by field."""
+    return {f.name: getattr(args, f.name) for f in options(kind).values()}
+
+
+def worded(name: str, value: str) -> list[str]:
+    """An option's words; a value with a dash in front would be taken for the next option."""
+    return [f"{name}={value}"] if value.startswith("-") else [name, value]
+
+
+def words_of(given: Mapping[str, Any]) -> list[str]:
+    """Options, by field, as they would be typed; one that is its default is left out."""
+    words = []
+    for flag, f in options(Request).items():
+        value = given.get(f.name, f.default)
+        if value != f.default:
+            words += [f"--{flag}"] if value is True else worded(f"--{flag}", str(value))
+    return words
 
 
 def slug(text: str, longest: int = 80) -> str:

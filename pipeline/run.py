@@ -23,11 +23,13 @@ from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
 from .places import ROOT, workplace
-from .plan import Plan, Task, make_plan, resume_words
-from .presets import TASKS, preset_named
+from .plan import Plan, make_plan
+from .presets import preset_named
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration
 from .request import Request
+from .task import Task
+from .tasks.stage import resume_words
 from .wording import unknown_words
 
 TAIL = 15  # lines of a failed task that are shown
@@ -91,11 +93,11 @@ def describe(plan: Plan, manifest: Manifest) -> str:
     return "\n".join(lines)
 
 
-def beginning(request: Request, start: str | None) -> Manifest:
-    """The manifest as a run from the task `start` begins with it; nothing is written."""
+def beginning(request: Request) -> Manifest:
+    """The manifest as a run begins with it; nothing is written."""
     manifest = Manifest(request.folder)
     manifest.claim(request.prompt, request.image)
-    for name in TASKS[TASKS.index(start) :] if start is not None else ():
+    for name in preset_named(request.preset).after(request.start):
         manifest.records.pop(name, None)
     return manifest
 
@@ -107,7 +109,7 @@ def here(plan: Plan, states: Sequence[tuple[Task, State]]) -> list[str]:
         ValueError: a token that is done, but can't be read.
     """
     left = {task.name: task for task, state in states if state != "done"}
-    if "token" not in left and "stage3" in left:
+    if "token" not in left and any("token" in task.reads for task in left.values()):
         try:
             read_learned_tokens(plan["token"].outputs[0])
         except ValueError as error:
@@ -117,13 +119,13 @@ def here(plan: Plan, states: Sequence[tuple[Task, State]]) -> list[str]:
     return lacks(plan.request, preset_named(plan.request.preset), models) if needs else []
 
 
-def check_here(plan: Plan, start: str | None) -> list[tuple[Task, State]]:
-    """The tasks' states before a run from the task `start`.
+def check_here(plan: Plan) -> list[tuple[Task, State]]:
+    """The tasks' states before a run.
 
     Raises:
         ValueError: something that they need isn't here.
     """
-    states = pending(plan, beginning(plan.request, start))
+    states = pending(plan, beginning(plan.request))
     if lacking := here(plan, states):
         raise ValueError(" ".join(lacking))
     return states
@@ -152,22 +154,19 @@ def remarks(plan: Plan) -> list[str]:
     return lines
 
 
-def run_request(
-    request: Request, start: str | None, until: str, go_on: Sequence[str], interrupt: Interrupt
-) -> int:
+def run_request(request: Request, go_on: Sequence[str], interrupt: Interrupt) -> int:
     """Runs what is not done; returns the exit code.
 
-    start: forces this task and those after it; go_on: the command line that continues this run.
+    go_on: the command line that continues this run.
     """
-    plan = make_plan(request, until, check=True)
-    states = check_here(plan, start)
+    plan = make_plan(request, check=True)
+    states = check_here(plan)
     with locked(request.folder, interrupt) as note:
         clear_parts(request.folder)
         manifest = Manifest(request.folder)
         manifest.claim(request.prompt, request.image)
         manifest.save()
-        if start is not None:
-            manifest.forget(TASKS[TASKS.index(start) :])
+        manifest.forget(preset_named(request.preset).after(request.start))
         for line in remarks(plan):
             print(line.removeprefix("# "), flush=True)
         estimate = Estimate(works(states))
@@ -182,7 +181,7 @@ def run_request(
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
                     return STOPPED
                 if plan.subject is None:  # the caption is there now, if there is one to be had
-                    plan = make_plan(request, until)
+                    plan = make_plan(request)
                     if plan.subject is None:
                         raise ValueError(
                             f"Neither the prompt {request.prompt!r} nor a caption says who or what "

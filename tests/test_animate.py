@@ -16,12 +16,15 @@ import numpy as np
 import pytest
 import threestudio.launch
 from animate124.pipeline import command, process
-from animate124.pipeline.plan import ROOT
-from animate124.pipeline.presets import PRESETS, STAGES, TASKS
+from animate124.pipeline.places import ROOT
+from animate124.pipeline.presets import PRESETS
 from animate124.pipeline.process import Outcome
+from animate124.pipeline.request import parser
 from animate124.preprocess import command as preprocess
 
 PROMPT = "a panda is dancing"
+TASKS = PRESETS["toy"].tasks
+STAGES = [stage.name for stage in PRESETS["toy"].stages]
 FEW = [
     "preprocess.size=64",
     "token.max_train_steps=2",
@@ -46,9 +49,7 @@ def script(name):
 def go(*words):
     """animate.py's main, in this process, which has imported everything; the exit code."""
     words = [str(word) for word in words]
-    return command.run(
-        script("animate.py").parser().parse_intermixed_args(words), ["animate.py", *words]
-    )
+    return command.run(parser().parse_intermixed_args(words), ["animate.py", *words])
 
 
 def photo(path, size=96):
@@ -155,7 +156,7 @@ def test_a_change_of_stage_3_leaves_the_rest_alone(finished, capsys):
 
 
 def test_help_names_presets_and_steps():
-    text = script("animate.py").parser().format_help()
+    text = parser().format_help()
     for word in (*PRESETS, *TASKS):
         assert word in text
 

@@ -4,19 +4,21 @@ import argparse
 import os
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import animate124
 import huggingface_hub
 import pytest
 import threestudio.launch
-from animate124.pipeline import result
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.overrides import by_task, flags, stage_config, written
-from animate124.pipeline.plan import ROOT, make_plan
-from animate124.pipeline.presets import PRESETS, STAGES, TASKS, VRAM, memory_options
+from animate124.pipeline.places import ROOT
+from animate124.pipeline.plan import make_plan
+from animate124.pipeline.presets import CHUNK, PRESETS
 from animate124.pipeline.request import Request, slug
 from animate124.pipeline.run import check_here, describe
+from animate124.pipeline.tasks import result
 from animate124.preprocess import command as preprocess
 from animate124.textual_inversion.parser import parser as token_parser
 from omegaconf import OmegaConf
@@ -26,7 +28,8 @@ from threestudio.utils.config import load_config, parse_overrides
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
 PROMPT = "a panda is dancing"
 MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
-CHUNK = "system.renderer.train_chunk_size"
+TOY = PRESETS["toy"]
+STAGES = [stage.name for stage in TOY.stages]
 
 
 def request(tmp_path, **options):
@@ -43,7 +46,7 @@ def config_of(task, tmp_path):
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset), check=True)
-    assert tuple(task.name for task in plan.tasks) == TASKS
+    assert tuple(task.name for task in plan.tasks) == PRESETS[preset].tasks
     parsers = {
         "image_preprocess.py": preprocess.parser(),
         "textual-inversion/textual_inversion.py": token_parser(),
@@ -58,7 +61,7 @@ def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
 
 def test_toy_models_are_told_what_stays(tmp_path):
     for preset, negative, refine in (("toy", "a fox", "a fox is jumping"), ("modelscope", "", "")):
-        plan = make_plan(Request(PANDA, "a fox is jumping", tmp_path, preset=preset))
+        plan = make_plan(Request(PANDA, "a fox is jumping", out=tmp_path, preset=preset))
         for stage in ("stage2", "stage3"):
             cfg, _ = config_of(plan[stage], tmp_path)
             assert cfg.system.prompt_processor.negative_prompt == negative
@@ -94,7 +97,7 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
 def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset, vram=gb), check=True)
     free = make_plan(request(tmp_path, preset=preset))
-    assert bool(plan.memory) == any(least <= gb < below for least, below, *_ in VRAM)
+    assert bool(plan.memory) == any(stage.memory_options(gb) for stage in PRESETS[preset].stages)
     for stage, options in plan.memory.items():
         if stage == "token":
             continue
@@ -120,14 +123,15 @@ def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
 
 
 def test_a_lower_line_is_for_less_memory():
-    limits = [below for _, below, *_ in VRAM]
-    assert limits == sorted(limits, reverse=True)
+    for stage in TOY.stages:
+        limits = [row.below for row in stage.memory]
+        assert limits == sorted(limits, reverse=True)
 
 
 def test_with_plenty_of_memory_rendering_keeps_its_graph():
-    chunks = [memory_options(gb, "stage2").get(CHUNK) for gb in (24, 40, 80)]
+    chunks = [TOY.stages[1].memory_options(gb).get(CHUNK) for gb in (24, 40, 80)]
     assert chunks[0] is None and chunks[1] == chunks[2] > 10**6
-    assert memory_options(12, "stage3")[CHUNK] < 10**6
+    assert TOY.stages[2].memory_options(12)[CHUNK] < 10**6
 
 
 def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
@@ -186,7 +190,7 @@ def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tm
 def test_a_value_that_its_step_would_refuse_is_refused_before_the_first_one(word, tmp_path):
     key = word.partition("=")[0]
     with pytest.raises(ValueError, match="stage1: " if key.startswith("stage") else key):
-        make_plan(request(tmp_path, overrides=by_task([word])), "token", check=True)
+        make_plan(request(tmp_path, overrides=by_task([word]), until="token"), check=True)
 
 
 @pytest.fixture
@@ -232,7 +236,7 @@ def test_where_one_calls_from_plays_no_part(elsewhere, monkeypatch):
     there = make_plan(request(elsewhere))
     monkeypatch.chdir(ROOT)
     here = make_plan(request(elsewhere))
-    for name in TASKS:
+    for name in TOY.tasks:
         assert here[name].settings == there[name].settings
         assert here[name].command == there[name].command
 
@@ -241,7 +245,7 @@ def test_a_photo_that_is_none_and_a_folder_that_is_a_file_are_refused(tmp_path):
     photo = tmp_path / "photo.png"
     photo.write_text("no picture")
     with pytest.raises(ValueError, match=str(photo)):
-        make_plan(Request(photo, PROMPT, tmp_path, preset="toy"), check=True)
+        make_plan(Request(photo, PROMPT, out=tmp_path, preset="toy"), check=True)
     with pytest.raises(OSError, match=f"{photo} is a file"):
         make_plan(request(photo), check=True)
 
@@ -257,12 +261,12 @@ def test_unclear_options_say_what_to_do(tmp_path):
     assert plan.prompts["stage1"] == "a toy bear"
 
 
-@pytest.mark.parametrize("until", TASKS)
+@pytest.mark.parametrize("until", TOY.tasks)
 def test_until_ends_with_that_steps_result(until, tmp_path):
-    names = [task.name for task in make_plan(request(tmp_path), until).tasks]
+    names = [task.name for task in make_plan(request(tmp_path, until=until)).tasks]
     rest = ["result"] if until in STAGES else []
-    assert names == [*TASKS[: TASKS.index(until) + 1], *rest]
-    task = make_plan(request(tmp_path), until).tasks[-1]
+    assert names == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
+    task = make_plan(request(tmp_path, until=until)).tasks[-1]
     if until in STAGES:
         assert task.reads["checkpoint"].parts[-3] == until
         assert ("animation.mp4" in {p.name for p in task.outputs}) == (until != "stage1")
@@ -302,14 +306,14 @@ def test_what_the_machine_lacks_is_said_before_the_first_task(tmp_path, monkeypa
         monkeypatch.setattr(gpus, "visible", lambda cards=cards: cards)
         plan = make_plan(request(tmp_path, preset=preset, gpu=gpu))
         if says is None:
-            assert check_here(plan, None)
+            assert check_here(plan)
             continue
         with pytest.raises(ValueError, match=says):
-            check_here(plan, None)
+            check_here(plan)
         assert re.search(f"# not here: .*{says}", describe(plan, Manifest(tmp_path)))
     word = f"{MODEL}=someone/not-here"
     with pytest.raises(ValueError, match=r"someone/not-here: neither .*never asks the hub"):
-        check_here(make_plan(request(tmp_path, overrides=by_task([word]))), None)
+        check_here(make_plan(request(tmp_path, overrides=by_task([word]))))
     assert not list(tmp_path.iterdir())
 
 
@@ -333,7 +337,7 @@ def test_prompts_arrive_at_the_stages_as_they_are(text, tmp_path):
         Request(
             PANDA,
             f"a panda {text}",
-            tmp_path,
+            out=tmp_path,
             subject="panda",
             static_prompt=text,
             refine_prompt=f"<token> {text}",
@@ -414,3 +418,30 @@ def test_a_stage_config_is_what_launch_makes_of_it(tmp_path):
     theirs = load_config(str(ROOT / "configs/toy/stage2.yaml"), cli_args=words)
     assert ours["system"] == OmegaConf.to_container(theirs.system)
     assert ours["checkpoint"]["every_n_train_steps"] == 3
+
+
+def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
+    first, second, third = TOY.stages
+    again = replace(third, name="again", starts_from="stage3")
+    for rows, names in (
+        ([first], ["preprocess", "stage1", "result"]),
+        ([first, second], ["preprocess", "stage1", "stage2", "result"]),
+        ([first, second, third, again], [*TOY.tasks[:-1], "again", "result"]),
+    ):
+        monkeypatch.setitem(PRESETS, "rows", replace(TOY, stages=tuple(rows)))
+        plan = make_plan(request(tmp_path, preset="rows"), check=True)
+        assert [task.name for task in plan.tasks] == names
+        last = plan[rows[-1].name]
+        assert plan["result"].reads["checkpoint"] == last.checkpoint
+        moves = "animation.mp4" in {path.name for path in plan["result"].outputs}
+        assert moves == (len(rows) > 1)
+    assert last.reads["weights"] == plan["stage3"].checkpoint
+    assert last.reads["token"] == plan["token"].outputs[0]
+    with pytest.raises(ValueError, match=r"no task is called 'stage4'; .*stage3, again"):
+        make_plan(request(tmp_path, preset="rows", until="stage4"))
+
+
+def test_what_a_result_shows_follows_from_its_stages_config(tmp_path):
+    word = "stage1.system.geometry.pos_encoding_config.static=false"
+    asked = request(tmp_path, until="stage1", overrides=by_task([word]))
+    assert "animation.mp4" in {path.name for path in make_plan(asked)["result"].outputs}

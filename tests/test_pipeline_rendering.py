@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from animate124.pipeline import rendering
-from animate124.pipeline.result import ROUNDS
+from animate124.pipeline.rendering import ROUNDS
 
 
 def test_the_camera_turns_once_while_time_runs():

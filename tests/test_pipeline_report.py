@@ -11,7 +11,8 @@ import pytest
 from animate124.files import videos
 from animate124.pipeline import page, report
 from animate124.pipeline.manifest import Manifest
-from animate124.pipeline.plan import ROOT, make_plan
+from animate124.pipeline.places import ROOT
+from animate124.pipeline.plan import make_plan
 from animate124.pipeline.request import Request
 
 
@@ -71,7 +72,7 @@ def written(tmp_path_factory):
     image = ROOT / "load" / "toy-panda" / "image.png"
     prompt = "a <b>panda</b> is dancing & nodding"
     out = tmp_path_factory.mktemp("out")
-    request = Request(image, prompt, out, preset="toy", subject="panda")
+    request = Request(image, prompt, out=out, preset="toy", subject="panda")
     plan, manifest = make_plan(request), Manifest(request.folder)
     colours = [np.full((64, 64, 3), 3 * n, np.uint8) for n in range(60)]
     for task in plan.tasks:

@@ -19,13 +19,16 @@ from animate124.pipeline.command import go_on
 from animate124.pipeline.manifest import Manifest
 from animate124.pipeline.overrides import by_task
 from animate124.pipeline.plan import make_plan
-from animate124.pipeline.presets import STAGES, TASKS
+from animate124.pipeline.presets import PRESETS
 from animate124.pipeline.process import STOPPED, Interrupt, Outcome
 from animate124.pipeline.request import Request
 from animate124.pipeline.run import TaskFailed, describe, run_request
+from animate124.pipeline.subject import caption
 from PIL import Image
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
+TASKS = PRESETS["toy"].tasks
+STAGES = [stage.name for stage in PRESETS["toy"].stages]
 GO_ON = ["python", "animate.py", "again"]
 PICTURE = np.zeros((8, 8, 4), np.uint8)
 
@@ -132,9 +135,9 @@ class World:
             **{"out": self.out, "preset": "toy", "overrides": by_task(words), **options},
         )
 
-    def go(self, *words, start=None, until="result", **options):
+    def go(self, *words, **options):
         """Runs; returns the names of the tasks that ran."""
-        self.code = run_request(self.request(*words, **options), start, until, GO_ON, Interrupt())
+        self.code = run_request(self.request(*words, **options), GO_ON, Interrupt())
         return self.runner.take()
 
     @property
@@ -236,7 +239,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(world, capsys):
     assert world.go() == ["preprocess", "token", "stage1", "stage2"]
     assert world.code == STOPPED
     assert "Stopped in stage2. To go on:\n  python animate.py again" in capsys.readouterr().out
-    code = run_request(world.request(), None, "result", GO_ON, Interrupt())
+    code = run_request(world.request(), GO_ON, Interrupt())
     assert (code, world.runner.ran[0]) == (0, ("stage2", True))
     assert world.runner.take() == ["stage2", "stage3", "result"]
     record = json.loads((world.folder / "manifest.json").read_text())["steps"]["stage2"]
@@ -546,7 +549,7 @@ def test_a_damaged_caption_is_named(world):
     path.parent.mkdir(parents=True)
     path.write_bytes(b"\xff\xfea fox")
     with pytest.raises(ValueError, match=r"_caption\.txt.*--subject"):
-        world.request().caption()
+        caption(world.request())
 
 
 def test_a_folder_of_another_scene_is_not_shared(world, tmp_path):

@@ -163,6 +163,7 @@ def script(name: str) -> Callable[[Sequence[str]], int]:
 def animate(*words: str | Path) -> int:
     """animate.py in this process, its steps' programs too."""
     from animate124.pipeline import command, process
+    from animate124.pipeline.request import parser
 
     def run(line, cwd, environment, log, interrupt, on_line, tick, *rest, **more):
         outcome = guarded(lambda: script(line[1])([str(word) for word in line[2:]]))
@@ -176,7 +177,7 @@ def animate(*words: str | Path) -> int:
     before, process.run = process.run, run
     try:
         argv = [str(word) for word in words]
-        args = values.animate().parser().parse_intermixed_args(argv)
+        args = parser().parse_intermixed_args(argv)
         return command.run(args, ["animate.py", *argv])
     finally:
         process.run = before
@@ -256,8 +257,9 @@ class Bench:
     def plan(self, out: str) -> Any:
         from animate124.pipeline.command import request_of
         from animate124.pipeline.plan import make_plan
+        from animate124.pipeline.request import parser
 
-        args = values.animate().parser().parse_intermixed_args(self.words(out))
+        args = parser().parse_intermixed_args(self.words(out))
         return make_plan(request_of(args))
 
     def leave(self, out: str, half: str, name: str) -> None:
@@ -288,7 +290,7 @@ def scene(bench: Bench, out: str) -> int | str:
     code = bench.scene(out)
     if code:
         return code
-    from animate124.pipeline.result import file_names
+    from animate124.pipeline.result_files import file_names
     from animate124.pretrained.learned_tokens import read_learned_tokens
 
     folder, digest = Path(out, SCENE), hashlib.sha256()

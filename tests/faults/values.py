@@ -118,19 +118,16 @@ def module(path: Path):
     return module
 
 
-def animate():
-    return module(CHECKOUT / "animate.py")
-
-
 def dry_run(*words: str) -> Answer:
     """`animate.py WORDS --preset toy --dry-run` in this process, in the working directory."""
     from animate124.pipeline import command
+    from animate124.pipeline.request import parser
 
     argv = ["--preset", "toy", "--dry-run", *words]
     said = io.StringIO()
     with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
         try:
-            args = animate().parser().parse_intermixed_args(argv)
+            args = parser().parse_intermixed_args(argv)
             code = command.run(args, ["animate.py", *argv])
         except SystemExit as end:  # argparse's
             code = end.code

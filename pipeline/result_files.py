@@ -1,0 +1,10 @@
+"""The files of a result."""
+
+ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
+SHEET = "contact_sheet.png"
+REPORT = ("report.json", "report.html")  # what report.py writes beside them
+
+
+def file_names(static: bool) -> list[str]:
+    """What is rendered; a scene that stands still has no video in which time runs."""
+    return [TURNTABLE, SHEET] if static else [ANIMATION, REFERENCE, TURNTABLE, SHEET]

@@ -1,0 +1,64 @@
+"""Videos and a contact sheet of the last stage that a plan has."""
+
+import argparse
+from collections.abc import Mapping
+from typing import Any
+
+from argument_types import path, whole_number
+
+from ..draft import Draft
+from ..overrides import flags
+from ..places import shown
+from ..result_files import REPORT, file_names
+from ..task import Task
+
+NAME = "result"
+SCRIPT = "pipeline/result.py"
+PLANNED = {"config": "--from", "checkpoint": "--from", "out": "--out"}
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's."""
+    p = argparse.ArgumentParser(
+        description="The result of a scene: videos and a contact sheet, from a stage's checkpoint."
+    )
+    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
+    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
+    p.add_argument("--out", type=path, required=True, help="folder to write to")
+    p.add_argument(
+        "--size",
+        type=whole_number(8, 4096),
+        help="pixels of a side (default: the config's eval_height)",
+    )
+    p.add_argument(
+        "--frames", type=whole_number(1, 10000), default=48, help="frames from tau 0 to 1 (48)"
+    )
+    p.add_argument("--fps", type=whole_number(1, 240), default=24, help="frames a second (24)")
+    p.add_argument(
+        "--views", type=whole_number(1, 64), default=4, help="rows of the contact sheet (4)"
+    )
+    p.add_argument(
+        "--times", type=whole_number(1, 64), default=5, help="columns of the contact sheet (5)"
+    )
+    return p
+
+
+def stands_still(config: Mapping[str, Any]) -> bool:
+    """Whether a stage with this config trains a static geometry."""
+    return bool(config["system"]["geometry"].get("pos_encoding_config", {}).get("static", False))
+
+
+def make(draft: Draft) -> Task:
+    stage, options, folder = draft.last, draft.flags(NAME), draft.folder(NAME)
+    reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
+    paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
+    return Task(
+        name=NAME,
+        command=[SCRIPT, *flags(NAME, {**paths, **options}, parser())],
+        folder=folder,
+        settings={**options, "stage": stage},
+        reads=reads,
+        outputs=[folder / name for name in file_names(stands_still(draft.configs[stage]))],
+        cost=draft.preset.costs[NAME],
+        slight=REPORT,
+    )
