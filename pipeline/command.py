@@ -24,7 +24,9 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
     """Does what the flags ask for; returns the exit code. Errors of input are one message."""
     call = Call(**taken(Call, args))
     try:
-        return run_one(call, args, argv) if call.batch is None else run_table(call, args)
+        if call.batch is not None:
+            return run_table(call.batch, call, args)
+        return run_one(call, args, argv)
     except BrokenPipeError:
         # the interpreter's own last flush would fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -92,7 +94,7 @@ def go_on(argv: Sequence[str]) -> list[str]:
     return [interpreter(Path.cwd()), door, *rest]
 
 
-def run_table(call: Call, args: argparse.Namespace) -> int:
+def run_table(table: Path, call: Call, args: argparse.Namespace) -> int:
     """Every scene of a table."""
     images = [word for word in args.words if not is_override(word)]
     if images or args.prompt:
@@ -108,7 +110,7 @@ def run_table(call: Call, args: argparse.Namespace) -> int:
         if call.launcher == "local" and not call.dry_run:
             check_here(plan)
 
-    entries = batch.read_table(call.batch, common_words(args), args.out, check)
+    entries = batch.read_table(table, common_words(args), args.out, check)
     if call.dry_run:
         for entry in entries:
             print(batch.shown_command(entry))

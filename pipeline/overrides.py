@@ -61,7 +61,9 @@ def written(key: str, value: Any) -> str:
 
 @functools.cache
 def _as_written(path: Path) -> DictConfig:
-    return OmegaConf.load(path)
+    cfg = OmegaConf.load(path)
+    assert isinstance(cfg, DictConfig), f"{path} has no sections"
+    return cfg
 
 
 def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
@@ -72,9 +74,11 @@ def stage_config(path: Path, overrides: Iterable[str]) -> dict[str, Any]:
     """
     cfg = copy.deepcopy(_as_written(path))
     try:
-        return OmegaConf.to_container(overridden(cfg, list(overrides)), resolve=True)
+        found = OmegaConf.to_container(overridden(cfg, list(overrides)), resolve=True)
     except (ValueError, OmegaConfBaseException) as error:
         raise ValueError(" ".join(str(error).split())) from error
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
 
 
 def check_stage(

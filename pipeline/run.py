@@ -285,18 +285,19 @@ def go_on_from_sound(task: Task, line: ProgressLine) -> Task:
     Raises:
         ValueError: they all are.
     """
-    if not task.checkpoint.is_file():
+    last = task.checkpoint
+    if last is None or not last.is_file():
         return task
-    older = set(task.checkpoint.parent.glob("[!.]*.ckpt")) - {task.checkpoint}
+    older = set(last.parent.glob("[!.]*.ckpt")) - {last}
     newest_first = sorted(older, key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in [task.checkpoint, *newest_first]:
+    for path in [last, *newest_first]:
         if not is_sound(path):
             line.say(f"{task.name}: {path} is damaged or cut off")
             continue
-        return task if path == task.checkpoint else replace(task, resume=resume_words(path))
+        return task if path == last else replace(task, resume=resume_words(path))
     raise ValueError(
-        f"{task.name} was half done, but its checkpoint {task.checkpoint} is damaged and there is "
-        f"no older one. --from {task.name} starts it again; what is there now is kept."
+        f"{task.name} was half done, but its checkpoint {last} is damaged and there is no "
+        f"older one. --from {task.name} starts it again; what is there now is kept."
     )
 
 
