@@ -169,7 +169,7 @@ def write_table(path: Path, budget: str, rows: Sequence[dict]) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--species", choices=SPECIES, default="panda")
     parser.add_argument("--motion", choices=MOTIONS, default="dance")
     parser.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
