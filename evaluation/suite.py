@@ -4,7 +4,7 @@
     python -m animate124.evaluation.suite --suite --jobs 4 # writes benchmarks/toyworld.md
 
 A run is animate.py's with the toy preset, from the character's cut-out on, and prints one JSON
-line. measures.py says what its figures are; `seconds` are those of each step.
+line. measures.py says what its figures are; `seconds` are those of each task.
 """
 
 from __future__ import annotations

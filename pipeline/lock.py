@@ -1,4 +1,4 @@
-"""The lock of a scene's folder: one run at a time, its steps' processes included."""
+"""The lock of a scene's folder: one run at a time, its tasks' processes included."""
 
 import contextlib
 import os
@@ -20,7 +20,7 @@ Note = Callable[..., None]  # takes the numbers of processes that work in the fo
 def locked(folder: Path, interrupt: Interrupt | None = None) -> Iterator[Note]:
     """One run at a time works in a scene's folder; a second one is a ValueError.
 
-    Yields what notes a step's processes: those that outlive their run for a moment keep the next
+    Yields what notes a task's processes: those that outlive their run for a moment keep the next
     one waiting. `.holders` has a line for each process, the run's first.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +46,7 @@ def locked(folder: Path, interrupt: Interrupt | None = None) -> Iterator[Note]:
 
 
 def wait_for_step(folder: Path, noted: list[str], interrupt: Interrupt | None) -> None:
-    """Waits as long as a step of a run that is gone may need to end.
+    """Waits as long as a task of a run that is gone may need to end.
 
     Raises:
         ValueError: it doesn't end, or nobody wants to wait any more.
@@ -54,7 +54,7 @@ def wait_for_step(folder: Path, noted: list[str], interrupt: Interrupt | None) -
     until = time.monotonic() + GRACE + 15
     left = [line for line in noted if lives(line)]
     if left:
-        print(f"Waiting for a step of a run that is gone (process {first_of(noted)}).", flush=True)
+        print(f"Waiting for a task of a run that is gone (process {first_of(noted)}).", flush=True)
     while left:
         if (interrupt is not None and interrupt.asked) or time.monotonic() > until:
             raise busy(folder, first_of(left))

@@ -1,4 +1,4 @@
-"""A step's process: its output line by line, how long it took, its memory, and how it is stopped.
+"""A task's process: its output line by line, how long it took, its memory, and how it is stopped.
 
 Children live in sessions of their own, so that Ctrl-C reaches only us, and we pass it on once: a
 stage then finishes its step and saves. A second one kills. A child whose run is gone, however it
@@ -234,7 +234,7 @@ def run(
     interrupt: Interrupt,
     on_line: Callable[[str], None],
     tick: Callable[[], None],
-    note: Callable[[int, int], None] = lambda step, guard: None,
+    note: Callable[[int, int], None] = lambda task, guard: None,
     on_event: Callable[[Event], None] = lambda event: None,
 ) -> Outcome:
     """Runs a command to its end; everything that it prints goes to the file `log`, its lines to

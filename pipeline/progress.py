@@ -1,7 +1,7 @@
 """Progress over the whole plan, and the time that is left.
 
-What a step costs is guessed beforehand (presets.py). While it runs, its own speed replaces the
-guess, and the steps still to come are scaled by how far the guesses were off so far.
+What a task costs is guessed beforehand (presets.py). While it runs, its own speed replaces the
+guess, and the tasks still to come are scaled by how far the guesses were off so far.
 """
 
 import sys
@@ -15,7 +15,7 @@ from tqdm import tqdm
 from ..events import TRAINING, Progress
 from .presets import Cost
 
-SETTLED = 0.02  # share of a step's training from which its own speed is trusted
+SETTLED = 0.02  # share of a task's training from which its own speed is trusted
 
 
 def duration(seconds: float) -> str:
@@ -30,7 +30,7 @@ def duration(seconds: float) -> str:
 
 @dataclass
 class Work:
-    """A step of the plan as work: its guessed cost and, of one that trains, its steps."""
+    """A task of the plan as work: its guessed cost and, of one that trains, its training steps."""
 
     name: str
     cost: Cost
@@ -53,7 +53,7 @@ class Estimate:
         self.waiting = list(works)
         self.running: Work | None = None
         self.began = clock()
-        self.guessed = self.spent = 0.0  # of finished steps, seconds
+        self.guessed = self.spent = 0.0  # of finished tasks, seconds
         self._first: tuple[int, float] | None = None  # done and time of the first report
         self._rate: float | None = None  # seconds a training step
         self._done = self._total = 0
@@ -61,7 +61,7 @@ class Estimate:
         self._started = self._reported = self.began
 
     def start(self, name: str) -> None:
-        """A step begins; those before it in the plan that never began were not needed."""
+        """A task begins; those before it in the plan that never began were not needed."""
         while self.waiting and self.waiting[0].name != name:
             self.waiting.pop(0)
         self.running = self.waiting.pop(0)
@@ -70,7 +70,7 @@ class Estimate:
         self._after = ""
 
     def report(self, event: Progress) -> None:
-        """How far the running step is. Of one that trains, only that makes the time that is left;
+        """How far the running task is. Of one that trains, only that makes the time that is left;
         what comes after it is said."""
         if self.running is None:
             return

@@ -1,4 +1,4 @@
-"""A small process beside each step's: ends the step if its run is gone, killed for instance.
+"""A small process beside each task's: ends the task if its run is gone, killed for instance.
 
 python watcher.py PID OUTPUT LOG
 
@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 KILL = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has but one end
-GRACE = 60.0  # seconds in which a step may finish what it does and save
+GRACE = 60.0  # seconds in which a task may finish what it does and save
 
 
 def end(pid: int, output: int, log: Path, grace: float = GRACE) -> None:

@@ -105,7 +105,7 @@ def finished(tmp_path_factory):
     return folder / "out" / "ball-a_panda_is_dancing", first, dry.stdout, words
 
 
-def test_the_steps_ran_as_the_dry_run_said(finished):
+def test_the_tasks_ran_as_the_dry_run_said(finished):
     _, ran, dry, _ = finished
     assert len(ran) == len(TASKS)
     plain = dry.replace("'", "")
@@ -155,7 +155,7 @@ def test_a_change_of_stage_3_leaves_the_rest_alone(finished, capsys):
     assert [states[name] for name in TASKS] == ["done"] * 4 + ["runs"] * 2
 
 
-def test_help_names_presets_and_steps():
+def test_help_names_presets_and_tasks():
     text = parser().format_help()
     for word in (*PRESETS, *TASKS):
         assert word in text

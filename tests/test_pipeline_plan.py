@@ -44,7 +44,7 @@ def config_of(task, tmp_path):
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_step_is_a_command_line_of_its_script(preset, tmp_path):
+def test_every_task_is_a_command_line_of_its_script(preset, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset), check=True)
     assert tuple(task.name for task in plan.tasks) == PRESETS[preset].tasks
     parsers = {
@@ -187,7 +187,7 @@ def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tm
         *("stage1.trainer=5", "stage1.system.loss.lambda_rgb=[", "stage1.seed=${nothing}"),
     ],
 )
-def test_a_value_that_its_step_would_refuse_is_refused_before_the_first_one(word, tmp_path):
+def test_a_value_that_its_task_would_refuse_is_refused_before_the_first_one(word, tmp_path):
     key = word.partition("=")[0]
     with pytest.raises(ValueError, match="stage1: " if key.startswith("stage") else key):
         make_plan(request(tmp_path, overrides=by_task([word]), until="token"), check=True)
@@ -262,7 +262,7 @@ def test_unclear_options_say_what_to_do(tmp_path):
 
 
 @pytest.mark.parametrize("until", TOY.tasks)
-def test_until_ends_with_that_steps_result(until, tmp_path):
+def test_until_ends_with_that_tasks_result(until, tmp_path):
     names = [task.name for task in make_plan(request(tmp_path, until=until)).tasks]
     rest = ["result"] if until in STAGES else []
     assert names == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
@@ -272,7 +272,7 @@ def test_until_ends_with_that_steps_result(until, tmp_path):
         assert ("animation.mp4" in {p.name for p in task.outputs}) == (until != "stage1")
 
 
-def test_all_steps_get_the_persons_gpus(tmp_path, monkeypatch):
+def test_all_tasks_get_the_persons_gpus(tmp_path, monkeypatch):
     """In the order of the bus, counted among those that are visible."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(gpus, "visible", lambda: ["0", "1", "2", "3"])

@@ -93,7 +93,7 @@ def written(tmp_path_factory):
     return report.write(plan, manifest)
 
 
-def test_the_json_says_what_each_step_took(written):
+def test_the_json_says_what_each_task_took(written):
     facts = json.loads(written.with_name("report.json").read_text())
     assert facts["seconds"] == pytest.approx(6 * 61.5)
     stage = facts["steps"][3]

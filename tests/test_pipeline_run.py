@@ -271,7 +271,7 @@ def test_a_half_done_token_with_other_settings_keeps_its_checkpoints(world):
         ("result", "cut.mp4"),
     ],
 )
-def test_what_a_person_put_into_a_steps_folder_is_kept(task, name, world):
+def test_what_a_person_put_into_a_tasks_folder_is_kept(task, name, world):
     """Also where the task itself left nothing that is worth keeping."""
     write(world.folder / task / name, "mine")
     world.go()
@@ -330,7 +330,7 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(damage, world, capsys)
     assert "last.ckpt is damaged" in capsys.readouterr().out
 
 
-def test_a_step_that_goes_on_and_fails_says_how_to_start_it_again(world):
+def test_a_task_that_goes_on_and_fails_says_how_to_start_it_again(world):
     world.runner.stops = {"stage2"}
     world.go()
     world.runner.fails = {"stage2"}
@@ -360,7 +360,7 @@ def test_a_full_disk_is_named_with_its_task(world, monkeypatch):
         world.go()
 
 
-def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
+def test_a_failed_task_says_so_and_the_next_run_goes_on(world):
     world.runner.fails = {"stage1"}
     with pytest.raises(TaskFailed, match=r"(?s)stage1 ended with exit code 3.*a line.*stage1\.log"):
         world.go()
@@ -371,7 +371,7 @@ def test_a_failed_step_says_so_and_the_next_run_goes_on(world):
 
 
 @pytest.mark.parametrize("told", [False, True])
-def test_a_failed_step_names_the_persons_file(told, world, monkeypatch):
+def test_a_failed_task_names_the_persons_file(told, world, monkeypatch):
     def fails(command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
         on_line(f"error: {command[2]} has no subject")
         if told:  # then that is all that is shown
