@@ -1,5 +1,6 @@
 # make quickstart   one image and one sentence -> a 4D scene, on this machine's CPU or GPU
 # make test         lint, then every test, with coverage
+# make quick        the tests that are quick, for while you work
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 IMAGE ?= load/toy-panda/image.png
 PROMPT ?= a panda is dancing
 
-.PHONY: quickstart test lint format test-threestudio clean
+.PHONY: quickstart test quick lint format test-threestudio clean
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +20,9 @@ $(INSTALLED): pyproject.toml constraints.txt
 
 quickstart: $(INSTALLED)
 	$(BIN)/python animate.py "$(IMAGE)" --prompt "$(PROMPT)" --preset toy
+
+quick: $(INSTALLED)
+	$(BIN)/pytest tests -q -m "not slow and not gpu and not threestudio"
 
 test: lint
 	$(BIN)/pytest tests --cov --cov-report=term
@@ -31,6 +35,7 @@ test-threestudio: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

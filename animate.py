@@ -27,7 +27,7 @@ def main() -> int:
     from threestudio.extensions import load_extension
 
     load_extension("animate124", ROOT)
-    from animate124.pipeline.command import run
+    from animate124.pipeline.command import run  # pyright: ignore[reportMissingImports] # just loaded
 
     return run(args, sys.argv)
 

@@ -106,7 +106,7 @@ def digest(tensors: Mapping[str, Tensor], *texts: str) -> str:
     for name, tensor in sorted(tensors.items()):
         tensor = tensor.detach().cpu().contiguous()
         found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)} ".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     for text in texts:
         found.update(f"{len(text)} {text}".encode())
     return found.hexdigest()

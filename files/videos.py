@@ -30,11 +30,11 @@ def write_video(path: Path, pictures: Iterable[Picture], fps: int = 30) -> Path:
     if first is None:
         raise ValueError(f"No frames came for {path}: a video needs at least one.")
     with whole_file(path) as part, encoder(part, first.shape, fps) as frames:
-        frames.write(first)
+        frames.write(first.data)
         for picture in pictures:
             if picture.shape != first.shape:
                 raise ValueError(f"{path}: a frame of {picture.shape} after {first.shape}.")
-            frames.write(picture)
+            frames.write(picture.data)
     return path
 
 
@@ -56,6 +56,7 @@ def encoder(path: Path, shape: tuple[int, int, int], fps: int) -> Iterator[IO[by
             stderr=said,
             start_new_session=True,  # Ctrl-C is for us: it ends when its input does
         )
+        assert process.stdin is not None  # it is a pipe
         try:
             # a broken pipe: it has ended, and its code says why
             with contextlib.suppress(BrokenPipeError), process.stdin:
@@ -86,7 +87,7 @@ class FrameStore:
 
     def put(self, index: int, **layers: np.ndarray) -> None:
         with whole_file(self.folder / f"{index:05d}.npz") as part:
-            np.savez_compressed(part, **layers)
+            np.savez_compressed(part, **layers)  # pyright: ignore[reportArgumentType] # as any name
 
     def paths(self) -> list[Path]:
         """The frames' files in order; a gap is an error."""

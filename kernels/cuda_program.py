@@ -23,7 +23,7 @@ class Program:
     """
 
     def __init__(self, source: str, device: torch.device, include: Path | None = None):
-        from cuda.bindings import driver
+        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue] # compiled
 
         self.device = device
         major, minor = torch.cuda.get_device_capability(device)
@@ -40,7 +40,7 @@ class Program:
 
         Nothing checks them against the kernel: the caller sees to types, sizes and layout.
         """
-        from cuda.bindings import driver
+        from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue] # compiled
 
         if name not in self.kernels:
             kernel = self.call(driver.cuModuleGetFunction, self.module, name.encode())
@@ -98,7 +98,7 @@ def source_of(path: Path, constants: Mapping[str, int], *lines: str) -> str:
 
 def compile_source(source: str, architecture: str, include: Path | None = None) -> bytes:
     """Machine code of CUDA C++, which may include the files of one folder."""
-    from cuda.bindings import nvrtc
+    from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue] # compiled
 
     options = [f"--gpu-architecture={architecture}".encode(), b"--std=c++17"]
     if include is not None:

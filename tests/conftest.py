@@ -19,12 +19,19 @@ import animate124  # through the hook
 import pytest
 import torch
 
+# Files that train, start processes or run whole scripts: `make quick` leaves them out. Single tests
+# of other files have the marker themselves.
+SLOW = """
+    cases values animate before benchmarks evaluate fit launch method original stages
+    textual_inversion threestudio toyworld_motions toyworld_priors wheel
+""".split()  # noqa: SIM905
+
 
 def pytest_collection_modifyitems(items):
-    if torch.cuda.is_available():
-        return
     for item in items:
-        if item.get_closest_marker("gpu"):
+        if item.path.stem.removeprefix("test_") in SLOW:
+            item.add_marker("slow")
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
 
 
