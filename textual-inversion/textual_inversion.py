@@ -9,15 +9,17 @@ from pathlib import Path
 from types import ModuleType
 
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
-if "animate124" not in sys.modules:
-    # the package without what that imports: --help waits for none of a scene's modules
-    package = sys.modules["animate124"] = ModuleType("animate124")
-    package.__path__ = [str(Path(__file__).resolve().parents[1])]
-    from animate124.host import activate
-
-    activate(first=True)
-
-from animate124.textual_inversion.command import main
+# The package without what that imports: --help waits for none of a scene's modules. Workers that
+# augment pictures import this file too, where a process is spawned.
+package = sys.modules.setdefault("animate124", ModuleType("animate124"))
+package.__path__ = [str(Path(__file__).resolve().parents[1])]
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        from animate124.host import activate
+        from animate124.textual_inversion.command import main
+
+        activate(first=True)
+        sys.exit(main())
+    except KeyboardInterrupt:  # while libraries were loaded; a run handles it
+        sys.exit(130)

@@ -3,12 +3,12 @@
 A batch is latents from the bank, noise, timesteps and prompts, all drawn on the device.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from diffusers import UNet2DConditionModel
 from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import CLIPTextModel
@@ -75,7 +75,10 @@ def denoising_target(
 
 
 def denoising_loss(
-    unet: UNet2DConditionModel, text_encoder: CLIPTextModel, batch: Batch, dtype: torch.dtype
+    unet: Callable[..., tuple[Tensor]],
+    text_encoder: CLIPTextModel,
+    batch: Batch,
+    dtype: torch.dtype,
 ) -> Float[Tensor, ""]:
     """Mean squared error of the prediction, in float32; the models run in `dtype`."""
     text = text_encoder(batch.ids)[0].to(dtype)

@@ -135,7 +135,7 @@ def choose_precision(asked: str | None, device: torch.device) -> tuple[torch.dty
 def use_xformers(unet: UNet2DConditionModel) -> str:
     """Gives the UNet xformers' attention where that works; says in words which one it has."""
     try:
-        import xformers  # noqa: F401
+        import xformers  # noqa: F401  # pyright: ignore[reportMissingImports] (an extra)
 
         missing = None if unet.device.type == "cuda" else "needs a GPU"
     except ImportError:

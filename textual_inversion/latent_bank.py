@@ -4,6 +4,7 @@ samples the posterior afresh, so the bank loses nothing against encoding in ever
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL
@@ -33,10 +34,11 @@ def encode_bank(
 ) -> LatentBank:
     """The bank of all pictures ([3 S S] in [0, 1]), in the VAE's precision and on its device."""
     means, stds = [], []
-    for images in DataLoader(pictures, batch_size=batch, num_workers=workers):
+    given: Any = pictures  # a loader takes any sequence
+    for images in DataLoader(given, batch_size=batch, num_workers=workers):
         images = images.to(vae.device, vae.dtype)
-        posterior = vae.encode(2 * images - 1).latent_dist
+        posterior = vae.encode(2 * images - 1, return_dict=False)[0]
         means.append(posterior.mean.float())
         stds.append(posterior.std.float())
-    scale = vae.config.scaling_factor
+    scale = vae.config["scaling_factor"]
     return LatentBank(torch.cat(means) * scale, torch.cat(stds) * scale)

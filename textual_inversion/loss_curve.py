@@ -13,11 +13,11 @@ from ..files.whole import whole_file
 def running_mean(values: list[float], window: int) -> list[float]:
     """Means of the last `window` values, of fewer at the start. Steps that were undone have a loss
     that is no number, and don't count."""
-    values = np.array(values, np.float64)
-    there = np.isfinite(values)
-    sums = np.concatenate([[0], np.where(there, values, 0).cumsum()])
+    given = np.array(values, np.float64)
+    there = np.isfinite(given)
+    sums = np.concatenate([[0], np.where(there, given, 0).cumsum()])
     counts = np.concatenate([[0], there.cumsum()])
-    end = np.arange(1, len(values) + 1)
+    end = np.arange(1, len(given) + 1)
     start = np.maximum(end - window, 0)
     n = counts[end] - counts[start]
     return np.where(n > 0, (sums[end] - sums[start]) / np.maximum(n, 1), np.nan).tolist()

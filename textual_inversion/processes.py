@@ -3,6 +3,7 @@
 import secrets
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -55,9 +56,13 @@ class Processes:
 
     def mean(self, value: Tensor) -> Tensor:
         """Over all processes."""
-        return self.accelerator.reduce(value, reduction="mean") if self.count > 1 else value
+        if self.count == 1:
+            return value
+        reduced: Any = self.accelerator.reduce(value, reduction="mean")
+        return reduced
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in one of the processes; waits for them and the devices."""
         flags = torch.tensor(float(flag), device=self.device)
-        return bool(self.accelerator.reduce(flags).item())
+        count: Any = self.accelerator.reduce(flags)
+        return count.item() > 0

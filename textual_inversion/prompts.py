@@ -1,6 +1,7 @@
 """The prompts that hold the new word, and their token ids."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Int
@@ -32,6 +33,12 @@ class PromptReader:
         self.tokenizer, self.length = tokenizer, length
         self.placeholder, self.new_ids = placeholder, list(new_ids)
         self.pattern = token_pattern([placeholder])
+        special: tuple[Any, ...] = (
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        )
+        self.start, self.end, self.padding = special
 
     def ids(self, prompts: Sequence[str]) -> Int[Tensor, "N L"]:
         return torch.tensor([self.row(prompt) for prompt in prompts])
@@ -43,9 +50,8 @@ class PromptReader:
             if piece == self.placeholder:
                 inside += self.new_ids
             else:
-                options = {"add_special_tokens": False, "verbose": False}
-                inside += self.tokenizer(piece, **options).input_ids
+                read = self.tokenizer(piece, add_special_tokens=False, verbose=False)
+                inside += read.input_ids
         inside = inside[: self.length - 2]
-        start, end = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        padding = [self.tokenizer.pad_token_id] * (self.length - 2 - len(inside))
-        return [start, *inside, end, *padding]
+        padding = [self.padding] * (self.length - 2 - len(inside))
+        return [self.start, *inside, self.end, *padding]

@@ -2,6 +2,7 @@
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import StableDiffusionPipeline
@@ -107,16 +108,16 @@ class Results:
     def write_pipeline(self) -> None:
         """The whole model, with the word in its tokenizer and text encoder."""
         models = self.inputs.models
-        pipeline = StableDiffusionPipeline(
-            vae=models.vae,
-            text_encoder=self.inputs.source.load(CLIPTextModel, "text_encoder", torch.float32),
-            tokenizer=models.tokenizer,
-            unet=models.unet,
-            scheduler=models.scheduler,
-            safety_checker=None,
-            feature_extractor=None,
-            requires_safety_checker=False,
-        )
+        parts: dict[str, Any] = {
+            "vae": models.vae,
+            "text_encoder": self.inputs.source.load(CLIPTextModel, "text_encoder", torch.float32),
+            "tokenizer": models.tokenizer,
+            "unet": models.unet,
+            "scheduler": models.scheduler,
+            "safety_checker": None,
+            "feature_extractor": None,
+        }
+        pipeline = StableDiffusionPipeline(**parts, requires_safety_checker=False)
         rows = self.training.rows.detach().cpu()
         pipeline.load_textual_inversion({self.args.placeholder_token: rows})
         pipeline.save_pretrained(self.folder)

@@ -61,8 +61,8 @@ class TextualInversion:
                 progress.stepped()
                 if self.on.is_main:
                     self.results.write_due()
-                if stop.asked(training.step):
-                    return self.stopped(stop.signal)
+                if number := stop.asked(training.step):
+                    return self.stopped(number)
         progress.summarise()
         if self.on.is_main:
             self.results.finish()

@@ -13,7 +13,7 @@ class SoftStop:
 
     def __init__(self, on: Processes):
         self.on = on
-        self.signal: int | None = None  # that came, to any of the processes
+        self.signal: int | None = None  # that came to this process
 
     def __enter__(self) -> "SoftStop":
         self._before = {n: signal.signal(n, self._note) for n in (signal.SIGINT, signal.SIGTERM)}
@@ -27,11 +27,10 @@ class SoftStop:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
-    def asked(self, step: int) -> bool:
-        """Whether to stop after this step."""
+    def asked(self, step: int) -> int | None:
+        """The signal to stop for after this step."""
         if self.on.count == 1:
-            return self.signal is not None
+            return self.signal
         if step % AGREE_EVERY or not self.on.any(self.signal is not None):
-            return False
-        self.signal = self.signal or signal.SIGINT
-        return True
+            return None
+        return self.signal or signal.SIGINT

@@ -65,7 +65,7 @@ class Training:
                 self.bank,
                 self.inputs.word.prompts,
                 self.alpha_bar,
-                self.models.scheduler.config.prediction_type,
+                self.models.scheduler.config["prediction_type"],
                 args.train_batch_size,
                 self.generator,
             )
@@ -73,6 +73,7 @@ class Training:
             loss = loss / args.gradient_accumulation_steps
             self.scaler.scale(loss).backward()
             total += loss.detach()
+        assert self.rows.grad is not None  # after a backward pass
         self.rows.grad = self.on.mean(self.rows.grad)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,10 +35,10 @@ def sample_pictures(
     The same seed starts from the same noise, whatever the device.
     """
     unet, vae = models.unet, models.vae
-    scheduler = DPMSolverMultistepScheduler.from_config(models.scheduler.config)
+    scheduler: Any = DPMSolverMultistepScheduler.from_config(models.scheduler.config)
     scheduler.set_timesteps(steps, device=unet.device)
-    side = resolution // 2 ** (len(vae.config.block_out_channels) - 1)
-    shape = (n, vae.config.latent_channels, side, side)
+    side = resolution // 2 ** (len(vae.config["block_out_channels"]) - 1)
+    shape = (n, vae.config["latent_channels"], side, side)
     z = torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(unet.device)
     text = text.to(unet.dtype).repeat_interleave(n, dim=0)
     for t in scheduler.timesteps:
@@ -46,7 +47,8 @@ def sample_pictures(
         predicted = classifier_free_guidance(cond, uncond, guidance_scale, start="uncond")
         z = scheduler.step(predicted, t, z).prev_sample
     # one by one: the VAE, in float32, is what takes memory here
-    decoded = [vae.decode(one[None] / vae.config.scaling_factor).sample for one in z.to(vae.dtype)]
+    z = z.to(vae.dtype) / vae.config["scaling_factor"]
+    decoded = [vae.decode(one[None], return_dict=False)[0] for one in z]
     pictures = (torch.cat(decoded).float() / 2 + 0.5).clamp(0, 1)
     return pictures.permute(0, 2, 3, 1).cpu().numpy()
 

@@ -29,6 +29,7 @@ def add_word(models: FrozenModels, args: argparse.Namespace, device: torch.devic
     """
     check_placeholder(models.tokenizer, args.placeholder_token)
     table = models.text_encoder.get_input_embeddings()
+    assert isinstance(table, nn.Embedding)  # as from_pretrained makes it
     rows, start = initial_rows(
         models.tokenizer, table.weight, args.initializer_token, args.num_vectors
     )
