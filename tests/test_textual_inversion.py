@@ -18,6 +18,7 @@ import animate124
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from animate124.guidance.noise import DDPM, add_noise
 from animate124.pretrained.learned_tokens import read_learned_tokens
 from animate124.pretrained.text_readers import ClipReader
@@ -42,6 +43,16 @@ SCRIPT = ROOT / "textual-inversion" / "textual_inversion.py"
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOY = ROOT / "load" / "toy-priors" / "sd"
 PADDED = {"padding": "max_length", "truncation": True, "return_tensors": "pt"}
+
+
+@pytest.fixture(autouse=True)
+def device(request, monkeypatch):
+    """Runs are on the CPU, in float32, also where there is a GPU, but for the tests of one."""
+    AcceleratorState._reset_state(reset_partial_state=True)  # it keeps its first device
+    if request.node.get_closest_marker("gpu") is None:
+        monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 @pytest.fixture
@@ -511,6 +522,21 @@ def test_a_wrong_flag_is_refused(flags, options, capsys):
     assert options.split()[0] in last or "not allowed with" in last
 
 
+def test_help_waits_for_no_library(tmp_path):
+    """Of the script, in another folder; what it needs of the package is found beside it."""
+    for library in ("torch", "numpy", "diffusers", "threestudio"):
+        (tmp_path / f"{library}.py").write_text("raise SystemExit('a library was loaded')\n")
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--help"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("usage: textual_inversion.py")
+
+
 def test_a_seed_of_minus_one_is_drawn_and_written_down(inversion, capsys, tmp_path):
     run = inversion("--seed -1 --checkpointing_steps 1 --max_train_steps 1")
     assert run.inputs.seed >= 0 and f"seed: {run.inputs.seed}" in capsys.readouterr().out
@@ -581,6 +607,19 @@ def test_bf16_trains_float32_rows(inversion):
     assert models.unet.dtype == torch.bfloat16 and models.vae.dtype == torch.float32
     assert run.run() == 0
     assert run.training.rows.dtype == torch.float32 and run.training.losses.isfinite().all()
+
+
+@pytest.mark.gpu
+def test_a_gpu_trains_float32_rows_through_half_precision(inversion, capsys):
+    run = inversion("--max_train_steps 20 --num_validation_images 1")
+    rows, models = run.training.rows, run.inputs.models
+    assert rows.device.type == "cuda" and models.unet.dtype == torch.float16
+    assert run.training.scaler.is_enabled()
+    start = rows.detach().clone()
+    assert run.run() == 0
+    assert rows.dtype == torch.float32 and rows.isfinite().all() and (rows != start).all()
+    assert torch.equal(rows_in(run.folder), rows.detach().cpu())
+    assert "GiB" in capsys.readouterr().out
 
 
 def test_styles_workers_tokenizer_and_validation_prompt(learn, random_priors, tmp_path):

@@ -97,6 +97,9 @@ def test_the_commands_work_from_any_folder(installed, tmp_path):
     assert f"{site / 'animate124' / 'launch.py'} --config" in plan and "not here" not in plan
     assert files(tmp_path) == {"photo.png"}
 
+    said = run(installed, tmp_path, "python", "-m", "animate124.textual_inversion", "--help")
+    assert said.startswith("usage: python -m animate124.textual_inversion")
+
     short = [
         "trainer.max_steps=2",
         "trainer.val_check_interval=2",

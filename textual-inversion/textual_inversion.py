@@ -16,8 +16,8 @@ package.__path__ = [str(Path(__file__).resolve().parents[1])]
 
 if __name__ == "__main__":
     try:
-        from animate124.host import activate
-        from animate124.textual_inversion.command import main
+        from animate124.host import activate  # pyright: ignore[reportMissingImports]
+        from animate124.textual_inversion.command import main  # pyright: ignore[reportMissingImports]
 
         activate(first=True)
         sys.exit(main())
