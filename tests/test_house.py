@@ -47,7 +47,7 @@ BY_NAME = {
     "geometry/hash_grid_numba.py": ["geometry/hash_grid_numba_kernels.py"],
     "toyworld/evaluate.py": ["evaluation/suite.py"],
     "host/__init__.py": [
-        f"host/threestudio/utils/{name}.py" for name in ("bounds", "events", "git_lfs")
+        f"host/threestudio/utils/{name}.py" for name in ("bounds", "events", "git_lfs", "whole")
     ],
     "host/threestudio/extensions.py": ["__init__.py"],  # whatever extension it is told
 }

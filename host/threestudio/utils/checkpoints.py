@@ -2,8 +2,6 @@
 
 import os
 import pickle
-import re
-import secrets
 import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -13,9 +11,8 @@ import torch
 from pytorch_lightning.__version__ import version as lightning_version
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 from threestudio.utils.git_lfs import refuse_pointer
+from threestudio.utils.whole import clear_parts, whole_file
 
-# one that is being written: the number of the process, and one that others can't predict
-UNFINISHED = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.part")
 VERSION = "pytorch-lightning_version"  # Lightning's key, which it wants to find in a checkpoint
 
 
@@ -204,20 +201,6 @@ def misfits(
     }
 
 
-def clear_unfinished(folder: Path) -> None:
-    """Removes what processes that were killed while they saved a checkpoint left in a folder."""
-    for path in folder.glob(".*.part"):
-        match = UNFINISHED.fullmatch(path.name)
-        if match is None:
-            continue
-        try:
-            os.kill(int(match[1]), 0)
-        except (ProcessLookupError, OverflowError):  # there is no such process any more
-            path.unlink(missing_ok=True)
-        except PermissionError:  # someone else's
-            continue
-
-
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Lightning's way to files: a checkpoint is written beside its place and then moved there.
 
@@ -241,22 +224,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 f"{type(self).__name__} takes no storage_options, got {storage_options!r}."
             )
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        clear_unfinished(path.parent)
-        part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(4)}.part")
-        try:
-            with open(part, "xb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(part, path)
-        except (OSError, RuntimeError) as error:
-            why = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's
-            if not isinstance(why, OSError) or why.errno is None or why.filename is not None:
-                raise
-            raise OSError(why.errno, why.strerror, str(path)) from error  # such as a full disk
-        finally:
-            part.unlink(missing_ok=True)
+        clear_parts(path.parent)
+        with whole_file(path, ends_alike=False) as part, open(part, "wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", **kwargs: Any) -> dict:
         # a newer Lightning also says whether to read weights_only: nothing else is ever done here
