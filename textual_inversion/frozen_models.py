@@ -42,7 +42,7 @@ class ModelSource:
         """One component, frozen, in evaluation mode.
 
         Raises:
-            ValueError, OSError: it can't be had.
+            ValueError, OSError: it isn't there.
         """
         return load_component(kind, self.at_revision(part), part, dtype, self.variant)
 
@@ -64,7 +64,7 @@ class ModelSource:
             )
         except Exception as error:  # no network, no such repository or revision
             raise FileNotFoundError(
-                f"{self.name} at revision {self.revision or 'main'} can't be had: {error}"
+                f"{self.name} at revision {self.revision or 'main'} isn't there: {error}"
             ) from error
 
 
@@ -72,14 +72,14 @@ def load_tokenizer(name: str) -> CLIPTokenizer:
     """From a folder of its own, or a hub id (of which a model's weights aren't downloaded).
 
     Raises:
-        ValueError, OSError: it can't be had.
+        ValueError, OSError: it isn't there.
     """
     if Path(name).expanduser().is_dir():
         return load_component(CLIPTokenizer, name)
     try:
         return CLIPTokenizer.from_pretrained(name, trust_remote_code=False)
     except Exception as error:  # no network, no such repository, no tokenizer in it
-        raise FileNotFoundError(f"--tokenizer_name {name} can't be had: {error}") from error
+        raise FileNotFoundError(f"--tokenizer_name {name} isn't there: {error}") from error
 
 
 def load_models(
@@ -87,7 +87,7 @@ def load_models(
 ) -> FrozenModels:
     """
     Raises:
-        ValueError, OSError: a part can't be had, or the model is of another kind.
+        ValueError, OSError: a part is missing, or the model is of another kind.
     """
     tokenizer = (
         load_tokenizer(tokenizer_name)
