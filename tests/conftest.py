@@ -22,8 +22,8 @@ import torch
 # Files that train, start processes or run whole scripts: `make quick` leaves them out. Single tests
 # of other files have the marker themselves.
 SLOW = """
-    cases values animate before benchmarks configs cuda_program evaluate fit launch method original stages
-    textual_inversion threestudio toyworld_motions toyworld_priors wheel
+    cases values animate before benchmarks configs cuda_program evaluate fit launch method
+    original stages textual_inversion threestudio toyworld_motions toyworld_priors wheel
 """.split()  # noqa: SIM905
 
 
