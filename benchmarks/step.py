@@ -9,7 +9,8 @@ batches; learning rates are 0 so that the scene stays what it is ("blob": what t
 measured in steps of its own. `--toy` takes the quickstart's config and shipped priors instead, from
 the blob: what a laptop does. `--tiny` takes tiny models and pictures, to try this script on a CPU.
 With `--devices` above 1 a step is DDP's: a batch a device, gradients averaged; what is printed is
-the first device's. GB are 10^9 bytes. `key=value` overrides the config.
+the first device's. GB are 10^9 bytes. `key=value` overrides the config. Medians and the peak of
+full-size and toy models go into figures.json.
 """
 
 import argparse
@@ -25,7 +26,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import pytorch_lightning as pl
 import torch
-from measuring import cap_memory, device_name
+from measuring import cap_memory, device_name, record
 from probes import KINDS, PRIORS, Watch
 from stages import step_options, train
 from threestudio.launch import leave_process_group
@@ -74,12 +75,15 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
         f"compile {args.compile}, {device_name()}, "
         f"torch {torch.__version__} {' '.join(args.overrides)}"
     )
+    key = f"step/{'toy-' * args.toy}stage{args.stage}-{args.scene}-{args.video}-{args.compile}"
+    figures = {f"{key}/peak": (watch.peak["allocated"], "GB")}
     for i, kind in enumerate(KINDS):
         ms = watch.times(kind)
         if ms:
             median = beside(statistics.median(ms), times[i], "{:.1f}".format)
             name = name_of(kind, args.stage)
             print(f"{name}: {median} ms, {min(ms):.1f} to {max(ms):.1f} of {len(ms)} steps")
+            figures[f"{key}/{name}"] = statistics.median(ms), "ms"
     mean = statistics.mean(ms for kind in KINDS for ms in watch.times(kind))
     print(f"devices: {args.devices}, batches a second: {1e3 * args.devices / mean:.2f}")
     print(
@@ -90,6 +94,8 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
     if watch.syncs:
         where = ", ".join(f"{place} {n}" for place, n in watch.syncs.most_common())
         print(f"waits of the CPU for the GPU in one step: {watch.syncs.total()} ({where})")
+    if not args.tiny:
+        record(figures)
 
 
 def report_split(args: argparse.Namespace, watch: Watch, samples: tuple, hit: float | None) -> None:
