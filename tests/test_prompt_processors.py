@@ -297,7 +297,7 @@ def test_a_cache_that_cannot_be_written_to_is_one_warning(
     elif fails == "file":
         monkeypatch.setattr(embedding_cache, "save_file", full_disk)
     else:
-        monkeypatch.setattr("animate124.files.whole.os.replace", full_disk)
+        monkeypatch.setattr("os.replace", full_disk)
     assert torch.equal(read_texts(model, asked).embeddings, expected)
     assert len(warnings) == 1 and "can't be kept in" in warnings[0]
 
