@@ -5,11 +5,13 @@ from types import SimpleNamespace
 import pytest
 import threestudio
 from animate124.system import animate124, terms
+from omegaconf import OmegaConf
 from threestudio.utils.config import parse_structured
 
 
 def config(loss, **settings):
-    return parse_structured(animate124.Animate124.Config, {"loss": loss, **settings})
+    given = OmegaConf.create({"loss": loss, **settings})
+    return parse_structured(animate124.Animate124.Config, given)
 
 
 def test_an_unknown_weight_is_an_error_that_names_close_ones():

@@ -344,7 +344,8 @@ def test_ours_and_threestudios_own_prompts_and_guidance_take_each_other(probes):
         assert_close(ours, stock, guidance)
 
 
-PARTS = ("guidance", "frozen", "sds", "models", "prompt", "textual", "random_priors", "exporter")
+PARTS = ("guidance", "conditions", "terms", "frozen", "sds", "models", "prompt", "textual")
+PARTS += ("random_priors", "exporter")
 
 
 @pytest.mark.parametrize("host", ["bundled host", "threestudio"])
