@@ -1,7 +1,7 @@
 """The commands of an installed package: `animate124` and `animate124-launch`.
 
 Each runs the door of the same name by its place. As a module of the package it would wait for the
-package's import, which takes seconds: --help and a wrong option answer at once.
+package's import, which takes seconds.
 """
 
 import importlib.util

@@ -72,5 +72,4 @@ def path(text: str) -> Path:
 
 
 positive_int = whole_number(1)
-non_negative_int = whole_number(0)
 positive_float = finite_number(above=0)

@@ -98,7 +98,7 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
     environment.filters["duration"] = duration
     media = [figure(path, "The subject, cut out") for path in inputs if path.is_file()]
     media += [figure(folder / name, CAPTIONS[name]) for name in facts["files"] if name != SHEET]
-    tasks = facts["steps"]
+    tasks = facts["steps"]  # as report.json has called tasks since the first version
     return environment.get_template("report.html").render(
         facts=facts,
         media=media,

@@ -86,8 +86,7 @@ REFINED = {
 }
 TOKEN_KEY = "system.prompt_processor_cn.learned_embeds_path"
 
-# Measured with 12, 16, 24 and 40 GB and no more to be had (benchmarks/README.md); those for less
-# than 12 were not.
+# Measured with 12, 16, 24 and 40 GB in all (benchmarks/README.md); those for less than 12 were not.
 CHUNK = "system.renderer.train_chunk_size"
 MOVING_MEMORY = (
     Memory(32, math.inf, CHUNK, 2**23),

@@ -14,6 +14,8 @@ def make_prompts(request: Request, preset: Preset, subject: Subject) -> dict[str
     """
     static = request.static_prompt or preset.static_prompt.format(**subject._asdict())
     refine = request.refine_prompt
+    if not any("refine" in stage.prompts.values() for stage in preset.stages):
+        refine = TOKEN  # nobody reads it
     if refine is None:
         refine = TOKEN if subject is LATER else refined(request.prompt, subject)
     if refine is None:
@@ -37,6 +39,8 @@ def make_prompts(request: Request, preset: Preset, subject: Subject) -> dict[str
 
 
 def by_stage(prompts: dict[str, str], preset: Preset) -> dict[str, str]:
-    """The same for people: each stage's own, and what is beside them."""
+    """The same for people: each stage's own, and what else the stages take."""
     own = {stage.name: prompts[stage.prompts[TEXT]] for stage in preset.stages}
-    return own | {name: prompts[name] for name in prompts if name not in ("static", "prompt")}
+    taken = {name for stage in preset.stages for name in stage.prompts.values()}
+    beside = taken - {stage.prompts[TEXT] for stage in preset.stages}
+    return own | {name: prompts[name] for name in prompts if name in beside}

@@ -16,9 +16,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Renders; 0, or 1 after an input that can't be used, which is one message."""
-    from animate124.events import say_error, tell_messages
-    from animate124.pipeline.rendering import write_result
-    from animate124.pipeline.tasks.result import parser
+    from animate124.events import say_error, tell_messages  # pyright: ignore[reportMissingImports]
+    from animate124.pipeline.rendering import write_result  # pyright: ignore[reportMissingImports]
+    from animate124.pipeline.tasks.result import parser  # pyright: ignore[reportMissingImports]
     from threestudio.launch import INPUT_ERRORS
 
     args = parser().parse_args(arguments)

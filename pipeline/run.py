@@ -139,9 +139,7 @@ def remarks(plan: Plan) -> list[str]:
             f"# who moves isn't clear from {request.prompt!r}: SUBJECT comes from the picture's "
             "caption, which is not there yet (--subject says it now)"
         )
-    lines += [
-        f"# {key}: {text!r}" for key, text in plan.prompts.items() if key != "stage2" and text
-    ]
+    lines += [f"# {key}: {text!r}" for key, text in plan.prompts.items() if text]
     words = preset_named(request.preset).words
     if words is not None and plan.subject is not None:
         line = unknown_words(request.preset, read_json(ROOT / words), *plan.prompts.values())
@@ -180,7 +178,7 @@ def run_request(request: Request, go_on: Sequence[str], interrupt: Interrupt) ->
                     line.close()
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
                     return STOPPED
-                if plan.subject is None:  # the caption is there now, if there is one to be had
+                if plan.subject is None:  # the caption is there now, if there is any
                     plan = make_plan(request)
                     if plan.subject is None:
                         raise ValueError(

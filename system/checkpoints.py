@@ -37,7 +37,12 @@ def read(
         ValueError: it is damaged, or something else; FileNotFoundError: there is none.
     """
     check_file(path)
-    return load_module_weights(str(path), ignore_modules=list(ignored), map_location="cpu")
+    try:
+        return load_module_weights(str(path), ignore_modules=list(ignored), map_location="cpu")
+    except KeyError as error:  # the real threestudio's answer
+        raise ValueError(
+            f"{path} has no {error}: it isn't a checkpoint. A trial's ckpts/last.ckpt would do."
+        ) from error
 
 
 def check_fit(

@@ -9,7 +9,6 @@ import argument_types
 import pytest
 from argument_types import (
     finite_number,
-    non_negative_int,
     path,
     positive_float,
     positive_int,
@@ -22,7 +21,6 @@ from argument_types import (
     "kind, taken, refused",
     [
         (positive_int, {"1": 1, "3000": 3000}, "0 -1 1.5 1e3 nan inf abc"),
-        (non_negative_int, {"0": 0}, "-1 0.0"),
         (whole_number(-1, 8), {"-1": -1, "8": 8}, "-2 9"),
         (whole_number(8, multiple_of=8), {"8": 8, "512": 512}, "0 -8 12"),
         (positive_float, {"5e-4": 5e-4, "1": 1.0}, "0 -1 nan inf -inf 1e400 abc"),

@@ -11,6 +11,7 @@ from animate124.data.config import parse_data_config
 from animate124.system.terms import GUIDANCE_TERMS
 from omegaconf import OmegaConf, open_dict
 from pytorch_lightning.callbacks import ModelCheckpoint
+from threestudio.extensions import config_of
 from threestudio.systems.utils import parse_optimizer
 from threestudio.utils.config import load_config, parse_structured
 
@@ -301,3 +302,13 @@ def test_a_toy_has_the_modules_and_terms_of_its_stage():
         assert terms(ours.loss) == terms(theirs.loss)
         assert ours.loss.keys() == theirs.loss.keys()
         assert ours.optimizer.params.keys() == theirs.optimizer.params.keys()
+
+
+def test_a_config_is_found_by_its_name_in_the_package(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = config_of("animate124", "toy/stage1.yaml")
+    assert Path(found).samefile(CONFIGS / "toy" / "stage1.yaml")
+    with pytest.raises(FileNotFoundError, match=r"toy/stage1\.yaml"):
+        config_of("animate124", "stage1.yaml")
+    Path("stage1.yaml").touch()
+    assert config_of("animate124", "stage1.yaml") == "stage1.yaml"  # a person's own comes first

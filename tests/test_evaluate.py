@@ -2,7 +2,9 @@
 
 import json
 import math
+import runpy
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -114,3 +116,10 @@ def test_an_unknown_motion_is_named_with_those_that_exist(capsys):
 
 def test_classifier_accuracy_on_held_out_truth_is_recorded():
     assert json.loads((measures.CLASSIFIER / "config.json").read_text())["accuracy"] > 0.95
+
+
+def test_the_commands_old_name_works(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evaluate", "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        runpy.run_module("animate124.toyworld.evaluate", run_name="__main__")
+    assert "--suite" in capsys.readouterr().out

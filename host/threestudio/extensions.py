@@ -59,7 +59,12 @@ def config_of(extension: str, given: str) -> str:
     for place in [*folders, *(folder / "configs" for folder in folders)]:
         if (place / given).is_file():
             return str(place / given)
-    names = [path.name for folder in folders for path in folder.glob("configs/*.yaml")]
+    found = [
+        (folder / "configs", path)
+        for folder in folders
+        for path in folder.rglob("configs/**/*.yaml")
+    ]
+    names = [path.relative_to(place).as_posix() for place, path in found]
     if len(Path(given).parts) == 1 and (near := close_names(given, names)):
         raise FileNotFoundError(f"There is no config {given!r}; {extension} has {', '.join(near)}.")
     return given
