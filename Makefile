@@ -22,7 +22,7 @@ quickstart: $(INSTALLED)
 	$(BIN)/python animate.py "$(IMAGE)" --prompt "$(PROMPT)" --preset toy
 
 quick: $(INSTALLED)
-	$(BIN)/pytest tests -q -m "not slow and not gpu and not threestudio"
+	$(BIN)/pytest tests -q -n 2 -m "not slow and not gpu and not threestudio"
 
 test: lint
 	$(BIN)/pytest tests --cov --cov-report=term

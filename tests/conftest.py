@@ -23,7 +23,8 @@ import torch
 # of other files have the marker themselves.
 SLOW = """
     cases values animate before benchmarks configs cuda_program evaluate fit launch method
-    original stages textual_inversion threestudio toyworld_motions toyworld_priors wheel
+    original pipeline_plan pipeline_process pipeline_run stages textual_inversion threestudio
+    toyworld_characters toyworld_motions toyworld_priors wheel
 """.split()  # noqa: SIM905
 
 

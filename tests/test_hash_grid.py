@@ -115,6 +115,7 @@ def test_small_specs_have_dense_rounded_and_hashed_levels():
     assert all(level.hashed for level in FINE[3].levels + FINE[4].levels)
 
 
+@pytest.mark.slow
 def test_scales_and_sizes_are_those_of_the_published_formula_in_float32():
     growths = [1 + k / 24 for k in range(1, 25)] + [2 ** (1 / k) for k in range(1, 13)]
     growths += [1.3819, 1.447269237440378, 1.51571656651, 1.26, 1.38191288, 1.5]
