@@ -111,5 +111,5 @@ def test_the_commands_work_from_any_folder(installed, tmp_path):
     assert list(tmp_path.glob("outputs/*/a/ckpts/last.ckpt"))
     assert list(tmp_path.glob(".threestudio_cache/*/*.safetensors"))
     said = run(installed, tmp_path, "animate124-launch", *words, "--config", "stage1.yaml", code=1)
-    assert "There is no config 'stage1.yaml'; animate124 has animate124-stage1.yaml" in said
+    assert "There is no config 'stage1.yaml'; animate124 has toy/stage1.yaml" in said
     assert files(site) == before
