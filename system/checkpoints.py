@@ -101,10 +101,10 @@ def check_geometry(
     path: of the checkpoint that it comes from.
     """
     ours = {key: tuple(value.shape) for key, value in expected.items()}
-    theirs = {k: tuple(v.shape) for k, v in found.items() if k.startswith("geometry.")}
+    theirs = {k: tuple(v.shape) for k, v in found.items() if k.startswith(GEOMETRY)}
     if ours and not theirs:
         raise ValueError(
-            f"The checkpoint {path} holds no geometry (no key starts with 'geometry.'; it has "
+            f"The checkpoint {path} holds no geometry (no key starts with {GEOMETRY!r}; it has "
             f"{sorted(found)[:5]}...). The ckpts/last.ckpt of an earlier stage would do."
         )
     wrong = [

@@ -5,6 +5,7 @@ import threestudio
 import torch
 from animate124.data.cameras import Cameras
 from animate124.geometry.times import is_static
+from animate124.system import checkpoints
 from animate124.system.trained import lighten, load_scene
 from omegaconf import OmegaConf
 from threestudio.models.geometry.base import BaseImplicitGeometry
@@ -85,3 +86,12 @@ def test_a_checkpoint_of_another_scene_names_both_files(trial):
     config.write_text("a: 1\n")
     with pytest.raises(ValueError, match=r"describes no trial \(it has the keys a\)"):
         load_scene(config, checkpoint)
+
+
+def test_a_host_that_says_a_key_alone_is_put_into_words(trial, monkeypatch):
+    def read(path, **_):
+        raise KeyError("epoch")  # as the real threestudio's does
+
+    monkeypatch.setattr(checkpoints, "load_module_weights", read)
+    with pytest.raises(ValueError, match=r"last\.ckpt has no 'epoch': it isn't a checkpoint"):
+        checkpoints.read(trial[1])
