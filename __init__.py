@@ -14,7 +14,7 @@ if importlib.util.find_spec("threestudio") is None:
 from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
-from .guidance import image, tile, video, zero123
+from .guidance import image, image_to_video, tile, video, zero123
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
 from .prompt_processors import view_dependent
@@ -26,6 +26,7 @@ __all__ = [
     "animate124",
     "assets_4d",
     "image",
+    "image_to_video",
     "image_video_datamodule",
     "implicit_volume",
     "learned_prompts",

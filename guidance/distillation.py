@@ -63,18 +63,24 @@ class ScoreDistillation(BaseObject):
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device, self.half_dtype)
-        self.network = self.load(self.network_class, model, self.network_folder)
+        place, folder = self.network_place
+        self.network = self.load(self.network_class, place, folder)
         self.codec = self.load_codec(model)
         channels = self.network.config.in_channels
         if channels != self.network_channels:
             raise ValueError(
-                f"The {self.network_class.__name__} of {model} takes {channels} channels, but "
+                f"The {self.network_class.__name__} of {place} takes {channels} channels, but "
                 f"{type(self).__name__} needs one with {self.network_channels}: "
                 "is the model of another kind (inpainting, Zero123)?"
             )
         self.noise = self.load_noise(model)
         self.recorded: Recorded | None = None
         self.update_step(0, 0)
+
+    @property
+    def network_place(self) -> tuple[str, str]:
+        """The model that has the network, and the folder in it."""
+        return self.cfg.pretrained_model_name_or_path, self.network_folder
 
     def load_codec(self, model: str) -> Codec:
         """How the model's latents are made, by default with Stable Diffusion's VAE."""

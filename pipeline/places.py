@@ -10,7 +10,12 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent  # the checkout, or the installed package
 CHECKOUT = (ROOT / "pyproject.toml").is_file()
 # what keys end in whose values are a folder in diffusers' or transformers' format, or a hub id
-MODELS = ("pretrained_model_name_or_path", "controlnet_name_or_path", "tokenizer_name")
+MODELS = (
+    "pretrained_model_name_or_path",
+    "controlnet_name_or_path",
+    "unet_name_or_path",
+    "tokenizer_name",
+)
 MODELS += ("depth_model", "normal_model", "caption_model")
 FILES = ("cond_image_path",)
 WEIGHTS = "weights"  # <checkpoint>:<module>

@@ -1,4 +1,4 @@
-"""The four priors on random tiny models: each is checked against its row of the method's table, by
+"""The priors on random tiny models: each is checked against its row of the method's table, by
 looking at what its network is given and what it answers.
 """
 
@@ -26,6 +26,7 @@ from guidance_table import FixedPrompt, Row, cameras, check, watch
 
 SIZE = 64  # pixels of the tiny VAEs' input; latents are 8 x 8
 WHITE = 1.0
+MODELS = {f"{of}_name_or_path" for of in ("pretrained_model", "controlnet", "unet")}
 TABLE = {
     "image": Row(
         (200, 600),
@@ -54,6 +55,16 @@ TABLE = {
         frames=4,
         model="text-to-video",
         config={"width": SIZE, "height": SIZE},
+    ),
+    "image-to-video": Row(
+        (20, 980),
+        "uncond",
+        2,
+        lambda a: 1 - a,
+        latents=(2, 4, 4, 8, 8),
+        frames=4,
+        model="text-to-video",
+        config={"unet_name_or_path": "image-to-video", "width": SIZE, "height": SIZE},
     ),
     "controlnet-tile": Row(
         (20, 980),
@@ -86,7 +97,7 @@ def build(workplace, random_priors):
     def build(name, **changes):
         row = TABLE[name]
         config = {"pretrained_model_name_or_path": row.model} | row.config | changes
-        for key in config.keys() & {"pretrained_model_name_or_path", "controlnet_name_or_path"}:
+        for key in MODELS & config.keys():
             config[key] = str(random_priors / config[key])
         return threestudio.find(f"animate124-{name}-guidance")(config)
 
@@ -296,7 +307,7 @@ def test_text_reaches_the_unet_conditional_half_first(build, name):
         torch.testing.assert_close(cond, prompt.side)
 
 
-@pytest.mark.parametrize("name", ["image", "zeroscope", "controlnet-tile"])
+@pytest.mark.parametrize("name", ["image", "zeroscope", "image-to-video", "controlnet-tile"])
 def test_a_missing_prompt_is_named(priors, name):
     with pytest.raises(ValueError, match=r"needs a prompt.*prompt_processor_type"):
         priors[name](torch.rand(4, 8, 8, 3), **cameras(4, TABLE[name].frames))
@@ -453,12 +464,22 @@ def test_one_clip_is_assumed_without_num_frames(priors):
     assert seen.z.shape == (1, 4, 3, 8, 8)
 
 
-@pytest.mark.parametrize("name", ["zeroscope", "controlnet-tile"])
+@pytest.mark.parametrize("name", ["zeroscope", "image-to-video", "controlnet-tile"])
 @pytest.mark.parametrize("n, frames", [(6, 4), (4, 5), (4, 0), (0, 4)])
 def test_frames_have_to_make_whole_clips(priors, name, n, frames):
     camera = cameras(n) | {"num_frames": frames}
     with pytest.raises(ValueError, match=f"{n} frames don't make clips of num_frames={frames}"):
         priors[name](torch.rand(n, 8, 8, 3), FixedPrompt(), **camera)
+
+
+def test_both_halves_see_the_clips_own_first_frame_without_a_graph(priors):
+    prior, rgb = priors["image-to-video"], torch.rand(8, SIZE, SIZE, 3)
+    seen = watch(prior, rgb, **cameras(8, 4))
+    with torch.no_grad():
+        first = prior.codec.encode(rgb[::4].permute(0, 3, 1, 2), mode=True)  # scaled
+    shown = seen.network["sample"][:, 4:].unflatten(0, (2, 2))  # [half clip 4 F h w]
+    torch.testing.assert_close(shown, first[None, :, :, None].expand_as(shown))
+    assert not seen.condition["channels"].requires_grad
 
 
 def test_a_clip_may_be_wider_than_high(build):
@@ -554,6 +575,7 @@ def test_tile_size_and_number_of_frames(build, size, frames, expected):
         ("image", {"pretrained_model_name_or_path": "text-to-video"}, "holds a UNet3DCondition"),
         ("zero123", {"pretrained_model_name_or_path": "sd"}, "takes 4 channels.*needs one with 8"),
         ("zeroscope", {"pretrained_model_name_or_path": "sd"}, "holds a UNet2DConditionModel"),
+        ("image-to-video", {"unet_name_or_path": "controlnet-tile"}, "holds a ControlNetModel"),
         ("zeroscope", {"width": 60}, "width is 60"),
         ("zeroscope", {"height": 100}, "height is 100.*multiple of 8"),
         ("zeroscope", {"low_ram_vae": 0}, "low_ram_vae is 0.*-1, or between 1"),

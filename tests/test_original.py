@@ -13,7 +13,7 @@ from animate124.data import original_keys
 from animate124.data.config import DataConfig, parse_data_config
 from animate124.data.original_keys import adopt
 from animate124.data.reference_image import reference
-from animate124.guidance.video import usual_size
+from animate124.guidance.clips import usual_size
 from animate124.pipeline.overrides import check_stage
 from animate124.system.checkpoints import reordered
 from animate124.system.terms import check_clips

@@ -25,6 +25,7 @@ COMPONENTS = [
     ("text-to-video", "vae", AutoencoderKL),
     ("text-to-video", "text_encoder", CLIPTextModel),
     ("controlnet-tile", "", ControlNetModel),
+    ("image-to-video", "", UNet3DConditionModel),
 ]
 
 
@@ -42,7 +43,7 @@ def test_a_seed_gives_the_same_bytes_and_leaves_the_global_generator_alone(rando
     other = contents(make_random_priors(tmp_path / "other", seed=1))
     weights = [p for p in other if p.suffix == ".safetensors"]
     assert other.keys() == again.keys() and all(other[p] != again[p] for p in weights)
-    assert len({again[p] for p in weights}) == len(weights) == 11  # no two models alike
+    assert len({again[p] for p in weights}) == len(weights) == 12  # no two models alike
     assert sum(map(len, again.values())) < 8e6
 
 
@@ -75,6 +76,7 @@ def test_architectures(random_priors):
         return json.loads(random_priors.joinpath(*path, "config.json").read_text())
 
     assert config("zero123", "unet")["in_channels"] == 8
+    assert config("image-to-video")["in_channels"] == 8
     width = config("zero123", "unet")["cross_attention_dim"]
     assert config("zero123", "image_encoder")["projection_dim"] == width
     assert config("zero123", "clip_camera_projection")["embedding_dim"] == width

@@ -38,6 +38,7 @@ OURS = {
     "animate124-image-guidance",
     "animate124-zero123-guidance",
     "animate124-zeroscope-guidance",
+    "animate124-image-to-video-guidance",
     "animate124-controlnet-tile-guidance",
     "animate124-prompt-processor",
     "animate124-zeroscope-prompt-processor",

@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 
 import animate124
@@ -10,11 +11,12 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.guidance.zero123_model import camera_offset
 from animate124.pretrained.models import load_component
-from animate124.toyworld import banks, captions, folders, recipes, train
+from animate124.toyworld import banks, captions, folders, networks, recipes, train
 from animate124.toyworld.characters import SPECIES, make_character
 from animate124.toyworld.motions import MOTIONS
+from animate124.toyworld.plan import TINY
 from animate124.toyworld.ray_tracing import render
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, UNet3DConditionModel
 
 SHIPPED = Path(animate124.__file__).parent / "load" / "toy-priors"
 
@@ -75,11 +77,30 @@ def test_a_tiny_training_writes_folders_that_the_loaders_read_and_goes_on(tmp_pa
     assert (tmp_path / "log.csv").read_text() == log
     second = load_component(AutoencoderKL, str(tmp_path / "sd"), "vae").state_dict()
     assert all(torch.equal(first[key], second[key]) for key in first)
+    shutil.copytree(tmp_path / "text-to-video", tmp_path / "again" / "text-to-video")
+    options = ["--tiny", "--device", "cpu", "--only", "image-to-video"]
+    train.main(["--out", str(tmp_path / "again"), *options])
+    for out in (tmp_path, tmp_path / "again"):
+        seeing = load_component(
+            UNet3DConditionModel, str(out / "image-to-video"), "", torch.float32
+        )
+        assert seeing.config.in_channels == 8 and seeing.conv_in.weight[:, 4:].abs().max() > 0
+        assert "clip_psnr_cfg2" in json.loads((out / "quality.json").read_text())
+
+
+def test_the_video_unet_that_sees_a_picture_starts_as_the_one_that_sees_none():
+    torch.manual_seed(0)
+    blind = networks.make_video_unet(TINY)
+    seeing = networks.make_image_video_unet(TINY, blind)
+    z, t, states = torch.randn(2, 4, 2, 16, 16), torch.tensor([10, 900]), torch.randn(2, 7, 32)
+    seen = recipes.beside(z, torch.randn(2, 4, 16, 16))
+    with torch.no_grad():
+        torch.testing.assert_close(seeing(seen, t, states).sample, blind(z, t, states).sample)
 
 
 def test_the_shipped_priors_are_small_and_good():
     size = sum(file.stat().st_size for file in shipped_files())
-    assert size <= 48e6
+    assert size <= 58e6
     quality = json.loads((SHIPPED / "quality.json").read_text())
     assert quality["vae_psnr"] > 30 and quality["novel_view_psnr_cfg3"] > 28
 

@@ -132,9 +132,16 @@ def view_bank(
 
 
 def clip_bank(
-    n_clips: int, num_frames: int, *, size: int, seed: int, device: torch.device | str
+    n_clips: int,
+    num_frames: int,
+    *,
+    size: int,
+    seed: int,
+    device: torch.device | str,
+    characters: range = range(HELD_OUT),
+    whole_rate: float = WHOLE_CLIPS,
 ) -> Bank:
-    """Captioned clips [N F 3 S S] with drifting cameras.
+    """Captioned clips [N F 3 S S] with drifting cameras, of characters with these seeds.
 
     Three in four play a whole motion (frame times `t0`), as the toy stages see it: so the frames'
     order tells the phase, and a scene that is distilled from few clips gets one motion instead of
@@ -145,8 +152,8 @@ def clip_bank(
     scenes, captions, cameras = [], [], []
     for _ in range(n_clips):
         species, motion = dice.choice(list(SPECIES)), dice.choice(list(MOTIONS))
-        character = make_character(species, dice.randrange(HELD_OUT))
-        whole = dice.random() < WHOLE_CLIPS
+        character = make_character(species, dice.randrange(characters.start, characters.stop))
+        whole = dice.random() < whole_rate
         mode = "t0" if whole else "fps"
         tau = sample_frame_times(num_frames, mode, generator=generator).tau
         performed = random_motion(dice, whole_rate=float(whole))

@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import AutoencoderKL, UNet3DConditionModel
 from safetensors.torch import save_file
 from torch import nn
+from transformers import CLIPTextModel
 
 from .captions import VERBS, WORDS
 from .characters import SPECIES
@@ -109,6 +111,20 @@ def write_text_folder(
     clip = "3D" in type(unet).__name__
     pipeline = "TextToVideoSDPipeline" if clip else "StableDiffusionPipeline"
     write_json(folder / "model_index.json", text_index(pipeline, type(unet).__name__))
+
+
+def read_text_folder(folder: Path, device: str) -> tuple[Network, Network, Network]:
+    """The autoencoder, the text encoder and the UNet of a text-to-video folder, frozen, float32."""
+    kinds: list[tuple[Network, str]] = [
+        (AutoencoderKL, "vae"),
+        (CLIPTextModel, "text_encoder"),
+        (UNet3DConditionModel, "unet"),
+    ]
+    vae, text, unet = (
+        kind.from_pretrained(folder, subfolder=name).float().to(device).eval().requires_grad_(False)
+        for kind, name in kinds
+    )
+    return vae, text, unet
 
 
 def write_zero123(

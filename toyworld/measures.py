@@ -8,13 +8,14 @@ from torch import Tensor
 
 from ..files.pictures import save_png, to_picture
 from .autoencoder import decode, encode
-from .banks import ViewBank
+from .banks import Bank, ViewBank
 from .denoising import sample
 from .folders import Network
 from .plan import SIZE
-from .recipes import Workshop, camera_offset, view_token
+from .recipes import Workshop, beside, camera_offset, picture_latents, view_token
 
 VIEW_SCALES = (1.0, 3.0, 5.0)  # of classifier-free guidance
+CLIP_SCALES = (1.0, 2.0, 4.0)
 PROMPT_SCALE = 5.0
 
 
@@ -77,6 +78,65 @@ def sample_prompts(
         generator=torch.Generator(shop.device).manual_seed(0),
     )
     return decode(vae, z.transpose(1, 2).flatten(0, 1) if frames else z)
+
+
+@torch.no_grad()
+def sample_clips(
+    shop: Workshop,
+    vae: Network,
+    text: Network,
+    unet: Network,
+    bank: Bank,
+    scale: float,
+) -> Float[Tensor, "N F 3 S S"]:
+    """Clips of the bank's captions and first frames; the unconditional half keeps the frame.
+
+    A UNet of four channels isn't shown the frame.
+    """
+    states = text(shop.tokens(bank.captions)).last_hidden_state
+    nothing = text(shop.tokens([""])).last_hidden_state.expand_as(states)
+    seen = picture_latents(vae, bank.images[:, 0].float() / 255)
+    sees = unet.config.in_channels == 8
+
+    def answer(z: Tensor, t: Tensor, states: Tensor) -> Tensor:
+        return unet(beside(z, seen) if sees else z, t, states).sample
+
+    z = sample(
+        lambda z, t: answer(z, t, states),
+        lambda z, t: answer(z, t, nothing),
+        (len(seen), 4, bank.images.shape[1], *seen.shape[2:]),
+        scale=scale,
+        steps=shop.plan.sampling_steps,
+        generator=torch.Generator(shop.device).manual_seed(0),
+    )
+    return decode(vae, z.transpose(1, 2).flatten(0, 1)).unflatten(0, bank.images.shape[:2])
+
+
+def motion(clips: Float[Tensor, "N F 3 S S"]) -> Float[Tensor, " N"]:
+    """How much changes from frame to frame: the mean square."""
+    return clips.diff(dim=1).square().flatten(1).mean(1)
+
+
+def clip_figures(
+    shop: Workshop, vae: Network, text: Network, unets: tuple[Network, Network], bank: Bank
+) -> tuple[dict[str, float], Float[Tensor, "5 N F 3 S S"]]:
+    """Figures of clips from the text-to-video UNet, at scale 1, and from the one that sees the
+    first frame, by their guidance scale; rows of truth and of these samples.
+
+    dB against the true frames but the first, and motion as a share of the truth's (median).
+    """
+    blind, seeing = unets
+    truth = bank.images / 255
+    asked = [("text_only", blind, 1.0)]
+    asked += [(f"cfg{scale:g}", seeing, scale) for scale in CLIP_SCALES]
+    figures, rows = {}, [truth]
+    for name, unet, scale in asked:
+        clips = sample_clips(shop, vae, text, unet, bank, scale)
+        figures[f"clip_psnr_{name}"] = psnr(clips[:, 1:].flatten(0, 1), truth[:, 1:].flatten(0, 1))
+        share = motion(clips) / motion(truth).clamp_min(1e-4)
+        figures[f"clip_motion_{name}"] = float(share.median())
+        rows.append(clips)
+    return figures, torch.stack(rows)
 
 
 def write_sheet(path: Path, rows: Float[Tensor, "R N 3 S S"]) -> None:

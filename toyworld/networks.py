@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
 from torch import nn
 from transformers import (
@@ -37,6 +38,23 @@ def make_unet(plan: Plan, channels: tuple[int, ...], in_channels: int = 4) -> Ne
 
 def make_video_unet(plan: Plan) -> Network:
     return UNet3DConditionModel(in_channels=4, **unet_config(plan, plan.video_channels, "3D"))
+
+
+def make_image_video_unet(plan: Plan, video: Network) -> Network:
+    """A UNet of clips that also sees a picture's latents, on four more channels.
+
+    It starts with all weights of `video`, the UNet that sees none, that have the same shape here;
+    the further channels' are 0.
+    """
+    config = unet_config(plan, plan.image_video_channels, "3D")
+    unet: Network = UNet3DConditionModel(in_channels=8, **config)
+    own = unet.state_dict()
+    started = {k: w for k, w in video.state_dict().items() if w.shape == own[k].shape}
+    unet.load_state_dict(started, strict=False)
+    with torch.no_grad():
+        narrow, wide = video.conv_in, unet.conv_in
+        wide.weight.zero_()[:, : narrow.in_channels] = narrow.weight
+    return unet
 
 
 def unet_config(plan: Plan, channels: tuple[int, ...], kind: str) -> dict[str, Any]:

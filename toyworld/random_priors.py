@@ -2,9 +2,10 @@
 
     python -m animate124.toyworld.random_priors OUT [--seed 0]
 
-writes OUT/{sd,zero123,text-to-video,controlnet-tile}. The architectures are those of the real
-models (Stable Diffusion, Zero123, ModelScope's text-to-video, the tile ControlNet), only narrower;
-the VAEs shrink images by 8 as the real ones do, so 64 px become 8 x 8 latents.
+writes OUT/{sd,zero123,text-to-video,image-to-video,controlnet-tile}. The architectures are those of
+the real models (Stable Diffusion, Zero123, ModelScope's text-to-video and a UNet of it that also
+sees a picture, the tile ControlNet), only narrower; the VAEs shrink images by 8 as the real ones
+do, so 64 px become 8 x 8 latents.
 
 Every file is written by hand and every tensor is drawn in the order of the sorted names, so that a
 seed gives the same bytes under any version of the libraries, and that old and new ones read them:
@@ -279,7 +280,7 @@ def write_zero123(folder: Path, seed: int) -> None:
 
 
 def make_random_priors(out: str | Path, seed: int = 0) -> Path:
-    """Writes the four folders below `out` (a few MB, a second) and returns `out`."""
+    """Writes the five folders below `out` (a few MB, a second) and returns `out`."""
     out = Path(out)
     seed *= 100  # each tensor file has a seed of its own
     with torch.random.fork_rng(devices=[]):  # building the models draws from the global generator
@@ -290,12 +291,14 @@ def make_random_priors(out: str | Path, seed: int = 0) -> Path:
         )
         write_zero123(out / "zero123", seed + 20)
         write_diffusers(out / "controlnet-tile", ControlNetModel, CONTROLNET, seed + 30)
+        seeing = {**UNET_3D, "in_channels": 8}
+        write_diffusers(out / "image-to-video", UNet3DConditionModel, seeing, seed + 40)
     return out
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Random tiny models in diffusers' folder format.")
-    parser.add_argument("out", help="folder that gets the four model folders")
+    parser.add_argument("out", help="folder that gets the five model folders")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same weights")
     args = parser.parse_args()
     print(f"wrote {make_random_priors(args.out, args.seed)}")

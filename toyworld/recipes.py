@@ -71,6 +71,10 @@ class Workshop:
             plan.characters, plan.pictures, size=SIZE, seed=self.seed, device=self.device
         )
 
+    def clip_bank(self) -> banks.Bank:
+        n = self.plan.characters * 3 // 2
+        return banks.clip_bank(n, self.plan.frames, size=SIZE, seed=self.seed, device=self.device)
+
 
 def autoencoder(shop: Workshop, bank: banks.Bank) -> Network:
     """The VAE that all parts share."""
@@ -171,28 +175,76 @@ def zero123(shop: Workshop, vae: Network) -> tuple[Network, nn.Linear, Network]:
     return eye, camera, unet
 
 
-def video(shop: Workshop, vae: Network, text: Network) -> Network:
+def video(shop: Workshop, vae: Network, text: Network, bank: banks.Bank) -> Network:
     """The UNet of clips."""
-    seed, plan = shop.seeded("video"), shop.plan
-    unet = networks.make_video_unet(plan).to(shop.device)
-    n = plan.characters * 3 // 2
-    bank = banks.clip_bank(n, plan.frames, size=SIZE, seed=shop.seed, device=shop.device)
-    draw = latents(vae, bank.images.flatten(0, 1))
-    frame = torch.arange(plan.frames, device=shop.device)
+    seed = shop.seeded("video")
+    unet = networks.make_video_unet(shop.plan).to(shop.device)
+    draw = clip_latents(vae, bank.images)
     ids, empty = shop.tokens(bank.captions), shop.tokens([""])
 
     def loss() -> Tensor:
         rows = shop.rows(len(ids), "video")
         dropped = shop.dropped(len(rows))
         states = text(torch.where(dropped, empty, ids[rows])).last_hidden_state
-        z = draw((rows[:, None] * plan.frames + frame).flatten())
-        z = z.unflatten(0, (len(rows), plan.frames)).transpose(1, 2)  # [B 4 F h w]
         return denoising_loss(
-            lambda z, t: unet(z, t, states, return_dict=False)[0], z, shop.alpha_bar
+            lambda z, t: unet(z, t, states, return_dict=False)[0], draw(rows), shop.alpha_bar
         )
 
     shop.train("video", seed, {"unet": unet}, loss)
     return unet
+
+
+def image_video(
+    shop: Workshop, vae: Network, text: Network, video_unet: Network, bank: banks.Bank
+) -> Network:
+    """The UNet of clips whose first frame is given, from the one that knows text alone.
+
+    The first frame comes as a coarse render shows it, so that it is trusted for what the subject is
+    and not for its grain. Caption and picture are left out each for itself.
+    """
+    seed = shop.seeded("image_video")
+    unet = networks.make_image_video_unet(shop.plan, video_unet).to(shop.device)
+    draw = clip_latents(vae, bank.images)
+    ids, empty = shop.tokens(bank.captions), shop.tokens([""])
+
+    def loss() -> Tensor:
+        rows = shop.rows(len(ids), "image_video")
+        states = text(torch.where(shop.dropped(len(rows)), empty, ids[rows])).last_hidden_state
+        kept = ~shop.dropped(len(rows))[..., None, None]
+        seen = kept * picture_latents(vae, worn(bank.images[rows, 0].float() / 255))
+        return denoising_loss(
+            lambda z, t: unet(beside(z, seen), t, states, return_dict=False)[0],
+            draw(rows),
+            shop.alpha_bar,
+        )
+
+    shop.train("image_video", seed, {"unet": unet}, loss)
+    return unet
+
+
+def clip_latents(vae: Network, clips: UInt8[Tensor, "N F 3 S S"]) -> Callable[[Tensor], Tensor]:
+    """A function of an index that draws scaled latents [B 4 F h w] of those clips."""
+    draw, frames = latents(vae, clips.flatten(0, 1)), clips.shape[1]
+    frame = torch.arange(frames, device=clips.device)
+
+    def draw_clips(rows: Tensor) -> Tensor:
+        z = draw((rows[:, None] * frames + frame).flatten())
+        return z.unflatten(0, (len(rows), frames)).transpose(1, 2)
+
+    return draw_clips
+
+
+@torch.no_grad()
+def picture_latents(vae: Network, images: Float[Tensor, "B 3 S S"]) -> Float[Tensor, "B 4 h w"]:
+    """What the UNet of clips is shown of their first frames: the mode, scaled."""
+    return vae.config.scaling_factor * vae.encode(2 * images - 1).latent_dist.mode()
+
+
+def beside(
+    z: Float[Tensor, "B 4 F h w"], seen: Float[Tensor, "B 4 h w"]
+) -> Float[Tensor, "B 8 F h w"]:
+    """Clips' latents, and a picture's beside those of every frame."""
+    return torch.cat([z, seen[:, :, None].expand_as(z)], dim=1)
 
 
 def camera_offset(

@@ -1,13 +1,15 @@
 """Trains the toy priors: small diffusion models of the toy world, in diffusers' folder format.
 
     python -m animate124.toyworld.train --out load/toy-priors             # minutes on a GPU
+    python -m animate124.toyworld.train --out load/toy-priors --only image-to-video
     python -m animate124.toyworld.train --out OUT --tiny          # a minute on a CPU, for tests
 
 One after another: the VAE that all share, the text encoder with the text-to-image UNet, the tile
-ControlNet on it, Zero123, the text-to-video UNet. Each part saves its state (weights, averages,
-optimizer) every few hundred steps and goes on from there when the same command runs again; a part
-that is done is skipped. All draws follow from --seed. log.csv has the losses, quality.json what was
-measured on characters that training never saw.
+ControlNet on it, Zero123, the text-to-video UNet, and from it the one that also sees the clip's
+first frame. Each part saves its state (weights, averages, optimizer) every few hundred steps and
+goes on from there when the same command runs again; a part that is done is skipped. The last part
+alone starts from the folder OUT/text-to-video. All draws follow from --seed. log.csv has the
+losses, quality.json what was measured on characters that training never saw.
 """
 
 import argparse
@@ -18,7 +20,8 @@ from pathlib import Path
 import torch
 
 from . import banks, folders, recipes
-from .measures import autoencoder_psnr, sample_prompts, view_psnr, write_sheet
+from .folders import Network
+from .measures import autoencoder_psnr, clip_figures, sample_prompts, view_psnr, write_sheet
 from .plan import SIZE, TINY, Plan
 from .recipes import Workshop
 
@@ -42,7 +45,8 @@ def train(out: Path, plan: Plan, seed: int, device: str) -> None:
     unseen = held_out_views(plan, device)
     figures, views = view_psnr(shop, vae, (eye, camera, view_unet), unseen)
     write_sheet(out / "zero123.png", views[:, :24])
-    video_unet = recipes.video(shop, vae, text)
+    clips = shop.clip_bank()
+    video_unet = recipes.video(shop, vae, text, clips)
     frames = sample_prompts(shop, vae, text, video_unet, CLIPS, plan.frames)
     write_sheet(out / "video.png", frames.unflatten(0, (len(CLIPS), plan.frames)))
 
@@ -53,13 +57,60 @@ def train(out: Path, plan: Plan, seed: int, device: str) -> None:
     folders.write_diffusers(out / "controlnet-tile", controlnet)
     folders.write_words(out / "words.json")
     for module in (vae, text, unet, controlnet, eye, view_unet, video_unet):
-        count = sum(p.numel() for p in module.parameters()) / 1e6
-        print(f"{type(module).__name__}: {count:.2f} M parameters")
+        say_size(module)
     reached = autoencoder_psnr(vae, unseen.views.flatten(0, 1)[:256])
-    quality = {"scaling": vae.config.scaling_factor, "vae_psnr": reached, **figures}
-    content = {"seed": seed, **dataclasses.asdict(plan), **quality}
-    (out / "quality.json").write_text(json.dumps(content, indent=2) + "\n")
-    print(json.dumps(quality, indent=2))
+    figures |= {"scaling": vae.config.scaling_factor, "vae_psnr": reached}
+    write_quality(out, {"seed": seed, **dataclasses.asdict(plan), **figures})
+    image_to_video(shop, vae, text, video_unet, clips)
+
+
+def train_image_to_video(out: Path, plan: Plan, seed: int, device: str) -> None:
+    """The last part alone, from the folder of text-to-video."""
+    shop = Workshop(out, plan, seed, device)
+    vae, text, unet = folders.read_text_folder(out / "text-to-video", device)
+    image_to_video(shop, vae, text, unet, shop.clip_bank())
+
+
+def image_to_video(
+    shop: Workshop, vae: Network, text: Network, video_unet: Network, bank: banks.Bank
+) -> None:
+    """Trains it, and writes its folder, its sheet and its figures into quality.json."""
+    unet = recipes.image_video(shop, vae, text, video_unet, bank)
+    folders.write_diffusers(shop.out / "image-to-video", unet)
+    unseen = held_out_clips(shop.plan, shop.device)
+    figures, clips = clip_figures(shop, vae, text, (video_unet, unet), unseen)
+    shown = clips[[0, -2], :4].transpose(0, 1).flatten(0, 1)  # truth and sample by turns
+    write_sheet(shop.out / "image-to-video.png", shown)
+    say_size(unet)
+    settings = {"steps": shop.plan.steps, "batch": shop.plan.batch}
+    channels = {"image_video_channels": shop.plan.image_video_channels}
+    write_quality(shop.out, {**settings, **channels, **figures})
+
+
+def say_size(module: Network) -> None:
+    count = sum(p.numel() for p in module.parameters()) / 1e6
+    print(f"{type(module).__name__}: {count:.2f} M parameters")
+
+
+def write_quality(out: Path, figures: dict) -> None:
+    """Into quality.json, beside what is there."""
+    path = out / "quality.json"
+    before = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**before, **figures}, indent=2) + "\n")
+    print(json.dumps(figures, indent=2))
+
+
+def held_out_clips(plan: Plan, device: str) -> banks.Bank:
+    """Whole clips of characters that training never sees."""
+    return banks.clip_bank(
+        64 if plan.characters > 100 else 2,
+        plan.frames,
+        size=SIZE,
+        seed=0,
+        device=device,
+        characters=range(banks.HELD_OUT, banks.HELD_OUT + 5000),
+        whole_rate=1.0,
+    )
 
 
 def held_out_views(plan: Plan, device: str) -> banks.ViewBank:
@@ -70,13 +121,17 @@ def held_out_views(plan: Plan, device: str) -> banks.ViewBank:
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Trains the toy priors.")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the four model folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the model folders")
+    parser.add_argument(
+        "--only", choices=["image-to-video"], help="that part, from OUT/text-to-video"
+    )
     parser.add_argument("--seed", type=int, default=0, help="of the banks and of the training")
     parser.add_argument("--tiny", action="store_true", help="a few steps of narrow models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    train(args.out, TINY if args.tiny else Plan(), args.seed, args.device)
+    run = train_image_to_video if args.only else train
+    run(args.out, TINY if args.tiny else Plan(), args.seed, args.device)
 
 
 if __name__ == "__main__":
