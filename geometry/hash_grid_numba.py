@@ -1,9 +1,10 @@
-"""The hash grid on CPUs through numba: several times `hash_grid_torch`'s speed, no gradient in x.
+"""The hash grid on CPUs through numba: several times `hash_grid_torch`'s speed.
 
-Threads share out the points on the way forward, and on the way back the levels, whose entries are
-disjoint: the result doesn't depend on their number.
+Threads share out the points on the way forward and on the way back to the points, and on the way
+back to the table the levels, whose entries are disjoint: nothing depends on their number.
 """
 
+import functools
 import importlib.util
 import itertools
 import sys
@@ -15,15 +16,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .hash_grid_torch import GridSpec
-from .usable import is_usable, needs_gradient
+from .gradients import gradients_again
+from .hash_grid_torch import GridSpec, hash_grid_torch
+from .usable import is_usable
 
 MIN_POINTS_PER_THREAD = 4096  # with fewer, starting a thread costs more than it saves
 
 
 def fits(x: Tensor, table: Tensor, spec: GridSpec) -> bool:
     on_cpu = x.device.type == "cpu" and {x.dtype, table.dtype} == {torch.float32}
-    return on_cpu and not needs_gradient(x) and is_usable("numba")
+    return on_cpu and is_usable("numba")
 
 
 def hash_grid_numba(
@@ -35,44 +37,62 @@ def hash_grid_numba(
             f"are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}. "
             f"Try backend 'auto'."
         )
-    if needs_gradient(x):
-        raise ValueError(
-            "The numba hash grid has no gradient in the points, but the points require one "
-            "(normal_type 'analytic' does). Try backend 'auto' or 'torch'."
-        )
     return NumbaHashGrid.apply(x, table, spec)
 
 
 class NumbaHashGrid(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, table, spec):
-        ctx.save_for_backward(x)
+        # a table that only gets a gradient isn't held until then
+        ctx.save_for_backward(x, table if ctx.needs_input_grad[0] else None)
         ctx.spec = spec
         x, entries = x.detach().contiguous().numpy(), table.detach().numpy()
         out = np.empty((len(x), spec.n_output_dims), x.dtype)
-        levels = level_plan(spec, x.dtype)
 
-        def run(start, stop):
-            for (forward, _), own, constants, column in levels:
-                forward(x, entries[own], *constants, out, column, start, stop)
+        def run(kernels, own, constants, column, start, stop):
+            kernels.forward(x, entries[own], *constants, out, column, start, stop)
 
-        threads = thread_count(len(x))
-        bounds = np.linspace(0, len(x), threads + 1).astype(int)
-        in_threads(run, itertools.pairwise(bounds), threads)
+        by_points(run, level_plan(spec, x.dtype), len(x))
         return torch.from_numpy(out)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, grad_out):
-        x = ctx.saved_tensors[0].contiguous().numpy()
-        grad_out = grad_out.contiguous().numpy()
-        grad_table = np.zeros(ctx.spec.n_params, x.dtype)
+        x, table = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            if table is None:  # its gradient doesn't depend on its entries
+                table = x.new_zeros(ctx.spec.n_params, requires_grad=True)
+            run = functools.partial(definition, spec=ctx.spec)
+            return *gradients_again(run, (x, table), needed, (grad_out,)), None
+        x, grad_out = x.contiguous().numpy(), grad_out.contiguous().numpy()
+        levels = level_plan(ctx.spec, x.dtype)
+        grad_x = to_points(x, table.numpy(), grad_out, levels) if needed[0] else None
+        grad_table = to_table(x, grad_out, levels, ctx.spec) if needed[1] else None
+        return grad_x, grad_table, None
 
-        def run(kernels, own, constants, column):
-            kernels[1](x, grad_out, *constants, grad_table[own], column)
 
-        in_threads(run, level_plan(ctx.spec, x.dtype), thread_count(len(x)))
-        return None, torch.from_numpy(grad_table), None
+def definition(x: Tensor, table: Tensor, spec: GridSpec) -> tuple[Tensor]:
+    return (hash_grid_torch(x, table, spec),)
+
+
+def to_points(x: np.ndarray, entries: np.ndarray, grad_out: np.ndarray, levels: list) -> Tensor:
+    grad_x = np.zeros_like(x)
+
+    def run(kernels, own, constants, column, start, stop):
+        kernels.to_points(x, entries[own], grad_out, *constants, grad_x, column, start, stop)
+
+    by_points(run, levels, len(x))
+    return torch.from_numpy(grad_x)
+
+
+def to_table(x: np.ndarray, grad_out: np.ndarray, levels: list, spec: GridSpec) -> Tensor:
+    grad_table = np.zeros(spec.n_params, x.dtype)
+
+    def run(kernels, own, constants, column):
+        kernels.to_table(x, grad_out, *constants, grad_table[own], column)
+
+    in_threads(run, levels, thread_count(len(x)))
+    return torch.from_numpy(grad_table)
 
 
 def level_plan(spec: GridSpec, dtype: np.dtype) -> list[tuple]:
@@ -89,6 +109,18 @@ def level_plan(spec: GridSpec, dtype: np.dtype) -> list[tuple]:
 
 def thread_count(points: int) -> int:
     return max(1, min(torch.get_num_threads(), points // MIN_POINTS_PER_THREAD))
+
+
+def by_points(run, levels: list[tuple], points: int) -> None:
+    """Call `run` with each level and each thread's share of the points."""
+
+    def share(start, stop):
+        for level in levels:
+            run(*level, start, stop)
+
+    threads = thread_count(points)
+    bounds = np.linspace(0, points, threads + 1).astype(int)
+    in_threads(share, itertools.pairwise(bounds), threads)
 
 
 def in_threads(run, jobs, threads: int) -> None:

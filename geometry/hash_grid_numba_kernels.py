@@ -9,12 +9,14 @@ relative imports.
 """
 
 import functools
+from types import SimpleNamespace
 
 import numba
 import numpy as np
 
 HALF = np.float32(0.5)
 ONE = np.float32(1)
+ZERO = np.float32(0)
 
 
 def kernel(function):
@@ -61,8 +63,15 @@ def square(x0, x1, y0, y1, rest, size, hashed):
 
 @functools.cache
 def kernels(dims: int, features: int, hashed: bool):
-    """(forward, backward) of one level; the arguments become constants of the compiled code."""
+    """One level's; the arguments become constants of the compiled code."""
+    return SimpleNamespace(
+        forward=forward_kernel(dims, features, hashed),
+        to_table=table_kernel(dims, features, hashed),
+        to_points=points_kernel(dims, features, hashed),
+    )
 
+
+def forward_kernel(dims: int, features: int, hashed: bool):
     @kernel
     def forward(x, entries, scale, size, multipliers, out, column, start, stop):
         """Write the features of points start..stop to out[:, column : column + features]."""
@@ -91,8 +100,12 @@ def kernels(dims: int, features: int, hashed: bool):
                     else:
                         out[n, column + c] += value
 
+    return forward
+
+
+def table_kernel(dims: int, features: int, hashed: bool):
     @kernel
-    def backward(x, grad_out, scale, size, multipliers, grad_entries, column):
+    def to_table(x, grad_out, scale, size, multipliers, grad_entries, column):
         """Add to grad_entries what grad_out[:, column : column + features] means for it."""
         for n in range(x.shape[0]):
             x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
@@ -114,4 +127,45 @@ def kernels(dims: int, features: int, hashed: bool):
                     grad_entries[i01 * features + c] += gx * fy * grad
                     grad_entries[i11 * features + c] += fx * fy * grad
 
-    return forward, backward
+    return to_table
+
+
+def points_kernel(dims: int, features: int, hashed: bool):
+    @kernel
+    def to_points(x, entries, grad_out, scale, size, multipliers, grad_x, column, start, stop):
+        """Add to grad_x what grad_out[:, column : column + features] means for each point."""
+        for n in range(start, stop):
+            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
+            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
+            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
+            if dims == 4:
+                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            gx, gy = ONE - fx, ONE - fy
+            along_x = along_y = along_z = along_t = ZERO
+            for k in range(1 << (dims - 2)):
+                rest, weight, slope_z = (z1, fz, ONE) if k & 1 else (z0, ONE - fz, -ONE)
+                if dims == 4:
+                    rest = join(rest, t1 if k & 2 else t0, hashed)
+                    weight_t, weight_z = ft if k & 2 else ONE - ft, weight
+                    weight, slope_z = weight_z * weight_t, slope_z * weight_t
+                i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
+                v00 = v10 = v01 = v11 = ZERO  # the corners' entries along grad_out
+                for c in range(features):
+                    grad = grad_out[n, column + c]
+                    v00 += grad * entries[i00 * features + c]
+                    v10 += grad * entries[i10 * features + c]
+                    v01 += grad * entries[i01 * features + c]
+                    v11 += grad * entries[i11 * features + c]
+                along_x += weight * (gy * (v10 - v00) + fy * (v11 - v01))
+                along_y += weight * (gx * (v01 - v00) + fx * (v11 - v10))
+                value = gy * (gx * v00 + fx * v10) + fy * (gx * v01 + fx * v11)
+                along_z += slope_z * value
+                if dims == 4:
+                    along_t += (weight_z if k & 2 else -weight_z) * value
+            grad_x[n, 0] += scale * along_x
+            grad_x[n, 1] += scale * along_y
+            grad_x[n, 2] += scale * along_z
+            if dims == 4:
+                grad_x[n, 3] += scale * along_t
+
+    return to_points

@@ -180,14 +180,101 @@ def test_backend_has_the_definitions_values_and_gradient(backend, dims, specs):
     torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
 
 
+def points_off_lines(n: int, spec: GridSpec, margin: float = 0.02) -> torch.Tensor:
+    """Random points, no coordinate within so much of a cell of a lattice line, where the derivative
+    in it jumps: float32 and float64 agree on their cells."""
+    x = torch.rand(500 * n, spec.dims)
+    for level in spec.levels:
+        position = x.double() * level.scale + 0.5
+        x = x[((position - position.round()).abs() > margin).all(dim=-1)]
+    assert len(x) >= n
+    return x[:n]
+
+
+@FAST_BACKENDS
+@DIMS
+@pytest.mark.parametrize("specs", (SMALL, FINE))
+@pytest.mark.parametrize("needed", ((True, True), (True, False), (False, True)))
+def test_backend_has_the_definitions_gradients_in_points_and_table(backend, dims, specs, needed):
+    pytest.importorskip(backend)
+    device = "cuda" if backend == "tinycudann" else "cpu"
+    spec = specs[dims]
+    x, table = points_off_lines(300, spec), torch.randn(spec.n_params)
+    x[::3, 0] += 1  # outside of the box
+    grad_out = torch.randn(len(x), spec.n_output_dims)
+    results = []
+    for name, dtype in ((backend, torch.float32), ("torch", torch.float64)):
+        arguments = [
+            value.to(device, dtype, copy=True).requires_grad_(own)
+            for value, own in zip((x, table), needed, strict=True)
+        ]
+        hash_grid(*arguments, spec, name).backward(grad_out.to(device, dtype))
+        results.append([argument.grad for argument in arguments])
+    for own, value, expected in zip(needed, *results, strict=True):
+        assert (value is not None) == (expected is not None) == own
+        if own:
+            assert value.dtype == torch.float32
+            assert (value - expected).norm() <= 1e-3 * expected.norm()
+    if needed[0]:
+        assert not results[0][0][::3, 0].any() and results[0][0][1::3].all()
+
+
+@pytest.mark.parametrize("missing", ("to_points", "to_table"))
+def test_numba_runs_no_kernel_for_a_gradient_that_isnt_needed(monkeypatch, missing):
+    pytest.importorskip("numba")
+    from animate124.geometry import hash_grid_numba
+
+    x, table = torch.rand(50, 3), torch.randn(SMALL[3].n_params)
+    grads = []
+    for needed in ((True, True), (missing == "to_table", missing == "to_points")):
+        if not all(needed):
+            plan = hash_grid_numba.level_plan(SMALL[3], np.dtype(np.float32))
+            kernels = {"forward", "to_points", "to_table"} - {missing}
+            plan = [
+                (SimpleNamespace(**{name: getattr(own, name) for name in kernels}), *rest)
+                for own, *rest in plan
+            ]
+            monkeypatch.setattr(hash_grid_numba, "level_plan", lambda *_, plan=plan: plan)
+        arguments = [
+            value.clone().requires_grad_(own) for value, own in zip((x, table), needed, strict=True)
+        ]
+        hash_grid(*arguments, SMALL[3], "numba").square().sum().backward()
+        grads.append(arguments[missing == "to_points"].grad)
+    assert torch.equal(*grads)  # and what is needed is the same, bit for bit
+
+
+@DIMS
+@pytest.mark.parametrize("table_alone", (False, True))
+def test_numbas_gradients_can_be_differentiated_again(dims, table_alone):
+    """By way of the definition, as analytic normals in training ask for."""
+    pytest.importorskip("numba")
+    spec = SMALL[dims]
+    x, table = points_off_lines(20, spec), torch.randn(spec.n_params)
+    grad_out = torch.randn(len(x), spec.n_output_dims)
+    results = []
+    for backend in ("numba", "torch"):
+        values = x, table, grad_out
+        own_x, own_table, own_grad = (value.clone().requires_grad_() for value in values)
+        if table_alone:
+            own_x.requires_grad_(False)
+        inner = own_table if table_alone else own_x
+        outer = own_grad if table_alone else (own_table, own_grad)
+        features = hash_grid(own_x, own_table, spec, backend)
+        (grad,) = torch.autograd.grad(features, inner, own_grad, create_graph=True)
+        results.append([grad, *torch.autograd.grad(grad.square().sum(), outer)])
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-3)
+
+
 @FAST_BACKENDS
 def test_backend_takes_no_points_and_gives_a_zero_gradient(backend):
     pytest.importorskip(backend)
     device = "cuda" if backend == "tinycudann" else "cpu"
     table = torch.randn(SMALL[3].n_params, device=device, requires_grad=True)
-    features = hash_grid(torch.zeros(0, 3, device=device), table, SMALL[3], backend)
+    x = torch.zeros(0, 3, device=device, requires_grad=True)
+    features = hash_grid(x, table, SMALL[3], backend)
     features.sum().backward()
-    assert features.shape == (0, 8)
+    assert features.shape == (0, 8) and x.grad.shape == (0, 3)
     assert not table.grad.any()
 
 
@@ -208,9 +295,11 @@ def test_points_that_are_no_numbers_read_nothing_outside_the_table(dims, backend
     pytest.importorskip(backend)
     x = torch.rand(64, dims)
     x[::2, 1] = value
+    x.requires_grad_()
     table = torch.randn(SMALL[dims].n_params, requires_grad=True)
-    hash_grid(x, table, SMALL[dims], backend).sum().backward()
-    assert hash_grid(x, table, SMALL[dims], backend)[1::2].isfinite().all()
+    features = hash_grid(x, table, SMALL[dims], backend)
+    features.sum().backward()
+    assert features[1::2].isfinite().all() and x.grad[1::2].isfinite().all()
 
 
 @DIMS
@@ -233,12 +322,13 @@ def test_numba_doesnt_depend_on_the_number_of_threads(monkeypatch):
     pytest.importorskip("numba")
     from animate124.geometry import hash_grid_numba
 
-    x, table = torch.rand(999, 4), torch.randn(SMALL[4].n_params, requires_grad=True)
+    x, table = torch.rand(999, 4, requires_grad=True), torch.randn(SMALL[4].n_params)
+    table.requires_grad_()
     results = []
     for threads in (1, 3):
         monkeypatch.setattr(hash_grid_numba, "thread_count", lambda points, n=threads: n)
         features = hash_grid(x, table, SMALL[4], "numba")
-        results.append((features, *torch.autograd.grad(features.square().sum(), table)))
+        results.append((features, *torch.autograd.grad(features.square().sum(), (x, table))))
     for one, three in zip(*results, strict=True):
         assert torch.equal(one, three)
 
@@ -274,16 +364,13 @@ print(grid.hash_grid(x, table, spec, "numba").sum().item())
     assert float(run.stdout) == pytest.approx(expected)
 
 
-def test_auto_takes_numba_on_cpu_and_torch_where_points_need_a_gradient():
+def test_auto_takes_numba_on_cpu_and_torch_for_other_float_types():
     pytest.importorskip("numba")
     x, table = torch.rand(5, 3), torch.rand(SMALL[3].n_params)
     assert dispatch.choose_backend(x, table, SMALL[3]) == "numba"
     assert dispatch.choose_backend(x.double(), table.double(), SMALL[3]) == "torch"
     assert dispatch.choose_backend(x, table, SMALL[3], "torch") == "torch"
-    x.requires_grad_()
-    assert dispatch.choose_backend(x, table, SMALL[3]) == "torch"
-    with torch.no_grad():
-        assert dispatch.choose_backend(x, table, SMALL[3]) == "numba"
+    assert dispatch.choose_backend(x.requires_grad_(), table, SMALL[3]) == "numba"
 
 
 def test_auto_goes_through_torch_and_says_so_where_a_fast_backend_doesnt_import(
@@ -296,13 +383,10 @@ def test_auto_goes_through_torch_and_says_so_where_a_fast_backend_doesnt_import(
     assert not usable.is_usable("a_backend_that_isnt_there")
 
 
-def test_numba_refuses_points_that_need_a_gradient():
+def test_numba_refuses_points_and_table_of_two_float_types():
     pytest.importorskip("numba")
-    x = torch.rand(5, 3, requires_grad=True)
-    with pytest.raises(ValueError, match=r"no gradient in the points.*'torch'"):
-        hash_grid(x, torch.rand(SMALL[3].n_params), SMALL[3], "numba")
     with pytest.raises(ValueError, match="one float type"):
-        hash_grid(x.detach().double(), torch.rand(SMALL[3].n_params), SMALL[3], "numba")
+        hash_grid(torch.rand(5, 3).double(), torch.rand(SMALL[3].n_params), SMALL[3], "numba")
 
 
 def test_tinycudann_refuses_tensors_of_the_cpu():

@@ -159,6 +159,20 @@ def test_analytic_normals_are_autograds():
     torch.testing.assert_close(output["normal"], -F.normalize(gradient, dim=-1))
 
 
+def test_a_loss_on_analytic_normals_has_one_gradient_whatever_the_backend():
+    """It takes the grid's second derivatives, which the definition has."""
+    points, times, results = points_in_box(50), torch.rand(50, 1), []
+    for backend in ("auto", "torch"):
+        torch.manual_seed(5)
+        volume = make({"backend": backend}, normal_type="analytic")
+        output = volume(points, output_normal=True, times=times)
+        (output["normal"] * torch.arange(150.0).view(50, 3)).sum().backward()
+        grads = [volume.get_parameter(name).grad for name in NAMES[:4]]
+        results.append([output["normal"].detach(), *grads])
+    for value, expected in zip(*results, strict=True):
+        assert expected.any() and (value - expected).norm() <= 1e-3 * expected.norm()
+
+
 @pytest.mark.parametrize("normal_type", ("finite_difference", "analytic"))
 def test_density_falls_along_the_normal(normal_type):
     volume = make(normal_type=normal_type, finite_difference_normal_eps=1e-4).double()
