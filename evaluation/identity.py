@@ -1,9 +1,12 @@
 """Tells individuals apart, in any pose and view: a small network for evaluation alone.
 
 A picture of S = 64 px on white becomes a vector of length 1 (an embedding); the cosine of two says
-how alike their individuals are. It is trained with InfoNCE (van den Oord et al., 2018, eq. 4; both
-ways, as SimCLR's): two pictures of one individual in other poses and views attract each other;
-those of the batch's other individuals, half of them of the same species, are pushed away.
+whether both could be photos of one individual. It is trained with InfoNCE (van den Oord et al.,
+2018, eq. 4, both ways): two pictures of one individual in other poses and views attract each
+other; those of the batch's other individuals, half of them of the same species, are pushed away.
+So is the individual's own picture when it is ruined (blurred until no eye is left, smeared over
+several places, or torn): without that the network looks at colours alone, and a faceless smear
+passes.
 
     python -m animate124.evaluation.identity --out load/toy-priors/identity
 """
@@ -27,6 +30,7 @@ from ..data.cameras import Cameras
 from ..toyworld.banks import HELD_OUT, draw, random_motion
 from ..toyworld.characters import SPECIES, make_character
 from ..toyworld.motions import MOTIONS, animate
+from .wear import ruined, worn
 
 SIZE = 64
 ELEVATION_RANGE = (-45.0, 45.0)  # degrees
@@ -83,30 +87,27 @@ def individuals(
     return images.unflatten(0, (n, -1)), torch.arange(n, device=device) % len(kinds)
 
 
-def worn(
-    pictures: Float[Tensor, "B 3 S S"], generator: torch.Generator | None = None
-) -> Float[Tensor, "B 3 S S"]:
-    """As an optimised scene shows them: blurred, grainy, paler or stronger; white stays white."""
-    n, device = len(pictures), pictures.device
-    blurred = F.interpolate(F.avg_pool2d(pictures, 2), scale_factor=2, mode="bilinear")
-    share, grain, contrast = torch.rand(3, n, 1, 1, 1, generator=generator, device=device)
-    noise = torch.randn(pictures.shape, generator=generator, device=device)
-    pictures = torch.lerp(pictures, blurred, share)
-    return (1 - (0.85 + 0.3 * contrast) * (1 - pictures) + 0.08 * grain * noise).clamp(0, 1)
-
-
-def info_nce(one: Float[Tensor, "B E"], other: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
-    """Cross-entropy of finding row i of one among the rows of the other, and the other way."""
-    scores = one @ other.T / TEMPERATURE
+def info_nce(
+    one: Float[Tensor, "B E"], other: Float[Tensor, "B E"], ruins: Float[Tensor, "B E"]
+) -> Float[Tensor, ""]:
+    """Cross-entropy of finding row i of one among the rows of the other and row i of the ruins; the
+    mean of that and the other way."""
     places = torch.arange(len(one), device=one.device)
-    return (F.cross_entropy(scores, places) + F.cross_entropy(scores.T, places)) / 2
+    losses = []
+    for anchors, choice in ((one, other), (other, one)):
+        ruin = (anchors * ruins).sum(dim=1, keepdim=True)
+        scores = torch.cat([anchors @ choice.T, ruin], dim=1) / TEMPERATURE
+        losses.append(F.cross_entropy(scores, places))
+    return torch.stack(losses).mean()
 
 
 def pairs(
     images: UInt8[Tensor, "N V 3 S S"], batch: int
-) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B 3 S S"]]:
-    """Two pictures each of different individuals of two species, so that half of an individual's
-    rivals are of its own. The first of every second pair is the given picture.
+) -> tuple[Float[Tensor, "B 3 S S"], Float[Tensor, "B 3 S S"], Float[Tensor, "B 3 S S"]]:
+    """Two pictures each of different individuals, and the second one ruined.
+
+    They are of two species, so that half of an individual's rivals are of its own. The first of
+    every second pair is the given picture.
     """
     n, views = images.shape[:2]
     n_kinds, device = len(SPECIES), images.device
@@ -115,8 +116,8 @@ def pairs(
     who = (who * n_kinds + kinds).flatten()
     first, other = torch.rand(len(who), views, device=device).argsort(dim=1)[:, :2].T
     first[::2], other[::2] = 0, 1 + other[::2] % (views - 1)
-    one, two = images[who, first], images[who, other]
-    return worn(one.float() / 255), worn(two.float() / 255)
+    one, two = (images[who, which].float() / 255 for which in (first, other))
+    return worn(one), worn(two), worn(ruined(two))
 
 
 def train(
@@ -129,8 +130,7 @@ def train(
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
     for _ in tqdm(range(steps), desc="identity", mininterval=5):
-        one, two = pairs(images, batch)
-        loss = info_nce(model(one), model(two))
+        loss = info_nce(*model(torch.cat(pairs(images, batch))).chunk(3))
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -141,14 +141,19 @@ def train(
 @torch.no_grad()
 def accuracy(model: IdentityNetwork, n: int, device: torch.device | str = "cpu") -> dict:
     """On individuals that training never saw, of which one picture from the front is given:
-    how often a picture in another pose and view finds its own among RIVALS of its species, and
-    the area under the curve of the cosines (how often the own individual's is higher than another
-    one's of its species).
+    how often a picture in another pose and view finds its own among RIVALS of its species; the area
+    under the curve of the cosines (how often the own individual's is higher than another one's of
+    its species); and how often a picture's is higher whole than ruined.
     """
     images, kinds = individuals(n, first_seed=HELD_OUT, n_seeds=N_UNSEEN, seed=1, device=device)
     model = model.to(device)
-    seen = torch.cat([model(part.float() / 255) for part in images.flatten(0, 1).split(512)])
-    given, moving = seen.unflatten(0, images.shape[:2]).split([1, images.shape[1] - 1], dim=1)
+    parts = [part.float() / 255 for part in images.flatten(0, 1).split(512)]
+    whole, spoilt = (
+        torch.cat([model(look(part)) for part in parts]).unflatten(0, images.shape[:2])
+        for look in (lambda pictures: pictures, ruined)
+    )
+    given, moving = whole[:, :1], whole[:, 1:]
+    better = (given * moving).sum(2) > (given * spoilt[:, 1:]).sum(2)
     found, higher = [], []
     for kind in range(len(SPECIES)):
         rows = (kinds == kind).nonzero().flatten()
@@ -165,6 +170,7 @@ def accuracy(model: IdentityNetwork, n: int, device: torch.device | str = "cpu")
     return {
         f"found_among_{RIVALS}": float(torch.stack(found).mean()),
         "area_under_curve": float(torch.stack(higher).mean()),
+        "whole_above_ruined": float(better.float().mean()),
     }
 
 
@@ -177,7 +183,7 @@ def load(folder: Path) -> IdentityNetwork:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=9000)
     parser.add_argument("--individuals", type=int, default=6400)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--unseen", type=int, default=1024, help="that measure its accuracy")
