@@ -18,6 +18,9 @@ class Encoding(nn.Module):
     """
 
     Config: ClassVar[type]
+    starts_from: ClassVar[tuple[str, ...]] = ()  # other otypes whose checkpoints it begins with
+    # settings that say how its state is used, not what it is: they may change from stage to stage
+    usage: ClassVar[tuple[str, ...]] = ("static", "backend")
     n_output_dims: int
     static: bool = False  # whether it is the same at all times
 

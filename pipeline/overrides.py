@@ -5,6 +5,7 @@ import argparse
 import copy
 import difflib
 import functools
+import itertools
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -16,6 +17,8 @@ from omegaconf.errors import OmegaConfBaseException
 from threestudio.check import check
 from threestudio.utils.config import overridden, parse_overrides
 
+from ..geometry.encoding import Encoding
+from ..geometry.otypes import ENCODINGS
 from .places import as_meant, workplace
 from .request import worded
 
@@ -110,26 +113,36 @@ def check_handover(configs: Mapping[str, Mapping[str, Any]]) -> None:
                 )
         if config["trainer"].get("limit_train_batches") in (0, 0.0):
             raise ValueError(f"{stage}.trainer.limit_train_batches is 0: nothing would be trained.")
-    shapes = {stage: shape(config["system"]["geometry"]) for stage, config in configs.items()}
-    (first, expected), *others = shapes.items()
-    for stage, found in others:
-        for key in expected.keys() | found.keys():
-            if found.get(key) != expected.get(key):
-                raise ValueError(
-                    f"{stage}.system.geometry.{key} is {found.get(key)}, but in {first} it is "
-                    f"{expected.get(key)}: each stage starts from the one before, so that this has "
-                    "to be given to all of them."
-                )
+    for (before, first), (stage, second) in itertools.pairwise(configs.items()):
+        expected, found = (layout(config["system"]["geometry"]) for config in (first, second))
+        for key in misfits(expected, found):
+            raise ValueError(
+                f"{stage}.system.geometry.{key} is {found.get(key)}, but in {before} it is "
+                f"{expected.get(key)}: each stage starts from the one before, so that this has to "
+                "be given to all of them."
+            )
 
 
-def shape(geometry: Mapping[str, Any]) -> dict[str, Any]:
+def layout(geometry: Mapping[str, Any]) -> dict[str, Any]:
     """What a geometry's weights have their shapes and their meaning from."""
-    free = ("static", "backend")  # of the grids: how they are used
     found = {"n_feature_dims": geometry.get("n_feature_dims"), "radius": geometry.get("radius", 1)}
-    for part in ("pos_encoding_config", "mlp_network_config"):
-        settings = geometry.get(part, {})
-        found |= {f"{part}.{key}": value for key, value in settings.items() if key not in free}
-    return found
+    encoding = geometry.get("pos_encoding_config", {})
+    usage = ENCODINGS.get(encoding.get("otype"), Encoding).usage
+    found |= {f"pos_encoding_config.{k}": v for k, v in encoding.items() if k not in usage}
+    network = geometry.get("mlp_network_config", {})
+    return found | {f"mlp_network_config.{k}": v for k, v in network.items()}
+
+
+def misfits(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """In which keys of their layouts a checkpoint of one stage doesn't fit the next one: in all
+    that differ, or where an encoding starts from another kind's, in those that both have."""
+    otype = "pos_encoding_config.otype"
+    encoding = ENCODINGS.get(after.get(otype, ""), Encoding)
+    keys = before.keys() | after.keys()
+    if before.get(otype) in encoding.starts_from:
+        keys = (before.keys() & after.keys()) - {otype}
+    found = sorted(key for key in keys if before.get(key) != after.get(key))
+    return [otype] if otype in found else found
 
 
 # ------------------------------------------------------------------------- flags of scripts

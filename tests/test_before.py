@@ -2,6 +2,7 @@
 2 starts from its stage 1, goes on from its own checkpoint, and the scene looks as it did there.
 
 `stage2.npy` is what that release rendered: colours and opacity from two cameras, at two times.
+`settings.json` has the hashes of its tasks' settings (tests/test_pipeline_plan.py).
 """
 
 from pathlib import Path

@@ -1,6 +1,7 @@
 """Plans: commands that the scripts understand, options that end up where they belong."""
 
 import argparse
+import json
 import os
 import re
 import shlex
@@ -11,8 +12,10 @@ import animate124
 import huggingface_hub
 import pytest
 import threestudio.launch
-from animate124.pipeline.manifest import Manifest
-from animate124.pipeline.overrides import by_task, flags, stage_config, written
+from animate124.geometry.encoding import Encoding
+from animate124.geometry.otypes import ENCODINGS
+from animate124.pipeline.manifest import Manifest, settings_hash
+from animate124.pipeline.overrides import by_task, check_handover, flags, stage_config, written
 from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
 from animate124.pipeline.presets import CHUNK, PRESETS
@@ -439,6 +442,59 @@ def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
     assert last.reads["token"] == plan["token"].outputs[0]
     with pytest.raises(ValueError, match=r"no task is called 'stage4'; .*stage3, again"):
         make_plan(request(tmp_path, preset="rows", until="stage4"))
+
+
+def test_the_published_methods_tasks_have_the_settings_of_the_release_before(tmp_path):
+    """So that what was done stays done."""
+    before = json.loads((ROOT / "tests" / "before" / "settings.json").read_text())
+    for preset in PRESETS:
+        plan = make_plan(request(tmp_path, preset=preset))
+        assert {task.name: settings_hash(task.settings) for task in plan.tasks} == before[preset]
+
+
+GEOMETRY = "system.geometry"
+GRID = f"{GEOMETRY}.pos_encoding_config"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ([f"stage2.{GRID}.n_levels=3"], f"stage2.{GRID}.n_levels is 3, but in stage1 it is"),
+        ([f"{s}.{GRID}.n_levels=3" for s in STAGES], None),
+        ([f"{s}.{GRID}.n_levels=3" for s in STAGES[:2]], "stage3.*n_levels is 6, but in stage2"),
+        ([f"stage3.{GEOMETRY}.radius=2"], f"stage3.{GEOMETRY}.radius is 2, but in stage2"),
+        (["stage2.system.geometry.mlp_network_config.n_neurons=8"], "stage2.*n_neurons is 8"),
+        ([f"stage1.{GRID}.static=false", f"stage2.{GRID}.backend=torch"], None),
+    ],
+)
+def test_a_stage_that_starts_from_another_has_its_shape(words, says, tmp_path):
+    asked = request(tmp_path, overrides=by_task(words))
+    if says is None:
+        assert make_plan(asked, check=True)
+        return
+    with pytest.raises(ValueError, match=says):
+        make_plan(asked, check=True)
+
+
+def test_what_two_kinds_of_encoding_share_has_to_agree(monkeypatch):
+    """`Bent` starts from `Grid`, as a deformation does from the scene at rest."""
+    bent = type("Bent", (Encoding,), {"starts_from": ("Grid",), "usage": ("frozen",)})
+    for otype, kind in {"Bent": bent, "Grid": Encoding}.items():
+        monkeypatch.setitem(ENCODINGS, otype, kind)
+
+    def config(otype, **settings):
+        geometry = {"pos_encoding_config": {"otype": otype, **settings}}
+        return {"trainer": {}, "system": {"geometry": geometry}}
+
+    grid, first = config("Grid", static=True, n=3), config("Bent", n=3, cells=[4], frozen=True)
+    check_handover({"1": grid, "2": first, "3": config("Bent", n=3, cells=[4], frozen=False)})
+    for says, configs in {
+        "n is 4, but in 1": {"1": grid, "2": config("Bent", n=4, cells=[4])},
+        "cells is .8., but in 2": {"1": grid, "2": first, "3": config("Bent", n=3, cells=[8])},
+        "otype is Grid, but in 1 it is Bent": {"1": first, "2": grid},
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            check_handover(configs)
 
 
 def test_what_a_result_shows_follows_from_its_stages_config(tmp_path):
