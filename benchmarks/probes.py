@@ -47,20 +47,20 @@ class Probes:
         setattr(owner, name, timed)
 
     def encoder(self, prior: object, label: str) -> None:
-        """A prior's VAE: forward around `prepare`, backward from latents to pictures."""
-        inner = prior.prepare
+        """A prior's VAE: forward around `to_latents`, backward from latents to pictures."""
+        inner = prior.to_latents
 
-        def timed(images, *args):
+        def timed(pictures):
             start, ends = mark(), []
-            latents, condition = inner(images, *args)
+            latents = inner(pictures)
             self.spans[f"{label} VAE forward"].append((start, mark()))
             latents.register_hook(lambda grad: ends.append(mark()))
-            images.register_hook(
+            pictures.register_hook(
                 lambda grad: self.spans[f"{label} VAE backward"].append((ends[0], mark()))
             )
-            return latents, condition
+            return latents
 
-        prior.prepare = timed
+        prior.to_latents = timed
 
     def renderer(self, renderer: nerf_volume_renderer.NeRFVolumeRenderer) -> None:
         self.around(renderer, "forward", "render forward")

@@ -60,12 +60,14 @@ class ClipDistillation(PromptedDistillation):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, "B 4 F h w"], Condition]:
+    ) -> tuple[Float[Tensor, "B F 3 Hv Wv"], Condition]:
         length = clip_length(len(images), camera.get("num_frames"))
         clips = resize(images, self.height, self.width).unflatten(0, (-1, length))
         text = self.text_condition(prompt_utils, camera, slice(None, None, length))
-        latents = self.codec.encode_clips(clips, self.cfg.low_ram_vae)
-        return latents, text | self.clip_condition(clips)
+        return clips, text | self.clip_condition(clips)
+
+    def to_latents(self, pictures: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B 4 F h w"]:
+        return self.codec.encode_clips(pictures, self.cfg.low_ram_vae)
 
     def clip_condition(self, clips: Float[Tensor, "B F 3 H W"]) -> Condition:
         """What the network is shown of the clips themselves."""

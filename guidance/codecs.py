@@ -84,6 +84,20 @@ class ImageCodec:
             latents = latents.contiguous()  # noise is drawn in memory's order: let it be known
         return latents * vae.config.scaling_factor if scaled else latents
 
+    @torch.no_grad()
+    def decode(self, latents: Float[Tensor, "N C h w"]) -> Float[Tensor, "N 3 H W"]:
+        """Pictures of scaled latents, without a graph."""
+        vae = self.vae
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = (latents / vae.config.scaling_factor).to(next(vae.parameters()).dtype)
+            parts = latents.split(self.chunk or len(latents))
+            pictures = torch.cat([vae.decode(part).sample.float() for part in parts])
+        return (pictures / 2 + 0.5).clamp(0, 1)
+
+    def decode_clips(self, latents: Float[Tensor, "B C F h w"]) -> Float[Tensor, "B F 3 H W"]:
+        frames = latents.transpose(1, 2)
+        return self.decode(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
     def encode_clips(
         self, clips: Float[Tensor, "B F 3 H W"], keep_frames: int = -1
     ) -> Float[Tensor, "B C F h w"]:

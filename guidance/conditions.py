@@ -43,6 +43,16 @@ def shown(
     return z_t, t
 
 
+def with_clean_part(
+    z: Float[Tensor, "B C *size"], condition: Condition
+) -> Float[Tensor, "B C *size"]:
+    """z with the clean first frames, where there are any: the network made the others."""
+    if "first" not in condition:
+        return z
+    first = condition["first"].to(z)[: len(z)]
+    return torch.cat([first, z[:, :, first.shape[2] :]], dim=2)
+
+
 def noised_part(
     grad: Float[Tensor, "B C *size"], condition: Condition
 ) -> Float[Tensor, "B C *size"]:

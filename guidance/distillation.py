@@ -1,5 +1,12 @@
 """One step of score distillation, shared by all priors. A prior is a leaf that says how rendered
-frames become latents and a condition (`prepare`), and what its network predicts (`predict_noise`).
+frames become the pictures that it looks at and a condition (`prepare`), and what its network
+predicts (`predict_noise`).
+
+`denoising_steps` says what frames are pulled to. With 0 it is score distillation: the noise that
+the network sees, in place of what was drawn, is a gradient of the latents. With n it is "render,
+noise, denoise, fit": n deterministic steps lead from the noisy latents to clean ones, and their
+pictures are the target of a mean squared error (SDEdit, Meng et al. 2022, as a target: ReconFusion,
+Wu et al. 2024). The rest, times, schedules and guidance, is the same.
 
 Everything is evaluated with the conditional half of a batch first, then the unconditional one, as
 threestudio's prompt processors return their embeddings. Angles are in degrees.
@@ -10,6 +17,7 @@ from typing import Any, ClassVar
 
 import threestudio
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from jaxtyping import Float, Shaped
 from threestudio.utils.base import BaseObject
@@ -21,7 +29,8 @@ from ..pretrained import models
 from ..pretrained.models import weights_dtype
 from . import sds
 from .codecs import Codec, ImageCodec
-from .conditions import Condition, both, noised_part, shown
+from .conditions import Condition, both, noised_part, shown, with_clean_part
+from .denoising import denoise
 from .frozen_vae import slim
 from .latents import channels_first
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
@@ -29,7 +38,8 @@ from .speed import Recorded, check_compile, prepare_network
 
 
 class ScoreDistillation(BaseObject):
-    """grad = w(t) (eps_hat - eps), sent into the rendered frames through the VAE."""
+    """grad = w(t) (eps_hat - eps), sent into the rendered frames through the VAE; or a few steps of
+    denoising, whose pictures the frames are to fit."""
 
     @dataclass
     class Config(BaseObject.Config, Bounded):
@@ -40,8 +50,9 @@ class ScoreDistillation(BaseObject):
         # first and last timestep, fractions of all; numbers or C lists
         min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
         max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
-        weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t)
-        # latents' gradient is clamped to +-this; a number or a C list
+        denoising_steps: int = bounded(0, 0, 1000)  # to a target picture; 0: score distillation
+        weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t), of SDS alone
+        # of SDS alone: latents' gradient is clamped to +-this; a number or a C list
         grad_clip: Any = bounded(None, 0, schedule=True, names=(None,))
         half_precision_weights: bool = True  # float16 on a GPU (a CPU always has float32)
         # images that keep the VAE's graph at once, the rest is redone; 0: all
@@ -50,6 +61,12 @@ class ScoreDistillation(BaseObject):
         def __post_init__(self) -> None:
             super().__post_init__()
             in_order(self, "min_step_percent", "max_step_percent")
+            if self.denoising_steps and self.grad_clip is not None:
+                raise ValueError(
+                    f"grad_clip is {self.grad_clip} and denoising_steps {self.denoising_steps}, "
+                    "but what is clipped is the gradient of score distillation: grad_clip=null or "
+                    "denoising_steps=0 will do."
+                )
 
     cfg: Config
     network_class: ClassVar[type] = UNet2DConditionModel
@@ -73,6 +90,12 @@ class ScoreDistillation(BaseObject):
                 f"{type(self).__name__} needs one with {self.network_channels}: "
                 "is the model of another kind (inpainting, Zero123)?"
             )
+        if self.cfg.denoising_steps and not isinstance(self.codec, ImageCodec):
+            raise ValueError(
+                f"denoising_steps is {self.cfg.denoising_steps}, but {type(self.codec).__name__}, "
+                f"which {type(self).__name__} makes latents with, has no way back to pictures: "
+                "denoising_steps=0 (score distillation) will do."
+            )
         self.noise = self.load_noise(model)
         self.recorded: Recorded | None = None
         self.update_step(0, 0)
@@ -84,7 +107,8 @@ class ScoreDistillation(BaseObject):
 
     def load_codec(self, model: str) -> Codec:
         """How the model's latents are made, by default with Stable Diffusion's VAE."""
-        return ImageCodec(slim(self.load(AutoencoderKL, model, "vae")), self.cfg.vae_chunk)
+        vae = slim(self.load(AutoencoderKL, model, "vae"), decodes=self.cfg.denoising_steps > 0)
+        return ImageCodec(vae, self.cfg.vae_chunk)
 
     def load_noise(self, model: str) -> Noise:
         """How the model was trained, by default as its scheduler says in DDPM's terms."""
@@ -132,9 +156,20 @@ class ScoreDistillation(BaseObject):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, " B *shape"], Condition]:
-        """A leaf's latents, with their graph, and what its network is conditioned on."""
+    ) -> tuple[Float[Tensor, "B *F 3 Hv Wv"], Condition]:
+        """The pictures or clips that a leaf's VAE is shown, with their graph, and what its network
+        is conditioned on."""
         raise NotImplementedError
+
+    def to_latents(self, pictures: Float[Tensor, "B *F 3 H W"]) -> Float[Tensor, "B c *size"]:
+        """Their latents."""
+        clips = pictures.ndim == 5
+        return self.codec.encode_clips(pictures) if clips else self.codec.encode(pictures)
+
+    def to_pictures(self, z: Float[Tensor, "B c *size"]) -> Float[Tensor, "B *F 3 H W"]:
+        """The way back, without a graph."""
+        clips = z.ndim == 5
+        return self.codec.decode_clips(z) if clips else self.codec.decode(z)
 
     def predict_noise(
         self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, " B2 *F"], condition: Condition
@@ -173,26 +208,53 @@ class ScoreDistillation(BaseObject):
             (degrees) and `camera_distances`, each [N], and for clips `num_frames`.
         """
         with torch.autocast(rgb.device.type, enabled=False):
-            z, condition = self.prepare(channels_first(rgb), prompt_utils, camera)
-            with torch.no_grad():
-                t = self.noise.draw(len(z), self.low, self.high, device=z.device)
-                alpha, sigma = self.noise.scales(t)
-                eps = torch.randn_like(z)
-                eps_hat = self.guided_noise(add_noise(z, eps, alpha, sigma), t, condition)
-                alpha_bar = alpha_bar_of(alpha, sigma)
-                weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar)
-                grad = noised_part(sds.sds_gradient(eps_hat, eps, weight), condition)
-                grad, lost = sds.finite_part(grad)
-                if self.grad_clip_val is not None:
-                    grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
-            loss = sds.sds_loss(z, grad)
-        return {
-            "loss_sds": loss,
-            "grad_norm": grad.norm(),
-            "lost": lost,  # share of the gradient that wasn't finite
+            pictures, condition = self.prepare(channels_first(rgb), prompt_utils, camera)
+            pull = self.fit if self.cfg.denoising_steps else self.distill
+            said = pull(pictures, condition)
+        return said | {
             "min_step": self.noise.time_at(self.low),
             "max_step": self.noise.time_at(self.high),
         }
+
+    def distill(
+        self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition
+    ) -> dict[str, Tensor]:
+        """Score distillation's loss."""
+        z = self.to_latents(pictures)
+        with torch.no_grad():
+            t = self.noise.draw(len(z), self.low, self.high, device=z.device)
+            alpha, sigma = self.noise.scales(t)
+            eps = torch.randn_like(z)
+            eps_hat = self.guided_noise(add_noise(z, eps, alpha, sigma), t, condition)
+            weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar_of(alpha, sigma))
+            grad = noised_part(sds.sds_gradient(eps_hat, eps, weight), condition)
+            grad, lost = sds.finite_part(grad)
+            if self.grad_clip_val is not None:
+                grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
+        # lost: share of the gradient that wasn't finite
+        return {"loss_sds": sds.sds_loss(z, grad), "grad_norm": grad.norm(), "lost": lost}
+
+    def fit(self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition) -> dict[str, Tensor]:
+        """The mean squared error to what denoising makes of the pictures."""
+        with torch.no_grad():
+            target = self.target(pictures, condition)
+            pull, lost = sds.finite_part(pictures - target)
+        return {"loss_fit": F.mse_loss(pictures, pictures.detach() - pull), "lost": lost}
+
+    @torch.no_grad()
+    def target(
+        self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition
+    ) -> Float[Tensor, "B *F 3 H W"]:
+        """The pictures with noise, denoised."""
+        z = self.to_latents(pictures)
+        t = self.noise.draw(len(z), self.low, self.high, device=z.device)
+        z_t = add_noise(z, torch.randn_like(z), *self.noise.scales(t))
+
+        def noise_in(z_t: Tensor, t: Tensor) -> Tensor:
+            return self.guided_noise(z_t, t, condition)
+
+        z = denoise(self.noise, noise_in, z_t, t, self.cfg.denoising_steps)
+        return self.to_pictures(with_clean_part(z, condition))
 
 
 class PromptedDistillation(ScoreDistillation):

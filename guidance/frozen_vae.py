@@ -96,8 +96,10 @@ class MatrixAttentionProcessor:
         return (out + x if attn.residual_connection else out) / attn.rescale_output_factor
 
 
-def slim(vae: Block) -> Block:
-    """Gives a frozen AutoencoderKL's encoder this file's forwards, in place; drops its decoder."""
+def slim(vae: Block, decodes: bool = False) -> Block:
+    """Gives a frozen AutoencoderKL's encoder this file's forwards, in place; drops its decoder,
+    unless it is to decode."""
+    decoder = vae.decoder, vae.post_quant_conv
     vae.decoder = vae.post_quant_conv = None
     encoder = vae.encoder
     weight = encoder.conv_norm_out.weight
@@ -115,4 +117,6 @@ def slim(vae: Block) -> Block:
     for attn in encoder.mid_block.attentions:
         if attn is not None and attn.heads == 1 and attn.group_norm is not None:
             attn.set_processor(MatrixAttentionProcessor())
+    if decodes:
+        vae.decoder, vae.post_quant_conv = decoder
     return vae

@@ -44,6 +44,6 @@ class ImageGuidance(PromptedDistillation):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
+    ) -> tuple[Float[Tensor, "N 3 S S"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
-        return self.codec.encode(images), self.text_condition(prompt_utils, camera)
+        return images, self.text_condition(prompt_utils, camera)

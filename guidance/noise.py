@@ -25,6 +25,10 @@ class Noise(Protocol):
         """t at a fraction of the way; the continuous ones also take fractions [B]."""
         ...
 
+    def nearer(self, t: Tensor, share: float) -> Tensor:
+        """The time at `share` (0 to 1) of the way from the data to t."""
+        ...
+
     def draw(
         self,
         n: int,
@@ -112,6 +116,9 @@ class DDPM:
         n = len(self.alphas_cumprod)
         return min(round(fraction * n), n - 1)
 
+    def nearer(self, t: Tensor, share: float) -> Tensor:
+        return (t * share).round().long()
+
     def draw(self, n, low, high, *, device, generator=None):
         """Timesteps from low to high, both included."""
         check_fractions(low, high)
@@ -146,6 +153,9 @@ class RectifiedFlow:
     def time_at(self, fraction):
         return self.shift * fraction / (1 + (self.shift - 1) * fraction)
 
+    def nearer(self, t: Tensor, share: float) -> Tensor:
+        return self.time_at(share * t / (self.shift - (self.shift - 1) * t))
+
     def draw(self, n, low, high, *, device, generator=None):
         return self.time_at(uniform(n, low, high, device, generator))
 
@@ -175,6 +185,10 @@ class EDM:
     def time_at(self, fraction):
         low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
         return (low + fraction * (high - low)) ** self.rho
+
+    def nearer(self, t: Tensor, share: float) -> Tensor:
+        low, high = self.sigma_min ** (1 / self.rho), self.sigma_max ** (1 / self.rho)
+        return self.time_at(share * (t ** (1 / self.rho) - low) / (high - low))
 
     def draw(self, n, low, high, *, device, generator=None):
         return self.time_at(uniform(n, low, high, device, generator))

@@ -68,7 +68,7 @@ class TileGuidance(PromptedDistillation):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, "K 4 h w"], Condition]:
+    ) -> tuple[Float[Tensor, "K 3 S S"], Condition]:
         length = clip_length(len(images), camera.get("num_frames"))
         starts = torch.arange(0, len(images), length, device=images.device)[:, None]  # [B 1]
         order = random_order(len(starts), length, images.device)
@@ -79,7 +79,7 @@ class TileGuidance(PromptedDistillation):
             # in its own memory order the convolutions would round otherwise
             "control": both(frames.detach().contiguous()),
         }
-        return self.codec.encode(frames), condition
+        return frames, condition
 
     def predict_noise(
         self, z_t: Float[Tensor, "K2 4 h w"], t: Int[Tensor, " K2"], condition: Condition

@@ -86,7 +86,7 @@ class Zero123Guidance(ScoreDistillation):
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
-    ) -> tuple[Float[Tensor, "N 4 h w"], Condition]:
+    ) -> tuple[Float[Tensor, "N 3 S S"], Condition]:
         images = resize(images, self.cfg.size, self.cfg.size)
         angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
-        return self.codec.encode(images), self.image_condition(*angles)
+        return images, self.image_condition(*angles)

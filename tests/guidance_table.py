@@ -102,13 +102,19 @@ class Seen:
 def watch(prior, rgb, prompt=None, **camera):
     """Calls a prior and notes what goes on inside."""
     seen = {}
-    prepare, guided, predict = prior.prepare, prior.guided_noise, prior.predict_noise
+    prepare, encode = prior.prepare, prior.to_latents
+    guided, predict = prior.guided_noise, prior.predict_noise
 
-    def noting_latents(*args):
-        z, condition = prepare(*args)
+    def noting_condition(*args):
+        pictures, condition = prepare(*args)
+        seen.update(condition=condition)
+        return pictures, condition
+
+    def noting_latents(pictures):
+        z = encode(pictures)
         z.retain_grad()
-        seen.update(z=z, condition=condition)
-        return z, condition
+        seen.update(z=z)
+        return z
 
     def noting_noise(z_t, t, condition):
         seen.update(z_t=z_t, t=t)
@@ -123,7 +129,8 @@ def watch(prior, rgb, prompt=None, **camera):
         seen.update(network=dict(zip(("sample", "t"), args, strict=False)) | kwargs)
 
     handle = prior.network.register_forward_hook(hook, with_kwargs=True)
-    prior.prepare, prior.guided_noise = noting_latents, noting_noise
+    prior.prepare, prior.to_latents = noting_condition, noting_latents
+    prior.guided_noise = noting_noise
     prior.predict_noise = noting_answer
     try:
         rgb = rgb.clone().requires_grad_(True)
@@ -131,7 +138,7 @@ def watch(prior, rgb, prompt=None, **camera):
         out["loss_sds"].backward()
     finally:
         handle.remove()
-        del prior.prepare, prior.guided_noise, prior.predict_noise
+        del prior.prepare, prior.to_latents, prior.guided_noise, prior.predict_noise
     z = seen.pop("z")
     return Seen(out, rgb.grad, z.detach(), z.grad, **seen)
 
@@ -149,7 +156,7 @@ def check(prior, row: Row, prompt=None) -> Seen:
     for half, time in zip(latents[:, : z.shape[1]].chunk(2), at.chunk(2), strict=True):
         expected, model_time = z_t.clone(), prior.noise.model_time(t)
         if row.clean:
-            expected[:, :, : row.clean] = z[:, :, : row.clean]
+            expected[:, :, : row.clean] = seen.condition["first"][: len(z)]
             model_time = model_time[:, None].repeat(1, z.shape[2])
             model_time[:, : row.clean] = 0
         torch.testing.assert_close(half, expected)

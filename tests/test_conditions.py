@@ -1,7 +1,7 @@
 """Conditions: what a network sees, and which part of the gradient it answers for."""
 
 import torch
-from animate124.guidance.conditions import both, noised_part, or_nothing, shown
+from animate124.guidance.conditions import both, noised_part, or_nothing, shown, with_clean_part
 
 
 def test_halves():
@@ -16,7 +16,7 @@ def test_text_alone_leaves_latents_and_time_as_they_are():
     seen, at = shown(z_t, t, condition)
     assert seen is z_t and at is t
     grad = torch.randn(2, 4, 8, 8)
-    assert noised_part(grad, condition) is grad
+    assert noised_part(grad, condition) is grad and with_clean_part(grad, condition) is grad
 
 
 def test_channels_stand_behind_the_latents_own():
@@ -38,3 +38,6 @@ def test_first_frames_are_clean_at_time_zero_and_get_no_gradient():
     )
     grad = noised_part(torch.full((2, 4, 3, 8, 8), torch.nan), condition)
     assert not grad[:, :, 0].any() and grad[:, :, 1:].isnan().all()
+    z = torch.randn(2, 4, 3, 8, 8)
+    whole = with_clean_part(z, condition)
+    assert torch.equal(whole[:, :, :1], first[:2]) and torch.equal(whole[:, :, 1:], z[:, :, 1:])

@@ -42,8 +42,9 @@ class FlowGuidance(PromptedDistillation):
     def prepare(self, images, prompt_utils, camera):
         length = clip_length(len(images), camera.get("num_frames"))
         text = self.text_condition(prompt_utils, camera, slice(None, None, length))
-        latents = self.codec.encode_clips(resize(images, 16, 16).unflatten(0, (-1, length)))
-        return latents, text | {"first": both(latents[:, :, :1].detach())}
+        clips = resize(images, 16, 16).unflatten(0, (-1, length))
+        first = self.codec.encode_clips(clips[:, :1].detach(), mode=True)
+        return clips, text | {"first": both(first)}
 
     def predict_noise(self, z_t, t, condition):
         frames, height, width = z_t.shape[2:]
@@ -65,6 +66,8 @@ def test_a_new_family_is_two_leaves_a_yaml_and_a_row(tmp_path, monkeypatch):
     model = {"pretrained_model_name_or_path": str(write_text(tmp_path))}
     prompt = FlowPrompts({**model, "prompt": "a panda is dancing"})()
     assert check(FlowGuidance(model), ROW, prompt).condition["mask"].sum(1).tolist() == [8, 8, 1, 1]
+    with pytest.raises(ValueError, match=r"CausalVideoCodec.*no way back.*denoising_steps=0"):
+        FlowGuidance({**model, "denoising_steps": 2})
     system = (yaml := OmegaConf.load(ROOT / "configs/toy/stage2.yaml")).system
     system.guidance_type, system.guidance = "fake-flow-guidance", model
     system.prompt_processor_type, system.weights = "fake-flow-prompt-processor", None

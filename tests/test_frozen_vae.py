@@ -45,6 +45,17 @@ def test_a_slim_vae_has_the_latents_and_the_gradient_of_the_whole_one():
     assert slim_held < 0.5 * held
 
 
+def test_a_slim_vae_decodes_if_it_is_to():
+    vae, z = random_vae(), torch.randn(3, 4, 5, 8, dtype=torch.float64)
+    expected = (vae.decode(z / vae.config.scaling_factor).sample / 2 + 0.5).clamp(0, 1)
+    for chunk in (0, 2):
+        pictures = ImageCodec(slim(copy.deepcopy(vae), decodes=True), chunk).decode(z)
+        torch.testing.assert_close(pictures, expected.float())
+        clip = ImageCodec(vae, chunk).decode_clips(z.transpose(0, 1)[None])
+        torch.testing.assert_close(clip[0], expected.float())
+    assert slim(vae).decoder is None
+
+
 def test_other_activations_are_left_alone():
     vae, images = random_vae(act_fn="gelu"), torch.rand(1, 3, 16, 16, dtype=torch.float64)
     latents, gradient, _ = encode(vae, images)

@@ -20,9 +20,10 @@ from animate124.guidance.zero123_model import (
     clip_pixels,
     read_clip_settings,
 )
+from diffusers import AutoencoderKL
 from PIL import Image
 
-from guidance_table import FixedPrompt, Row, cameras, check, watch
+from guidance_table import ALPHA_BAR, FixedPrompt, Row, cameras, check, watch
 
 SIZE = 64  # pixels of the tiny VAEs' input; latents are 8 x 8
 WHITE = 1.0
@@ -432,7 +433,7 @@ def no_sampling(monkeypatch):
 def test_a_clip_keeps_its_frames_in_order(priors, no_sampling):
     prior = priors["zeroscope"]
     images = torch.rand(6, 3, SIZE, SIZE)
-    z, _ = prior.prepare(images, FixedPrompt(), cameras(6, 3))
+    z = prior.to_latents(prior.prepare(images, FixedPrompt(), cameras(6, 3))[0])
     assert z.shape == (2, 4, 3, 8, 8)
     for clip in range(2):
         for frame in range(3):
@@ -446,7 +447,7 @@ def test_low_ram_vae_leaves_gradient_on_exactly_n_frames(build, no_sampling, kee
     prior = build("zeroscope", low_ram_vae=keep)
     rgb, camera = torch.rand(8, 16, 16, 3), cameras(8, 4)
     images = rgb.permute(0, 3, 1, 2)
-    z, _ = prior.prepare(images, FixedPrompt(), camera)
+    z = prior.to_latents(prior.prepare(images, FixedPrompt(), camera)[0])
     large = F.interpolate(images, (SIZE, SIZE), mode="bilinear")
     full = prior.codec.encode(large)
     torch.testing.assert_close(z.transpose(1, 2).flatten(0, 1), full, atol=1e-4, rtol=0)
@@ -581,6 +582,8 @@ def test_tile_size_and_number_of_frames(build, size, frames, expected):
         ("zeroscope", {"low_ram_vae": 0}, "low_ram_vae is 0.*-1, or between 1"),
         ("zeroscope", {"low_ram_vae": -2}, "low_ram_vae is -2"),
         ("controlnet-tile", {"fixed_size": 100}, "fixed_size is 100"),
+        ("image", {"denoising_steps": -1}, "denoising_steps is -1.*between 0"),
+        ("image", {"denoising_steps": 2, "grad_clip": 1.0}, "grad_clip is 1.*denoising_steps 2"),
         ("controlnet-tile", {"fixed_frames": 0}, "fixed_frames is 0"),
     ],
 )
@@ -593,3 +596,52 @@ def test_bad_settings_are_named(build, name, changes, message):
 def test_only_colours_are_taken(priors, name):
     with pytest.raises(ValueError, match=r"\(4, 8, 8, 4\).*\[N H W 3\]"):
         priors[name](torch.rand(4, 8, 8, 4), FixedPrompt(), **cameras(4, TABLE[name].frames))
+
+
+# ---- denoising to a target
+
+
+@every_prior
+def test_denoising_pulls_pictures_to_what_the_network_makes_of_them(build, name, monkeypatch):
+    """The target by DDIM's formula and the VAE as diffusers has it."""
+    at_half = {"min_step_percent": 0.5, "max_step_percent": 0.5}
+    prior, row = build(name, denoising_steps=2, **at_half), TABLE[name]
+    seen: dict = {"t": []}
+    prepare, encode, guided = prior.prepare, prior.to_latents, prior.guided_noise
+
+    def noting_pictures(*args):
+        pictures, condition = prepare(*args)
+        seen.update(pictures=pictures)
+        return pictures, condition
+
+    def noting_latents(pictures):
+        seen.update(z=encode(pictures))
+        return seen["z"]
+
+    def noting_noise(z_t, t, condition):
+        seen.setdefault("z_t", z_t)
+        seen["t"].append(t)
+        seen[int(t[0])] = guided(z_t, t, condition)
+        return seen[int(t[0])]
+
+    monkeypatch.setattr(prior, "prepare", noting_pictures)
+    monkeypatch.setattr(prior, "to_latents", noting_latents)
+    monkeypatch.setattr(prior, "guided_noise", noting_noise)
+    rgb = torch.rand(row.n, SIZE, SIZE, 3, requires_grad=True)
+    out = prior(rgb, FixedPrompt(), **cameras(row.n, row.frames))
+    out["loss_fit"].backward()
+    assert not seen["z"].requires_grad and seen["z"].shape == row.latents
+    assert [t.unique().tolist() for t in seen["t"]] == [[500], [250]]
+    z_t = seen["z_t"]
+    for t, then in ((500, ALPHA_BAR[250]), (250, torch.tensor(1.0))):
+        clean = (z_t - (1 - ALPHA_BAR[t]).sqrt() * seen[t]) / ALPHA_BAR[t].sqrt()
+        z_t = then.sqrt() * clean + (1 - then).sqrt() * seen[t]
+    model = prior.cfg.pretrained_model_name_or_path
+    whole = AutoencoderKL.from_pretrained(model, subfolder="vae")
+    frames = z_t.transpose(1, 2).flatten(0, 1) if z_t.ndim == 5 else z_t
+    with torch.no_grad():
+        decoded = whole.decode(frames / whole.config.scaling_factor).sample
+    target = (decoded / 2 + 0.5).clamp(0, 1).view_as(seen["pictures"])
+    expected = (seen["pictures"] - target).square().mean()
+    torch.testing.assert_close(out["loss_fit"], expected, rtol=1e-3, atol=1e-6)
+    assert rgb.grad.isfinite().all() and rgb.grad.any()

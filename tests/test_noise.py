@@ -53,7 +53,7 @@ FAMILIES = {
 every_family = pytest.mark.parametrize("family", FAMILIES.values(), ids=FAMILIES)
 
 
-def denoise(family, z_t, t, mean=MEAN):
+def best_denoiser(family, z_t, t, mean=MEAN):
     """The best denoiser of N(mean, STD^2), and the answer of a network that is it."""
     alpha, sigma = (noise.per_row(x, z_t) for x in family.noise.scales(t))
     gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
@@ -73,7 +73,7 @@ def times(family, n=64):
 def test_noise_of_a_networks_answer_is_the_noise(family):
     t = times(family)
     z_t = torch.randn(len(t), 4, 3, 3, dtype=torch.float64)
-    eps, answer = denoise(family, z_t, t)
+    eps, answer = best_denoiser(family, z_t, t)
     torch.testing.assert_close(family.noise.noise_of(answer, z_t, t), eps, rtol=1e-9, atol=1e-9)
 
 
@@ -90,7 +90,7 @@ def test_distillation_pulls_to_the_mean_of_a_gaussian(family, weighting):
     drawn = torch.randn_like(z)
     for eps in (drawn, -drawn):
         z_t = noise.add_noise(z, eps, alpha, sigma)
-        eps_hat = family.noise.noise_of(denoise(family, z_t, t)[1], z_t, t)
+        eps_hat = family.noise.noise_of(best_denoiser(family, z_t, t)[1], z_t, t)
         grads.append(sds.sds_gradient(eps_hat, eps, weight))
     pull = weight * alpha * sigma / (alpha**2 * STD**2 + sigma**2)
     expected = noise.per_row(pull, z) * (z - MEAN)
@@ -101,19 +101,25 @@ class GaussianPrior(ScoreDistillation):
     """All images are N(mean, STD^2), whatever they are conditioned on: its best denoiser, given
     what `family`'s networks are given, a scaled z_t and their own time."""
 
-    def __init__(self, family, mean):
+    def __init__(self, family, mean, **changes):
         self.family, self.noise, self.mean = family, family.noise, mean
-        self.cfg = self.Config(guidance_scale=3.0)
+        self.cfg = self.Config(guidance_scale=3.0, **changes)
         self.recorded = None
         self.update_step(0, 0)
 
     def prepare(self, images, prompt_utils, camera):
         return images, {}
 
+    def to_latents(self, pictures):
+        return pictures
+
+    def to_pictures(self, z):
+        return z
+
     def predict_noise(self, z_t, t, condition):
         t = self.family.time_of(t)
         z_t = z_t * noise.per_row(self.family.scale_of(t.double()), z_t)
-        return denoise(self.family, z_t, t, self.mean)[1]
+        return best_denoiser(self.family, z_t, t, self.mean)[1]
 
 
 @every_family
@@ -147,7 +153,7 @@ def test_weights_agree_between_parametrisations_of_the_same_model(family, weight
     for each, at in ((family, t), (reference, rows)):
         alpha, sigma = each.noise.scales(at)
         z_t = noise.add_noise(z, eps, alpha, sigma)
-        eps_hat = each.noise.noise_of(denoise(each, z_t, at)[1], z_t, at)
+        eps_hat = each.noise.noise_of(best_denoiser(each, z_t, at)[1], z_t, at)
         weight = sds.WEIGHTS[weighting](noise.alpha_bar_of(alpha, sigma))
         grads.append(sds.sds_gradient(eps_hat, eps, weight))
     torch.testing.assert_close(*grads, rtol=1e-7, atol=1e-9)
