@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def gradients_again(
-    definition: Callable[..., Sequence[Tensor]],
+    definition: Callable[..., Tensor | Sequence[Tensor]],
     arguments: Sequence[Tensor],
     needed: Sequence[bool],
     grads: Sequence[Tensor],

@@ -1,7 +1,9 @@
-// Hash grid features of points, and the gradient to the table; hash_grid_torch.py defines them.
+// Hash grid features of points, and the gradients to the table and to the points;
+// hash_grid_torch.py defines them.
 //
-// Before this file come lattice.cuh, DIMS, STENCIL, N_LEVELS and LEVELS. A thread takes one sample
-// in one level: the sample's point and, if STENCIL, its neighbours one step along +x -x +y -y +z -z.
+// Before this file come lattice.cuh, DIMS, STENCIL, N_LEVELS, LEVELS and the most samples and levels
+// of a block, BLOCK_SAMPLES and BLOCK_LEVELS. A thread takes one sample in one level: the sample's
+// point and, if STENCIL, its neighbours one step along +x -x +y -y +z -z.
 //
 // A neighbour differs from the point in one coordinate, so its corners lie on two lattice planes
 // across that axis. Where a plane is one of the two that bound the point's own cell, as on coarse
@@ -228,7 +230,53 @@ __device__ void add_gradient(const float* x, Entries<HASHED> entries, const Leve
     entries.add(at[X], key<HASHED>(at, c, X, X), {corners[c], corners[c + 1]});
 }
 
-// x [n DIMS]; out, grad [n N_LEVELS] and out_near, grad_near [n 6 N_LEVELS] pairs of features.
+__device__ __forceinline__ float dot(float2 a, float2 b) { return a.x * b.x + a.y * b.y; }
+
+// Adds to `slope` how grad's product with the features grows with each coordinate of a point.
+template <bool HASHED>
+__device__ __forceinline__ void add_slope(const float* x, Entries<HASHED> entries,
+                                          const Level& level, float2 grad, float* slope) {
+  Lines at[DIMS];
+#pragma unroll
+  for (int d = 0; d < DIMS; d++) at[d] = lines(x[d], level.scale, level.multipliers[d]);
+
+  float corners[CORNERS];  // products with grad
+#pragma unroll
+  for (int c = 0; c < CORNERS; c += 2) {
+    Pair pair = entries.load(at[X], key<HASHED>(at, c, X, X));
+    corners[c] = dot(pair.low, grad);
+    corners[c + 1] = dot(pair.high, grad);
+  }
+#pragma unroll
+  for (int d = 0; d < DIMS; d++) {
+    float sum = 0;
+#pragma unroll
+    for (int c = 0; c < CORNERS; c++)
+      if (!(c >> d & 1)) sum += weight(at, c, d, d) * (corners[c | 1 << d] - corners[c]);
+    if (x[d] >= 0 && x[d] <= 1) slope[d] += level.scale * sum;  // beyond, nothing changes
+  }
+}
+
+// Of a point and, if STENCIL, of its neighbours, which all move with it.
+template <bool HASHED>
+__device__ __forceinline__ void add_slopes(const float* x, Entries<HASHED> entries,
+                                           const Level& level, float step, const float2* grad,
+                                           const float2* grad_near, float* slope) {
+  if (!is_zero(*grad)) add_slope(x, entries, level, *grad, slope);
+#if STENCIL
+#pragma unroll 1
+  for (int k = 0; k < 6; k++) {
+    float2 own = grad_near[k * N_LEVELS];
+    if (is_zero(own)) continue;
+    float near[DIMS];
+#pragma unroll
+    for (int d = 0; d < DIMS; d++) near[d] = d == k / 2 ? x[d] + (k & 1 ? -step : step) : x[d];
+    add_slope(near, entries, level, own, slope);
+  }
+#endif
+}
+
+// x, grad_x [n DIMS]; out, grad [n N_LEVELS], out_near, grad_near [n 6 N_LEVELS] pairs of features.
 // Blocks cover samples in x and levels in y.
 
 extern "C" __global__ void __launch_bounds__(512)
@@ -245,6 +293,7 @@ extern "C" __global__ void __launch_bounds__(512)
   else features<false>(x, {first, level.size}, level, step, out, out_near);
 }
 
+// To the table alone.
 extern "C" __global__ void __launch_bounds__(512)
     backward(const float* x, int n, float2* grad_table, float step, const float2* grad,
              const float2* grad_near) {
@@ -258,4 +307,33 @@ extern "C" __global__ void __launch_bounds__(512)
   x += (size_t)sample * DIMS;
   if (level.hashed) add_gradient<true>(x, {first, level.size}, level, step, grad, grad_near);
   else add_gradient<false>(x, {first, level.size}, level, step, grad, grad_near);
+}
+
+extern "C" __global__ void __launch_bounds__(512)
+    backward_to_points(const float* x, int n, float2* table, float step, const float2* grad,
+                       const float2* grad_near, float* grad_x) {
+  __shared__ float slopes[DIMS][BLOCK_LEVELS][BLOCK_SAMPLES];
+  int sample = blockIdx.x * blockDim.x + threadIdx.x;
+  int number = blockIdx.y * blockDim.y + threadIdx.y;
+  float slope[DIMS] = {};
+  if (sample < n && number < N_LEVELS) {
+    const Level& level = LEVELS[number];
+    float2* first = table + level.offset;
+    grad += (size_t)sample * N_LEVELS + number;
+    grad_near += (size_t)sample * 6 * N_LEVELS + number;
+    x += (size_t)sample * DIMS;
+    if (level.hashed)
+      add_slopes<true>(x, {first, level.size}, level, step, grad, grad_near, slope);
+    else add_slopes<false>(x, {first, level.size}, level, step, grad, grad_near, slope);
+  }
+#pragma unroll
+  for (int d = 0; d < DIMS; d++) slopes[d][threadIdx.y][threadIdx.x] = slope[d];
+  __syncthreads();
+  if (sample >= n) return;
+  for (int d = threadIdx.y; d < DIMS; d += blockDim.y) {
+    float sum = 0;
+    for (int i = 0; i < blockDim.y; i++) sum += slopes[d][i][threadIdx.x];
+    // at most two blocks share a sample, so that the result doesn't depend on their order
+    atomicAdd(grad_x + (size_t)sample * DIMS + d, sum);
+  }
 }

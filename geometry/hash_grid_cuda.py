@@ -1,7 +1,7 @@
-"""The hash grid on CUDA devices, for two features a level: one kernel forward, one backward.
+"""The hash grid on CUDA devices, for two features a level: a kernel forward, one a gradient.
 
 For points, for points and their finite-difference neighbours at once, and for the table of one
-frame's grid. No gradient in x.
+frame's grid.
 """
 
 import functools
@@ -14,8 +14,9 @@ from torch import Tensor
 from ..kernels import cuda_program
 from ..kernels.cuda_program import Program, source_of
 from .frame_table import frame_spec
-from .hash_grid_torch import GridSpec, Level
-from .usable import needs_gradient
+from .gradients import gradients_again
+from .hash_grid_torch import GridSpec, Level, hash_grid_torch
+from .stencil import neighbours
 
 SOURCES = Path(__file__).parent
 FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
@@ -27,7 +28,6 @@ def fits(x: Tensor, table: Tensor, spec: GridSpec) -> bool:
     return (
         x.is_cuda
         and x.dtype == table.dtype == torch.float32
-        and not needs_gradient(x)
         and spec.n_features_per_level == FEATURES
         and cuda_program.is_usable(x.device)
     )
@@ -54,11 +54,6 @@ def check(x: Tensor, table: Tensor, spec: GridSpec) -> None:
             f"The CUDA hash grid wants points and table on one device and of one float type; "
             f"points are {x.dtype} on {x.device}, the table is {table.dtype} on {table.device}."
         )
-    if needs_gradient(x):
-        raise ValueError(
-            "The CUDA hash grid has no gradient in the points, but the points require one "
-            "(normal_type 'analytic' does). Try backend 'auto' or 'torch'."
-        )
 
 
 def check_table(table: Tensor, spec: GridSpec) -> None:
@@ -79,7 +74,8 @@ class CudaHashGrid(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, table, spec, step):
-        ctx.save_for_backward(x)
+        # a table that only gets a gradient isn't held until then: a frame's is large
+        ctx.save_for_backward(x, table if ctx.needs_input_grad[0] else None)
         ctx.spec, ctx.step = spec, step
         shapes: list[tuple[int, ...]] = [(len(x), spec.n_output_dims)]
         if step is not None:
@@ -89,16 +85,40 @@ class CudaHashGrid(torch.autograd.Function):
         return tuple(outputs)
 
     @staticmethod
-    @torch.autograd.function.once_differentiable
     def backward(ctx, *grads):
-        (x,) = ctx.saved_tensors
-        grad_table = x.new_zeros(ctx.spec.n_params)
-        run("backward", ctx.spec, ctx.step, x, grad_table, [grad.contiguous() for grad in grads])
-        return None, grad_table, None, None
+        x, table = ctx.saved_tensors
+        needed = ctx.needs_input_grad[:2]
+        if torch.is_grad_enabled():
+            if table is None:  # its gradient doesn't depend on its entries
+                table = x.new_zeros(ctx.spec.n_params, requires_grad=True)
+            again = functools.partial(definition, spec=ctx.spec, step=ctx.step)
+            return *gradients_again(again, (x, table), needed, grads), None, None
+        grads = [grad.contiguous() for grad in grads]
+        grad_x = x.new_zeros(x.shape) if needed[0] else None
+        if grad_x is not None:
+            run("backward_to_points", ctx.spec, ctx.step, x, table, grads, grad_x)
+        grad_table = x.new_zeros(ctx.spec.n_params) if needed[1] else None
+        if grad_table is not None:
+            run("backward", ctx.spec, ctx.step, x, grad_table, grads)
+        return grad_x, grad_table, None, None
+
+
+def definition(x: Tensor, table: Tensor, spec: GridSpec, step: float | None) -> tuple[Tensor, ...]:
+    own = hash_grid_torch(x.clamp(0, 1), table, spec)
+    if step is None:
+        return (own,)
+    near = neighbours(x, step).flatten(0, 1).clamp(0, 1)
+    return own, hash_grid_torch(near, table, spec).unflatten(0, (len(x), 6))
 
 
 def run(
-    name: str, spec: GridSpec, step: float | None, x: Tensor, table: Tensor, features: list[Tensor]
+    name: str,
+    spec: GridSpec,
+    step: float | None,
+    x: Tensor,
+    table: Tensor,
+    features: list[Tensor],
+    *grads: Tensor,
 ) -> None:
     if len(x) == 0:
         return
@@ -107,7 +127,7 @@ def run(
     block = BLOCK[0], min(BLOCK[1], spec.n_levels)
     blocks = -(-len(x) // block[0]), -(-spec.n_levels // block[1])
     near = features[1] if len(features) > 1 else None
-    arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near
+    arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near, *grads
     program(spec, step is not None, x.device).launch(name, blocks, block, *arguments)
 
 
@@ -156,6 +176,7 @@ def run_on_frame(
 @functools.cache
 def program(spec: GridSpec, stencil: bool, device: torch.device) -> Program:
     defines = {"DIMS": spec.dims, "STENCIL": int(stencil), "N_LEVELS": spec.n_levels}
+    defines |= {"BLOCK_SAMPLES": BLOCK[0], "BLOCK_LEVELS": BLOCK[1]}
     return Program(source("hash_grid.cu", defines, LEVELS=spec), device, SOURCES)
 
 

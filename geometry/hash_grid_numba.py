@@ -62,17 +62,13 @@ class NumbaHashGrid(torch.autograd.Function):
         if torch.is_grad_enabled():
             if table is None:  # its gradient doesn't depend on its entries
                 table = x.new_zeros(ctx.spec.n_params, requires_grad=True)
-            run = functools.partial(definition, spec=ctx.spec)
-            return *gradients_again(run, (x, table), needed, (grad_out,)), None
+            again = functools.partial(hash_grid_torch, spec=ctx.spec)
+            return *gradients_again(again, (x, table), needed, (grad_out,)), None
         x, grad_out = x.contiguous().numpy(), grad_out.contiguous().numpy()
         levels = level_plan(ctx.spec, x.dtype)
         grad_x = to_points(x, table.numpy(), grad_out, levels) if needed[0] else None
         grad_table = to_table(x, grad_out, levels, ctx.spec) if needed[1] else None
         return grad_x, grad_table, None
-
-
-def definition(x: Tensor, table: Tensor, spec: GridSpec) -> tuple[Tensor]:
-    return (hash_grid_torch(x, table, spec),)
 
 
 def to_points(x: np.ndarray, entries: np.ndarray, grad_out: np.ndarray, levels: list) -> Tensor:

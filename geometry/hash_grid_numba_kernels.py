@@ -143,11 +143,12 @@ def points_kernel(dims: int, features: int, hashed: bool):
             gx, gy = ONE - fx, ONE - fy
             along_x = along_y = along_z = along_t = ZERO
             for k in range(1 << (dims - 2)):
-                rest, weight, slope_z = (z1, fz, ONE) if k & 1 else (z0, ONE - fz, -ONE)
+                rest, weight_z = (z1, fz) if k & 1 else (z0, ONE - fz)
+                weight_t = ONE
                 if dims == 4:
                     rest = join(rest, t1 if k & 2 else t0, hashed)
-                    weight_t, weight_z = ft if k & 2 else ONE - ft, weight
-                    weight, slope_z = weight_z * weight_t, slope_z * weight_t
+                    weight_t = ft if k & 2 else ONE - ft
+                weight = weight_z * weight_t
                 i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
                 v00 = v10 = v01 = v11 = ZERO  # the corners' entries along grad_out
                 for c in range(features):
@@ -159,7 +160,7 @@ def points_kernel(dims: int, features: int, hashed: bool):
                 along_x += weight * (gy * (v10 - v00) + fy * (v11 - v01))
                 along_y += weight * (gx * (v01 - v00) + fx * (v11 - v10))
                 value = gy * (gx * v00 + fx * v10) + fy * (gx * v01 + fx * v11)
-                along_z += slope_z * value
+                along_z += (weight_t if k & 1 else -weight_t) * value
                 if dims == 4:
                     along_t += (weight_z if k & 2 else -weight_z) * value
             grad_x[n, 0] += scale * along_x

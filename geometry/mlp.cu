@@ -98,10 +98,11 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
   }
 }
 
-// grad [n OUTPUTS] -> grad_in [n INPUTS]; grad_first, grad_second are added to.
-extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
-    backward(const float* in, int n, const float* first, const float* second, const float* grad,
-             float* grad_in, float* grad_first, float* grad_second) {
+// grad [n OUTPUTS] -> grad_in [n INPUTS]; if TO_WEIGHTS, grad_first, grad_second are added to.
+template <bool TO_WEIGHTS>
+__device__ __forceinline__ void gradients(const float* in, int n, const float* first,
+                                          const float* second, const float* grad, float* grad_in,
+                                          float* grad_first, float* grad_second) {
   __shared__ __align__(16) Inputs rows[ROWS];
   __shared__ __align__(16) Inputs weights[HIDDEN];
   __shared__ __align__(16) Hidden grad_hidden[ROWS];
@@ -137,7 +138,7 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
         float back = 0;
 #pragma unroll
         for (int o = 0; o < OUTPUTS; o++) {
-          grad_head[o][j] += own[o] * fmaxf(sums[i][j], 0);
+          if (TO_WEIGHTS) grad_head[o][j] += own[o] * fmaxf(sums[i][j], 0);
           back += own[o] * head[o][j];
         }
         grad_hidden[y + SIDE * i][x + SIDE * j] = sums[i][j] > 0 ? back : 0;
@@ -174,6 +175,7 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
       }
     }
 
+    if (!TO_WEIGHTS) continue;
     // grad_weights += grad_hidden^T rows; rows y H .. y H + H - 1, columns x I .. x I + I - 1
 #pragma unroll 4
     for (int r = 0; r < ROWS; r++) {
@@ -187,6 +189,7 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
     }
   }
 
+  if (!TO_WEIGHTS) return;
 #pragma unroll
   for (int j = 0; j < H; j++) {
 #pragma unroll
@@ -196,4 +199,16 @@ extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
     for (int k = 0; k < I; k++)
       atomicAdd(grad_first + (y * H + j) * INPUTS + x * I + k, grad_weights[j][k]);
   }
+}
+
+extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
+    backward(const float* in, int n, const float* first, const float* second, const float* grad,
+             float* grad_in, float* grad_first, float* grad_second) {
+  gradients<true>(in, n, first, second, grad, grad_in, grad_first, grad_second);
+}
+
+extern "C" __global__ void __launch_bounds__(SIDE * SIDE)
+    backward_to_input(const float* in, int n, const float* first, const float* second,
+                      const float* grad, float* grad_in) {
+  gradients<false>(in, n, first, second, grad, grad_in, nullptr, nullptr);
 }

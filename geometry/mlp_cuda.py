@@ -1,4 +1,5 @@
-"""A network of one hidden layer on CUDA devices: one kernel forward, one backward.
+"""A network of one hidden layer on CUDA devices: one kernel forward, one backward (another where
+the weights are frozen).
 
 Exact float32. The hidden layer stays in registers, where torch's own layers write it to memory four
 times on the way forward and back, which is most of their time at our widths.
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..kernels import cuda_program
 from ..kernels.cuda_program import Program, source_of
+from .gradients import gradients_again
 
 SOURCE = Path(__file__).with_name("mlp.cu")
 ROWS = 64  # that a block takes at a time, as in mlp.cu
@@ -56,11 +58,15 @@ class CudaTwoLayers(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad):
-        x, first, second = ctx.saved_tensors
-        if torch.is_grad_enabled():  # wanted differentiable again, as analytic normals do
-            out = two_layers(x, first, second)
-            return torch.autograd.grad(out, (x, first, second), grad, create_graph=True)
-        grads = torch.empty_like(x), torch.zeros_like(first), torch.zeros_like(second)
+        arguments = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            return tuple(gradients_again(two_layers, arguments, ctx.needs_input_grad, (grad,)))
+        x, first, second = arguments
+        grad_x = x.new_empty(x.shape)
+        if not any(ctx.needs_input_grad[1:]):
+            run("backward_to_input", x, first, second, grad.contiguous(), grad_x)
+            return grad_x, None, None
+        grads = grad_x, first.new_zeros(first.shape), second.new_zeros(second.shape)
         run("backward", x, first, second, grad.contiguous(), *grads)
         return grads
 

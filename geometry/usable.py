@@ -4,9 +4,6 @@ import functools
 import importlib.util
 import warnings
 
-import torch
-from torch import Tensor
-
 
 @functools.cache
 def is_usable(module: str) -> bool:
@@ -23,8 +20,3 @@ def is_usable(module: str) -> bool:
         )
         return False
     return True
-
-
-def needs_gradient(x: Tensor) -> bool:
-    """Whether what is made of x has to pass a gradient on to it."""
-    return x.requires_grad and torch.is_grad_enabled()

@@ -72,3 +72,11 @@ def test_the_unets_are_timed_and_right(tmp_path):
     rows = [line.strip("| ").split(" | ") for line in said.splitlines()[3:]]
     assert [row[1] for row in rows] == ["as it is", "channels_last", "ours"] * 4
     assert all(float(row[-1]) < 0.05 for row in rows)  # of bfloat16
+
+
+def test_gradients_that_arent_needed_are_timed_apart(tmp_path):
+    options = ["--device", "cpu", "--points", "2000", "--levels", "2", "--repeats", "1"]
+    output_of("hash_grid_gradients.py", *options, "--figures", "figures.json", folder=tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert len(figures) == 18 and all(figure["unit"] == "ms" for figure in figures.values())
+    assert figures["hash_grid_gradients.cpu.H3.points.numba"]["value"] > 0

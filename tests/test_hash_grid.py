@@ -17,6 +17,8 @@ from animate124.geometry.hash_grid import HASH_GRIDS, hash_grid, hash_grid_stenc
 from animate124.geometry.hash_grid_torch import GridSpec, hash_grid_torch
 from animate124.geometry.stencil import neighbours
 
+from lattice_lines import off_lines
+
 GEOMETRY = Path(dispatch.__file__).parent
 
 # 3D: levels of 125 points (128 entries), 343 (344) and hashed ones; 4D: 625, then hashed ones.
@@ -180,15 +182,9 @@ def test_backend_has_the_definitions_values_and_gradient(backend, dims, specs):
     torch.testing.assert_close(*results, rtol=tolerance, atol=tolerance)
 
 
-def points_off_lines(n: int, spec: GridSpec, margin: float = 0.02) -> torch.Tensor:
-    """Random points, no coordinate within so much of a cell of a lattice line, where the derivative
-    in it jumps: float32 and float64 agree on their cells."""
-    x = torch.rand(500 * n, spec.dims)
-    for level in spec.levels:
-        position = x.double() * level.scale + 0.5
-        x = x[((position - position.round()).abs() > margin).all(dim=-1)]
-    assert len(x) >= n
-    return x[:n]
+def points_off_lines(n: int, spec: GridSpec) -> torch.Tensor:
+    x = torch.rand(3 * n, spec.dims)
+    return x[off_lines(x, spec, margin=0.02)][:n]
 
 
 @FAST_BACKENDS

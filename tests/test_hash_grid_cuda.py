@@ -4,14 +4,17 @@ import itertools
 
 import pytest
 import torch
-from animate124.geometry import mlp_cuda
+from animate124.geometry import hash_grid_cuda, mlp_cuda
 from animate124.geometry.frame_table import frame_spec, frame_table_torch
 from animate124.geometry.hash_grid import choose_backend, hash_grid, hash_grid_stencil
-from animate124.geometry.hash_grid_cuda import frame_table_cuda, hash_grid_cuda, source
+from animate124.geometry.hash_grid_cuda import frame_table_cuda, source
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
+from animate124.geometry.stencil import neighbours
 from animate124.kernels import cuda_program
+
+from lattice_lines import off_lines
 
 SETTINGS = {
     "small": {
@@ -80,6 +83,78 @@ def test_features_and_gradient_are_the_definitions(name, n, step):
         assert_near(value, expected)
 
 
+def features_of(x, step, table, spec, backend):
+    if step is None:
+        return [hash_grid(x, table, spec, backend)]
+    return hash_grid_stencil(x, step, table, spec, backend)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [*SPECS, "20 levels"])
+@pytest.mark.parametrize("step", (None, 0.005, 0.06))
+def test_gradients_in_the_points_are_the_definitions(name, step):
+    """Alone and with the table's; a sample's levels may be those of two blocks."""
+    spec = SPECS.get(name) or GridSpec(3, 20, 2, 10, 4, 1.15)
+    x = points(3003, spec.dims).cpu()
+    far = off_lines(x, spec, 0.003)
+    if step is not None:
+        near = neighbours(x, step).flatten(0, 1)
+        far &= off_lines(near, spec, 0.003).view(-1, 6).all(dim=-1)
+    x, table = x[far], torch.randn(spec.n_params)
+    assert len(x) > 100
+    results = {}
+    for backend, dtype in (("cuda", torch.float32), ("torch", torch.float64)):
+        for needed in ((True, True), (True, False), (False, True)):
+            arguments = [
+                value.to("cuda", dtype, copy=True).requires_grad_(own)
+                for value, own in zip((x, table), needed, strict=True)
+            ]
+            features = features_of(arguments[0], step, arguments[1], spec, backend)
+            torch.manual_seed(1)
+            weights = [torch.randn(out.shape).to(out) for out in features]
+            weights[0][::4], weights[-1][::4] = 0, 0
+            torch.autograd.backward(features, weights)
+            assert [argument.grad is not None for argument in arguments] == list(needed)
+            results[backend, needed] = [argument.grad for argument in arguments]
+    for needed in ((True, True), (True, False), (False, True)):
+        for value, expected in zip(results["cuda", needed], results["torch", needed], strict=True):
+            if expected is not None:
+                assert_near(value, expected)
+    both = results["cuda", (True, True)][0]
+    assert torch.equal(both, results["cuda", (True, False)][0])  # whatever the order of threads
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("needed, expected", (((True, False), "points"), ((False, True), "table")))
+def test_no_kernel_runs_for_a_gradient_that_isnt_needed(monkeypatch, needed, expected):
+    ran, run = [], hash_grid_cuda.run
+    monkeypatch.setattr(
+        hash_grid_cuda, "run", lambda name, *rest: (ran.append(name), run(name, *rest))
+    )
+    spec = SPECS["small 3D"]
+    x, table = torch.rand(40, 3, device="cuda"), torch.randn(spec.n_params, device="cuda")
+    x.requires_grad_(needed[0]), table.requires_grad_(needed[1])
+    hash_grid(x, table, spec, "cuda").sum().backward()
+    assert ran == ["forward", {"points": "backward_to_points", "table": "backward"}[expected]]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("step", (None, 0.06))
+def test_gradients_can_be_differentiated_again(step):
+    """By way of the definition, as analytic normals in training ask for."""
+    spec, results = SPECS["small 3D"], []
+    x = torch.rand(60, 3)
+    x, table = x[off_lines(x, spec, 0.02)].cuda(), torch.randn(spec.n_params, device="cuda")
+    for backend in ("cuda", "torch"):
+        own_x, own_table = (value.clone().requires_grad_() for value in (x, table))
+        features = features_of(own_x, step, own_table, spec, backend)
+        loss = sum(out.square().sum() for out in features)
+        (grad,) = torch.autograd.grad(loss, own_x, create_graph=True)
+        results.append([grad, *torch.autograd.grad(grad.square().sum(), (own_x, own_table))])
+    for value, expected in zip(*results, strict=True):
+        torch.testing.assert_close(value, expected, rtol=1e-3, atol=1e-2 * expected.abs().max())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SETTINGS)
 @pytest.mark.parametrize("tau", (0.0, 0.37, 1.0))
@@ -112,10 +187,12 @@ def test_points_that_are_no_numbers_read_nothing_outside_the_table():
     spec = SPECS["small 3D"]
     x = torch.rand(64, 3, device="cuda")
     x[::2, 1] = torch.tensor([torch.nan, torch.inf, -torch.inf, 1e30]).repeat(8)
+    x.requires_grad_()
     table = torch.randn(spec.n_params, device="cuda", requires_grad=True)
-    features = hash_grid_cuda(x, table, spec)
+    features = hash_grid(x, table, spec, "cuda")
     features[1::2].sum().backward()
     assert features[1::2].isfinite().all() and table.grad.isfinite().all()
+    assert x.grad[1::2].isfinite().all()
 
 
 @pytest.mark.gpu
@@ -137,13 +214,35 @@ def test_two_layers_and_their_gradients_are_the_definitions(sizes, n):
 
 
 @pytest.mark.gpu
-def test_two_layers_can_be_differentiated_twice():
+@pytest.mark.parametrize("sizes", ((32, 64, 1), (16, 64, 3)))
+def test_two_frozen_layers_pass_the_same_gradient_on_and_compute_none_of_their_own(
+    monkeypatch, sizes
+):
+    inputs, hidden, outputs = sizes
+    shapes = (1003, inputs), (hidden, inputs), (outputs, hidden)
+    x, *weights = (torch.randn(shape, device="cuda") for shape in shapes)
+    ran, run, grads = [], mlp_cuda.run, []
+    monkeypatch.setattr(mlp_cuda, "run", lambda name, *rest: (ran.append(name), run(name, *rest)))
+    for frozen in (True, False):
+        own = x.clone().requires_grad_()
+        layers = [weight.clone().requires_grad_(not frozen) for weight in weights]
+        two_layers_cuda(own, *layers).square().sum().backward()
+        assert all((layer.grad is None) == frozen for layer in layers)
+        grads.append(own.grad)
+    torch.testing.assert_close(*grads)
+    assert ran == ["forward", "backward_to_input", "forward", "backward"]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("frozen", (False, True))
+def test_two_layers_can_be_differentiated_twice(frozen):
     x, first, second = (torch.randn(n, 8, device="cuda") for n in (20, 16, 16))
-    arguments = [value.requires_grad_() for value in (x, first, second.T[:1].contiguous())]
+    x.requires_grad_(), first.requires_grad_(not frozen)
+    arguments = x, first, second.T[:1].contiguous().requires_grad_()
     grads = []
     for network in (two_layers_cuda, two_layers):
         (slope,) = torch.autograd.grad(network(*arguments).sum(), x, create_graph=True)
-        grads.append(torch.autograd.grad(slope.square().sum(), arguments[1:]))
+        grads.append(torch.autograd.grad(slope.square().sum(), arguments[2 if frozen else 1 :]))
     torch.testing.assert_close(*grads)
 
 
@@ -192,13 +291,15 @@ def test_the_fast_field_is_the_torch_one(name, static, frames):
 
 
 @pytest.mark.gpu
-def test_analytic_normals_go_through_the_definition():
+@pytest.mark.parametrize("times", (1, 2000))
+def test_analytic_normals_in_training_are_the_definitions(times):
+    """With a time for all, the frame's table passes a gradient on, too."""
     normals = []
     for backend in ("auto", "torch"):
         volume = make(backend, "toy")
         volume.cfg.normal_type = "analytic"
         x = (torch.rand(2000, 3, generator=torch.Generator().manual_seed(2)) - 0.5).cuda()
-        normal = volume(x, output_normal=True, times=torch.full_like(x[:, :1], 0.3))["normal"]
+        normal = volume(x, output_normal=True, times=x.new_full((times, 1), 0.3))["normal"]
         normal[:, 0].sum().backward()
         normals.append((normal.detach(), volume.density_network.layers[0].weight.grad))
     torch.testing.assert_close(*normals, rtol=1e-3, atol=1e-3)
