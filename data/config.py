@@ -72,6 +72,9 @@ class SingleViewConfig(RandomCameraConfig):
     """Independent random cameras, video clips, and the views of validation and test."""
 
     batch_size: int = bounded(1, 1, 2**16)  # random cameras of a batch, and clips of a video batch
+    # fixed batches of random cameras, azimuths one from each part of the range, that image batches
+    # take in turn; 0: ever new cameras
+    n_cameras: int = bounded(0, 0, 2**20)
     batch_uniform_azimuth: bool = False  # a batch's azimuths: one from each n-th of the range
 
     num_frames: int = count(16)  # frames of a clip

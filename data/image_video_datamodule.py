@@ -10,6 +10,7 @@ take a busy CPU tens of milliseconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytorch_lightning as pl
@@ -64,6 +65,14 @@ def random_cameras(cfg: SingleViewConfig, generator: torch.Generator) -> Cameras
     return perturb(cameras, cfg, generator)
 
 
+def fixed_cameras(cfg: SingleViewConfig, generator: torch.Generator) -> list[Cameras]:
+    """`n_cameras` batches of cameras, the azimuths of all of them stratified."""
+    n = cfg.n_cameras
+    many = replace(cfg, batch_size=n * cfg.batch_size, batch_uniform_azimuth=True)
+    cameras = random_cameras(many, generator)
+    return [cameras.map(lambda v, j=j: v[j::n]) for j in range(n)]
+
+
 def camera_ring(cfg: MultiViewConfig, generator: torch.Generator) -> Cameras:
     """`n_view` cameras around the subject, at one elevation, distance and field of view."""
     start = sample_azimuth_deg(1, cfg.azimuth_range, generator=generator)
@@ -112,6 +121,8 @@ class TrainingBatches(IterableDataset):
     ):
         super().__init__()
         self.cfg, self.seed, self.rank, self.device = cfg, seed, rank, device
+        # random numbers of a batch that there never is, as in `in_turn`
+        self.fixed = fixed_cameras(cfg.single_view, batch_generator(seed, rank, -1))
         self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
         image = cfg.image
         camera = Cameras.of(
@@ -131,6 +142,13 @@ class TrainingBatches(IterableDataset):
         while True:
             yield k
             k += step
+
+    def in_turn(self, k: int) -> Cameras:
+        """The fixed cameras of batch k: each n_cameras batches have all, in random order."""
+        round_, place = divmod(k, len(self.fixed))
+        generator = batch_generator(self.seed, self.rank, -2 - round_)
+        order = torch.randperm(len(self.fixed), generator=generator)
+        return self.fixed[int(order[place])]
 
     def collate(self, k: int) -> dict[str, Any]:
         """Batch k of this rank."""
@@ -155,7 +173,7 @@ class TrainingBatches(IterableDataset):
                 section, cameras = self.cfg.multi_view, camera_ring(self.cfg.multi_view, generator)
             else:
                 section = self.cfg.single_view
-                cameras = random_cameras(section, generator)
+                cameras = self.in_turn(k) if self.fixed else random_cameras(section, generator)
             batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
             batch["reference"] = dict(self.reference)
         return batch

@@ -35,6 +35,7 @@ from .frozen_vae import slim
 from .latents import channels_first
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
 from .speed import Recorded, check_compile, prepare_network
+from .targets import KeptTargets
 
 
 class ScoreDistillation(BaseObject):
@@ -51,6 +52,8 @@ class ScoreDistillation(BaseObject):
         min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
         max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
         denoising_steps: int = bounded(0, 0, 1000)  # to a target picture; 0: score distillation
+        # steps that a target serves where its cameras come again (data.single_view.n_cameras)
+        target_uses: int = bounded(1, 1, 2**31)
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t), of SDS alone
         # of SDS alone: latents' gradient is clamped to +-this; a number or a C list
         grad_clip: Any = bounded(None, 0, schedule=True, names=(None,))
@@ -97,6 +100,7 @@ class ScoreDistillation(BaseObject):
                 "denoising_steps=0 (score distillation) will do."
             )
         self.noise = self.load_noise(model)
+        self.kept_targets = KeptTargets(self.cfg.target_uses)
         self.recorded: Recorded | None = None
         self.update_step(0, 0)
 
@@ -188,16 +192,19 @@ class ScoreDistillation(BaseObject):
         self, z_t: Float[Tensor, " B *shape"], t: Shaped[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, " B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
-        z_both, t_both = both(z_t), both(t)
+        scale, start = self.cfg.guidance_scale, self.cfg_start
+        if sds.is_conditional(scale, start):  # half the work
+            return self.noise_in(z_t, t, {k: v[: len(v) // 2] for k, v in condition.items()})
+        cond, uncond = self.noise_in(both(z_t), both(t), condition).chunk(2)
+        return sds.classifier_free_guidance(cond, uncond, scale, start)
+
+    def noise_in(
+        self, z_t: Float[Tensor, " N *shape"], t: Shaped[Tensor, " N"], condition: Condition
+    ) -> Float[Tensor, " N *shape"]:
+        """The network's prediction as noise, of as many rows as the condition has."""
         network = self.recorded or self.predict_from
-        seen = {
-            "z_t": self.noise.model_input(z_both, t_both),
-            "t": self.noise.model_time(t_both),
-        }
-        prediction = network({**seen, **condition}).float()
-        cond, uncond = self.noise.noise_of(prediction, z_both, t_both).chunk(2)
-        scale = self.cfg.guidance_scale
-        return sds.classifier_free_guidance(cond, uncond, scale, self.cfg_start)
+        seen = {"z_t": self.noise.model_input(z_t, t), "t": self.noise.model_time(t)}
+        return self.noise.noise_of(network({**seen, **condition}).float(), z_t, t)
 
     def __call__(
         self, rgb: Float[Tensor, "N H W C"], prompt_utils: Any = None, **camera: Any
@@ -209,8 +216,10 @@ class ScoreDistillation(BaseObject):
         """
         with torch.autocast(rgb.device.type, enabled=False):
             pictures, condition = self.prepare(channels_first(rgb), prompt_utils, camera)
-            pull = self.fit if self.cfg.denoising_steps else self.distill
-            said = pull(pictures, condition)
+            if self.cfg.denoising_steps:
+                said = self.fit(pictures, condition, camera)
+            else:
+                said = self.distill(pictures, condition)
         return said | {
             "min_step": self.noise.time_at(self.low),
             "max_step": self.noise.time_at(self.high),
@@ -234,11 +243,16 @@ class ScoreDistillation(BaseObject):
         # lost: share of the gradient that wasn't finite
         return {"loss_sds": sds.sds_loss(z, grad), "grad_norm": grad.norm(), "lost": lost}
 
-    def fit(self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition) -> dict[str, Tensor]:
+    def fit(
+        self,
+        pictures: Float[Tensor, "B *F 3 H W"],
+        condition: Condition,
+        camera: dict[str, Any],
+    ) -> dict[str, Tensor]:
         """The mean squared error to what denoising makes of the pictures."""
         with torch.no_grad():
-            target = self.target(pictures, condition)
-            pull, lost = sds.finite_part(pictures - target)
+            made = self.kept_targets.of(camera, lambda: self.target(pictures, condition))
+            pull, lost = sds.finite_part(pictures - made)
         return {"loss_fit": F.mse_loss(pictures, pictures.detach() - pull), "lost": lost}
 
     @torch.no_grad()
@@ -250,10 +264,10 @@ class ScoreDistillation(BaseObject):
         t = self.noise.draw(len(z), self.low, self.high, device=z.device)
         z_t = add_noise(z, torch.randn_like(z), *self.noise.scales(t))
 
-        def noise_in(z_t: Tensor, t: Tensor) -> Tensor:
+        def guided(z_t: Tensor, t: Tensor) -> Tensor:
             return self.guided_noise(z_t, t, condition)
 
-        z = denoise(self.noise, noise_in, z_t, t, self.cfg.denoising_steps)
+        z = denoise(self.noise, guided, z_t, t, self.cfg.denoising_steps)
         return self.to_pictures(with_clean_part(z, condition))
 
 

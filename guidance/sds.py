@@ -32,6 +32,11 @@ def classifier_free_guidance(
     return {"cond": cond, "uncond": uncond}[start] + scale * (cond - uncond)
 
 
+def is_conditional(scale: float, start: str) -> bool:
+    """Whether guidance of this scale is `cond` alone."""
+    return scale == {"cond": 0, "uncond": 1}[start]
+
+
 def sds_gradient(
     eps_hat: Float[Tensor, " B *shape"],
     eps: Float[Tensor, " B *shape"],

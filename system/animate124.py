@@ -110,6 +110,7 @@ class Animate124(BaseLift3DSystem):
         terms.check_clips(cfg.loss, getattr(data, "dynamic", True))
         terms.check_views(cfg)
         terms.check_any(cfg.loss)
+        terms.check_targets(cfg, data)
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
             raise ValueError(

@@ -152,6 +152,20 @@ def check_clips(loss: Mapping[str, Any], clips: bool) -> None:
         )
 
 
+def check_targets(cfg: Any, data: Any) -> None:
+    """A ValueError for targets that are kept for cameras which never come again."""
+    returning = getattr(getattr(data, "single_view", None), "n_cameras", 1)
+    rings = getattr(data, "prob_multi_view", 0)
+    for term in weighing(cfg.loss):
+        uses = cfg[term.guidance].get("target_uses", 1)
+        if uses > 1 and (term.view != RANDOM or not returning or rings):
+            raise ValueError(
+                f"system.{term.guidance}.target_uses is {uses}, but the cameras of its pictures "
+                "never come again: only random cameras do, with data.single_view.n_cameras, such "
+                "as 24, and data.prob_multi_view=0. Otherwise target_uses=1 will do."
+            )
+
+
 def check_any(loss: Mapping[str, Any]) -> None:
     """A ValueError if nothing has a weight."""
     if not any(C_max(loss.get(weight, 0)) for weight in weights()):

@@ -373,6 +373,24 @@ def test_uniform_azimuths_of_a_batch_are_spread(batches):
         assert quarters.tolist() == [0, 1, 2, 3]
 
 
+@pytest.mark.parametrize("batch_size", [1, 2])
+def test_fixed_cameras_come_again_in_every_round(batches, batch_size):
+    """Each of 5 batches once in 5, the azimuths of all of them spread; other seeds have others."""
+    views = {"single_view__n_cameras": 5, "single_view__batch_size": batch_size}
+    data = batches(**views)
+    seen = [data.collate(k)["random_camera"] for k in range(15)]
+    rounds = [sorted(v["azimuth"].tolist() for v in seen[k : k + 5]) for k in (0, 5, 10)]
+    assert rounds[0] == rounds[1] == rounds[2]
+    n = 5 * batch_size
+    parts = (torch.tensor(rounds[0]).flatten() + 180) * n / 360
+    assert sorted(parts.int().tolist()) == [*range(n)]
+    orders = {tuple(v["azimuth"][0].item() for v in seen[k : k + 5]) for k in (0, 5, 10)}
+    assert len(orders) > 1
+    assert same(batches(**views).collate(12), data.collate(12))
+    other = batches(seed=1, **views).collate(0)["random_camera"]["azimuth"]
+    assert other.tolist() not in rounds[0]
+
+
 def test_zero_mirror_and_precision_reach_the_clips(batches):
     video = {"prob_single_view_video": 1.0}
     always = batches(**video, single_view__zero_rate=1.0, single_view__mirror_rate=0.0)

@@ -9,7 +9,7 @@ from animate124.guidance.denoising import clean_part, denoise
 from animate124.guidance.noise import RectifiedFlow, add_noise, per_row
 
 pytest.importorskip("diffusers", minversion="0.33")  # older ones know no flows
-from test_noise import MEAN, STD, GaussianPrior, best_denoiser, every_family
+from test_noise import FAMILIES, MEAN, STD, GaussianPrior, best_denoiser, every_family
 
 
 def noisy(family, low=0.6, high=0.9, n=16):
@@ -121,9 +121,26 @@ def test_fitting_moves_images_to_what_the_prior_knows(family):
     torch.testing.assert_close(found, mean.flatten(), atol=0.05, rtol=0)
 
 
-def test_what_is_not_finite_pulls_at_nothing():
-    from test_noise import FAMILIES
+def test_a_target_serves_as_often_as_it_is_to_and_only_its_own_cameras():
+    prior = GaussianPrior(
+        FAMILIES["epsilon"], torch.full((3, 1, 1), MEAN), denoising_steps=2, target_uses=3
+    )
+    made = []
+    prior.target = lambda pictures, condition: made.append(len(made)) or pictures + made[-1]
+    rgb = torch.rand(2, 4, 4, 3)
 
+    def look(azimuth):
+        angles = torch.tensor([azimuth, 0.0])
+        camera = dict.fromkeys(("elevation", "camera_distances"), torch.zeros(2))
+        return float(prior(rgb, azimuth=angles, **camera)["loss_fit"])
+
+    left = [look(10.0) for _ in range(4)]
+    assert left == pytest.approx([0, 0, 0, 1]) and made == [0, 1]
+    assert [look(azimuth) for azimuth in (20.0, 10.0, 10.0, 20.0)] == pytest.approx([4, 1, 1, 4])
+    assert look(10.0) == pytest.approx(9) and made == [0, 1, 2, 3]
+
+
+def test_what_is_not_finite_pulls_at_nothing():
     prior = GaussianPrior(FAMILIES["epsilon"], torch.full((3, 1, 1), MEAN), denoising_steps=2)
     to_pictures = prior.to_pictures
 

@@ -12,7 +12,7 @@ import pytest
 import threestudio
 import torch
 import torch.nn.functional as F
-from animate124.guidance import distillation
+from animate124.guidance import distillation, sds
 from animate124.guidance.codecs import ImageCodec
 from animate124.guidance.zero123_model import (
     ClipSettings,
@@ -596,6 +596,22 @@ def test_bad_settings_are_named(build, name, changes, message):
 def test_only_colours_are_taken(priors, name):
     with pytest.raises(ValueError, match=r"\(4, 8, 8, 4\).*\[N H W 3\]"):
         priors[name](torch.rand(4, 8, 8, 4), FixedPrompt(), **cameras(4, TABLE[name].frames))
+
+
+@every_prior
+def test_guidance_of_the_conditional_half_alone_asks_the_network_for_no_more(
+    build, priors, name, monkeypatch
+):
+    scale = 0.0 if TABLE[name].start == "cond" else 1.0
+    prior, row = build(name, guidance_scale=scale), TABLE[name]
+    rgb, camera = torch.rand(row.n, SIZE, SIZE, 3), cameras(row.n, row.frames)
+    torch.manual_seed(5)
+    half = watch(prior, rgb, **camera)
+    monkeypatch.setattr(sds, "is_conditional", lambda *asked: False)
+    torch.manual_seed(5)
+    whole = watch(prior, rgb, **camera)
+    assert len(half.answer) == len(half.z) == len(whole.answer) / 2
+    torch.testing.assert_close(half.z_grad, whole.z_grad, atol=1e-5, rtol=1e-4)
 
 
 # ---- denoising to a target

@@ -9,6 +9,7 @@ import pytest
 import torch
 from animate124.guidance import noise, sds
 from animate124.guidance.distillation import ScoreDistillation
+from animate124.guidance.targets import KeptTargets
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,6 +106,7 @@ class GaussianPrior(ScoreDistillation):
         self.family, self.noise, self.mean = family, family.noise, mean
         self.cfg = self.Config(guidance_scale=3.0, **changes)
         self.recorded = None
+        self.kept_targets = KeptTargets(self.cfg.target_uses)
         self.update_step(0, 0)
 
     def prepare(self, images, prompt_utils, camera):

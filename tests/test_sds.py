@@ -37,6 +37,14 @@ def test_loss_keeps_a_gradient_that_the_latents_would_round_away():
     torch.testing.assert_close(z.grad, grad, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("start", ["cond", "uncond"])
+def test_guidance_that_is_the_conditional_half(start):
+    cond, uncond = torch.randn(2, 5, dtype=torch.float64)
+    for scale in (0.0, 0.5, 1.0, 2.0):
+        guided = sds.classifier_free_guidance(cond, uncond, scale, start)
+        assert sds.is_conditional(scale, start) == torch.allclose(guided, cond)
+
+
 def test_guidance_forms():
     cond, uncond = torch.randn(2, 4, 8, 8), torch.randn(2, 4, 8, 8)
 

@@ -1,0 +1,31 @@
+"""Targets that serve more than once: denoising costs more than rendering and fitting."""
+
+from collections.abc import Callable
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+Picture = Float[Tensor, "B *F 3 H W"]
+ANGLES = ("elevation", "azimuth", "camera_distances")  # of a batch, each [N]
+
+
+class KeptTargets:
+    """What was made for cameras that come again (`data.single_view.n_cameras`), each for as many
+    uses. A checkpoint has none of them: a resumed run makes its own."""
+
+    def __init__(self, uses: int):
+        self.uses = uses
+        self.kept: dict[Any, tuple[Tensor, int]] = {}  # and the uses that are left
+
+    def of(self, camera: dict[str, Any], make: Callable[[], Picture]) -> Picture:
+        """The target of a batch's cameras, made anew where none is left."""
+        if self.uses == 1:
+            return make()
+        key = tuple(tuple(camera[name].tolist()) for name in ANGLES)
+        target, left = self.kept.get(key) or (make(), self.uses)
+        if left > 1:
+            self.kept[key] = target, left - 1
+        else:
+            self.kept.pop(key)
+        return target
