@@ -1,5 +1,6 @@
 """The banks and the trainer of the toy priors, and the priors that are shipped."""
 
+import dataclasses
 import json
 import random
 import shutil
@@ -96,6 +97,11 @@ def test_the_video_unet_that_sees_a_picture_starts_as_the_one_that_sees_none():
     seen = recipes.beside(z, torch.randn(2, 4, 16, 16))
     with torch.no_grad():
         torch.testing.assert_close(seeing(seen, t, states).sample, blind(z, t, states).sample)
+    wider = dataclasses.replace(TINY, video_channels=(32, 32, 64))  # the last level starts anew
+    blind = networks.make_video_unet(wider)
+    seeing = networks.make_image_video_unet(wider, blind).state_dict()
+    name = "down_blocks.0.resnets.0.conv1.weight"
+    assert torch.equal(seeing[name], blind.state_dict()[name])
 
 
 def test_the_shipped_priors_are_small_and_good():

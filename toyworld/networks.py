@@ -48,8 +48,8 @@ def make_image_video_unet(plan: Plan, video: Network) -> Network:
     """
     config = unet_config(plan, plan.image_video_channels, "3D")
     unet: Network = UNet3DConditionModel(in_channels=8, **config)
-    own = unet.state_dict()
-    started = {k: w for k, w in video.state_dict().items() if w.shape == own[k].shape}
+    shapes = {k: w.shape for k, w in unet.state_dict().items()}
+    started = {k: w for k, w in video.state_dict().items() if w.shape == shapes.get(k)}
     unet.load_state_dict(started, strict=False)
     with torch.no_grad():
         narrow, wide = video.conv_in, unet.conv_in
