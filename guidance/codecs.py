@@ -18,9 +18,13 @@ from .speed import RecordedEncoder
 
 
 class Codec(Protocol):
-    """What all ways to latents have; beside it each has what its leaves encode with."""
+    """What all ways to latents have; an image VAE takes single pictures as well."""
 
     vae: Any
+
+    def encode_clips(self, clips: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B C f h w"]:
+        """A sample of the posterior, scaled."""
+        ...
 
     def check_size(self, **sizes: int) -> None:
         """A ValueError for a size in pixels, by its name, that the VAE can't take."""

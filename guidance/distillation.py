@@ -13,7 +13,7 @@ threestudio's prompt processors return their embeddings. Angles are in degrees.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import threestudio
 import torch
@@ -167,13 +167,14 @@ class ScoreDistillation(BaseObject):
 
     def to_latents(self, pictures: Float[Tensor, "B *F 3 H W"]) -> Float[Tensor, "B c *size"]:
         """Their latents."""
-        clips = pictures.ndim == 5
-        return self.codec.encode_clips(pictures) if clips else self.codec.encode(pictures)
+        if pictures.ndim == 5:
+            return self.codec.encode_clips(pictures)
+        return cast(ImageCodec, self.codec).encode(pictures)
 
     def to_pictures(self, z: Float[Tensor, "B c *size"]) -> Float[Tensor, "B *F 3 H W"]:
         """The way back, without a graph."""
-        clips = z.ndim == 5
-        return self.codec.decode_clips(z) if clips else self.codec.decode(z)
+        codec = cast(ImageCodec, self.codec)  # others are refused
+        return codec.decode_clips(z) if z.ndim == 5 else codec.decode(z)
 
     def predict_noise(
         self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, " B2 *F"], condition: Condition

@@ -172,6 +172,13 @@ def test_each_stage_trains_in_threestudios_launcher(stages, number):
     assert list((trial / "save").glob("*.png")), "no validation picture"
 
 
+def test_stage_one_that_fits_pictures_trains_in_threestudios_launcher(place, random_priors):
+    config, path, *words = stage(1, random_priors, place)
+    launch(place, config, path.replace("stage1", "deformation-stage1"), *words, "--train")
+    [trial] = (place / "outputs" / "animate124-toy-deformation-stage1").iterdir()
+    assert checkpoint(trial)["global_step"] == STEPS
+
+
 @pytest.mark.parametrize("number", [2, 3])
 def test_a_stage_starts_from_the_newest_run_of_the_one_before(stages, number):
     """Three Adam steps of 1e-4 move no entry of the space grid by more than about 3e-4."""
