@@ -12,7 +12,7 @@ from .draft import Draft
 from .machine import CPU, variables
 from .overrides import check_handover, check_stage
 from .places import ROOT, check_writable, shown
-from .presets import Preset, check_name, preset_named, token_memory_options
+from .presets import Preset, check_name, preset_of, token_memory_options
 from .prompts import by_stage, make_prompts
 from .request import Request
 from .subject import LATER, who
@@ -45,7 +45,7 @@ def make_plan(request: Request, check: bool = False) -> Plan:
         ValueError: an option that doesn't fit, an image that can't be used; OSError: no image, no
             model, no folder to write to.
     """
-    preset = preset_named(request.preset)
+    preset = preset_of(request)
     check_tasks(request, preset)
     names, subject = wanted(request, preset), who(request)
     prompts = make_prompts(request, preset, subject or LATER)

@@ -5,9 +5,11 @@ Numbers that someone may want to change stand here and nowhere else in this fold
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
+
+from .request import FIELDS, GRID, Request
 
 Options = Mapping[str, Any]
 FAST = 4  # --fast divides the training steps of the token and of each stage by this
@@ -55,6 +57,7 @@ class Stage:
 @dataclass(frozen=True)
 class Preset:
     stages: tuple[Stage, ...]
+    grid: tuple[Stage, ...]  # those of --field grid instead; () where there are none
     static_prompt: str  # of a scene that stands still, of {noun} or {phrase}
     video_negative: str  # negative prompt of the video prior, likewise
     refine_negative: str  # negative prompt of the tile prior, of {prompt}
@@ -118,14 +121,24 @@ def animate124(configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost]) ->
 
 def full(video: str) -> Preset:
     """Full-size models; `video`: which video prior, as the configs' names end."""
+    static = "configs/animate124-stage1.yaml"
+    costs = Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)
     return Preset(
         stages=animate124(
             (
-                "configs/animate124-stage1.yaml",
+                static,
+                f"configs/animate124-deformation-stage2-{video}.yaml",
+                f"configs/animate124-deformation-stage3-{video}.yaml",
+            ),
+            costs,
+        ),
+        grid=animate124(
+            (
+                static,
                 f"configs/animate124-stage2-{video}.yaml",
                 f"configs/animate124-stage3-{video}.yaml",
             ),
-            (Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)),
+            costs,
         ),
         static_prompt="a high resolution DSLR image of {phrase}",
         video_negative="",
@@ -147,6 +160,14 @@ def full(video: str) -> Preset:
 PRESETS = {
     "toy": Preset(
         stages=animate124(
+            (
+                "configs/toy/deformation-stage1.yaml",
+                "configs/toy/deformation-stage2.yaml",
+                "configs/toy/deformation-stage3.yaml",
+            ),
+            (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
+        ),
+        grid=animate124(
             ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
             (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
         ),
@@ -178,19 +199,36 @@ PRESETS = {
 }
 
 
-def preset_named(name: str) -> Preset:
-    if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        raise ValueError(f"--preset {name}: there are {', '.join(PRESETS)}{hint}")
-    return PRESETS[name]
+def preset_of(request: Request) -> Preset:
+    """The preset that a request names, with the stages of its field.
+
+    Raises:
+        ValueError: there is no such preset, or it has no such field.
+    """
+    for flag, name, names in (
+        ("--preset", request.preset, PRESETS),
+        ("--field", request.field, FIELDS),
+    ):
+        if name not in names:
+            raise ValueError(f"{flag} {name}: there are {', '.join(names)}{near(name, names)}")
+    preset = PRESETS[request.preset]
+    if request.field != GRID:
+        return preset
+    if not preset.grid:
+        raise ValueError(f"--field {GRID}: the preset {request.preset} has no stages for that.")
+    return replace(preset, stages=preset.grid)
+
+
+def near(name: str, names: Collection[str]) -> str:
+    """The end of a sentence about a name that isn't among those."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {close[0]}?" if close else "."
 
 
 def check_name(said: str, name: str, tasks: Sequence[str]) -> None:
     """A ValueError for a name that no task has; `said`: where it stands."""
     if name not in tasks:
-        near = difflib.get_close_matches(name, tasks, n=1)
-        hint = f"; did you mean {near[0]}?" if near else "."
+        hint = near(name, tasks)
         raise ValueError(f"{said}: no task is called {name!r}; {', '.join(tasks)} are{hint}")
 
 

@@ -144,6 +144,7 @@ def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "prompts": plan.prompts,
         "image": str(request.image),
         "preset": request.preset,
+        "field": request.field,
         "fast": request.fast,
         "vram_gb": request.vram,
         "memory_options": plan.memory,

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import re
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field
+from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from argument_types import finite_number, path, positive_int, text_with_content
 
 # stems that say nothing: the folder names the picture
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
+GRID = "grid"
+FIELDS = ("deformation", GRID)  # how a scene moves; the first is the default
 USAGE = (
     "%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
     "       %(prog)s --batch scenes.csv [options] [task.key=value ...]"
@@ -44,7 +46,9 @@ def option(
     one of its own. more: what argparse is told.
     """
     told = {"help": says.replace("%", "%%"), **more}
-    return field(default=default, metadata={"flag": flag, "column": column, "told": told})
+    return dataclasses.field(
+        default=default, metadata={"flag": flag, "column": column, "told": told}
+    )
 
 
 @dataclass(frozen=True)
@@ -74,6 +78,12 @@ class Request:
         "modelscope",
         metavar="NAME",
     )
+    field: str = option(
+        "deformation (default: a scene at rest that is bent over time) or grid (the published "
+        "method: colours and shape over time)",
+        FIELDS[0],
+        metavar="NAME",
+    )
     vram: float | None = option(
         "sets options that fit this much GPU memory, and says which", metavar="GB", type=gigabytes
     )
@@ -99,7 +109,9 @@ class Request:
     until: str | None = option(
         "stop there; after a stage its own result is rendered", metavar="TASK"
     )
-    overrides: dict[str, dict[str, str]] = field(default_factory=dict)  # task -> key -> value
+    overrides: dict[str, dict[str, str]] = dataclasses.field(
+        default_factory=dict
+    )  # task -> key -> value
 
     @property
     def name(self) -> str:

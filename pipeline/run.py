@@ -23,11 +23,11 @@ from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
 from .places import ROOT, workplace
-from .plan import Plan, make_plan
-from .presets import preset_named
+from .plan import LEAVES, Plan, make_plan
+from .presets import preset_of
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration
-from .request import Request
+from .request import FIELDS, Request
 from .task import Task
 from .tasks.stage import resume_words
 from .wording import unknown_words
@@ -84,9 +84,12 @@ def pending(plan: Plan, manifest: Manifest) -> list[tuple[Task, State]]:
 def describe(plan: Plan, manifest: Manifest) -> str:
     """The plan as --dry-run prints it."""
     says = {"done": "done", "half": "goes on from its last checkpoint", "new": "runs"}
-    lines = [f"# {plan.request.folder}: preset {plan.request.preset}", *remarks(plan)]
+    request = plan.request
+    head = f"# {request.folder}: preset {request.preset}, field {request.field}"
+    lines = [head, *remarks(plan)]
     lines += [f"# the commands run in {workplace()}"] if Path.cwd() != workplace() else []
     states = pending(plan, manifest)
+    lines += of_another_field(plan, states, manifest)
     lines += [f"# not here: {line}" for line in here(plan, states)]
     for task, state in states:
         lines += ["", f"# {task.name}: {says[state]}", task.shown(again=state == "half")]
@@ -97,7 +100,7 @@ def beginning(request: Request) -> Manifest:
     """The manifest as a run begins with it; nothing is written."""
     manifest = Manifest(request.folder)
     manifest.claim(request.prompt, request.image)
-    for name in preset_named(request.preset).after(request.start):
+    for name in preset_of(request).after(request.start):
         manifest.records.pop(name, None)
     return manifest
 
@@ -116,7 +119,7 @@ def here(plan: Plan, states: Sequence[tuple[Task, State]]) -> list[str]:
             raise ValueError(f"{error} (--from token learns it again)") from error
     needs = [name for name in left if name != "preprocess"]
     models = {model for task in left.values() for model in task.models}
-    return lacks(plan.request, preset_named(plan.request.preset), models) if needs else []
+    return lacks(plan.request, preset_of(plan.request), models) if needs else []
 
 
 def check_here(plan: Plan) -> list[tuple[Task, State]]:
@@ -140,7 +143,7 @@ def remarks(plan: Plan) -> list[str]:
             "caption, which is not there yet (--subject says it now)"
         )
     lines += [f"# {key}: {text!r}" for key, text in plan.prompts.items() if text]
-    words = preset_named(request.preset).words
+    words = preset_of(request).words
     if words is not None and plan.subject is not None:
         line = unknown_words(request.preset, read_json(ROOT / words), *plan.prompts.values())
         lines += [f"# {line}"] if line else []
@@ -150,6 +153,26 @@ def remarks(plan: Plan) -> list[str]:
         options = " ".join(f"{key}={value}" for key, value in options.items())
         lines.append(f"# --vram {request.vram:g} sets in {stage}: {options}")
     return lines
+
+
+def of_another_field(
+    plan: Plan, states: Sequence[tuple[Task, State]], manifest: Manifest
+) -> list[str]:
+    """A line if stages that will train anew are done, or half done, with another --field."""
+    request = plan.request
+    left = [task.name for task, state in states if state == "new" and task.name not in LEAVES]
+    left = [name for name in left if name in manifest.records]
+    if not left or not preset_of(request).grid:
+        return []
+    (field,) = set(FIELDS) - {request.field}
+    there = pending(make_plan(replace(request, field=field)), manifest)
+    made = [task.name for task, state in there if state != "new" and task.name in left]
+    if not made:
+        return []
+    return [
+        f"# {', '.join(made)}: trained with --field {field}, which takes them as they are. With "
+        f"--field {request.field} they train anew; what they made is kept in earlier/"
+    ]
 
 
 def run_request(request: Request, go_on: Sequence[str], interrupt: Interrupt) -> int:
@@ -164,8 +187,8 @@ def run_request(request: Request, go_on: Sequence[str], interrupt: Interrupt) ->
         manifest = Manifest(request.folder)
         manifest.claim(request.prompt, request.image)
         manifest.save()
-        manifest.forget(preset_named(request.preset).after(request.start))
-        for line in remarks(plan):
+        manifest.forget(preset_of(request).after(request.start))
+        for line in [*remarks(plan), *of_another_field(plan, states, manifest)]:
             print(line.removeprefix("# "), flush=True)
         estimate = Estimate(works(states))
         line = ProgressLine(estimate)

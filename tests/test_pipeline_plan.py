@@ -1,6 +1,7 @@
 """Plans: commands that the scripts understand, options that end up where they belong."""
 
 import argparse
+import itertools
 import json
 import os
 import re
@@ -18,8 +19,8 @@ from animate124.pipeline.manifest import Manifest, settings_hash
 from animate124.pipeline.overrides import by_task, check_handover, flags, stage_config, written
 from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
-from animate124.pipeline.presets import CHUNK, PRESETS
-from animate124.pipeline.request import Request, slug
+from animate124.pipeline.presets import CHUNK, PRESETS, preset_of
+from animate124.pipeline.request import FIELDS, Request, slug
 from animate124.pipeline.run import check_here, describe
 from animate124.pipeline.tasks import result
 from animate124.preprocess import command as preprocess
@@ -46,9 +47,10 @@ def config_of(task, tmp_path):
     return load_config(str(ROOT / args.config), cli_args=extras), args
 
 
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_task_is_a_command_line_of_its_script(preset, tmp_path):
-    plan = make_plan(request(tmp_path, preset=preset), check=True)
+def test_every_task_is_a_command_line_of_its_script(preset, field, tmp_path):
+    plan = make_plan(request(tmp_path, preset=preset, field=field), check=True)
     assert tuple(task.name for task in plan.tasks) == PRESETS[preset].tasks
     parsers = {
         "image_preprocess.py": preprocess.parser(),
@@ -63,17 +65,21 @@ def test_every_task_is_a_command_line_of_its_script(preset, tmp_path):
 
 
 def test_toy_models_are_told_what_stays(tmp_path):
-    for preset, negative, refine in (("toy", "a fox", "a fox is jumping"), ("modelscope", "", "")):
-        plan = make_plan(Request(PANDA, "a fox is jumping", out=tmp_path, preset=preset))
+    for field, (preset, negative, refine) in itertools.product(
+        FIELDS, (("toy", "a fox", "a fox is jumping"), ("modelscope", "", ""))
+    ):
+        asked = Request(PANDA, "a fox is jumping", out=tmp_path, preset=preset, field=field)
+        plan = make_plan(asked)
         for stage in ("stage2", "stage3"):
             cfg, _ = config_of(plan[stage], tmp_path)
             assert cfg.system.prompt_processor.negative_prompt == negative
         assert cfg.system.prompt_processor_cn.negative_prompt == refine
 
 
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_stages_read_what_the_ones_before_write(preset, tmp_path):
-    plan = make_plan(request(tmp_path, preset=preset))
+def test_stages_read_what_the_ones_before_write(preset, field, tmp_path):
+    plan = make_plan(request(tmp_path, preset=preset, field=field))
     prompts = ["a toy panda" if preset == "toy" else "a high resolution DSLR image of a panda"]
     prompts += [PROMPT, PROMPT]
     for stage, prompt in zip(STAGES, prompts, strict=True):
@@ -95,11 +101,13 @@ def test_stages_read_what_the_ones_before_write(preset, tmp_path):
     assert shown[-1] == f"resume={plan['stage3'].checkpoint}"
 
 
+@pytest.mark.parametrize(
+    ("field", "gb"), [(FIELDS[0], gb) for gb in (8, 24, 44, 100)] + [("grid", 8)]
+)
 @pytest.mark.parametrize("preset", PRESETS)
-@pytest.mark.parametrize("gb", [8, 24, 44, 100])
-def test_memory_options_are_options_of_the_stages(preset, gb, tmp_path):
-    plan = make_plan(request(tmp_path, preset=preset, vram=gb), check=True)
-    free = make_plan(request(tmp_path, preset=preset))
+def test_memory_options_are_options_of_the_stages(preset, field, gb, tmp_path):
+    plan = make_plan(request(tmp_path, preset=preset, field=field, vram=gb), check=True)
+    free = make_plan(request(tmp_path, preset=preset, field=field))
     assert bool(plan.memory) == any(stage.memory_options(gb) for stage in PRESETS[preset].stages)
     for stage, options in plan.memory.items():
         if stage == "token":
@@ -256,6 +264,8 @@ def test_a_photo_that_is_none_and_a_folder_that_is_a_file_are_refused(tmp_path):
 def test_unclear_options_say_what_to_do(tmp_path):
     with pytest.raises(ValueError, match="modelscope"):
         make_plan(request(tmp_path, preset="modelscop"))
+    with pytest.raises(ValueError, match=r"--field gird: .*did you mean grid"):
+        make_plan(request(tmp_path, field="gird"))
     with pytest.raises(ValueError, match="--refine-prompt"):
         make_plan(request(tmp_path, subject="bear"))
     with pytest.raises(ValueError, match="<token>"):
@@ -264,12 +274,13 @@ def test_unclear_options_say_what_to_do(tmp_path):
     assert plan.prompts["stage1"] == "a toy bear"
 
 
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("until", TOY.tasks)
-def test_until_ends_with_that_tasks_result(until, tmp_path):
-    names = [task.name for task in make_plan(request(tmp_path, until=until)).tasks]
+def test_until_ends_with_that_tasks_result(until, field, tmp_path):
+    tasks = make_plan(request(tmp_path, until=until, field=field)).tasks
     rest = ["result"] if until in STAGES else []
-    assert names == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
-    task = make_plan(request(tmp_path, until=until)).tasks[-1]
+    assert [task.name for task in tasks] == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
+    task = tasks[-1]
     if until in STAGES:
         assert task.reads["checkpoint"].parts[-3] == until
         assert ("animation.mp4" in {p.name for p in task.outputs}) == (until != "stage1")
@@ -431,7 +442,7 @@ def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
         ([first, second], ["preprocess", "stage1", "stage2", "result"]),
         ([first, second, third, again], [*TOY.tasks[:-1], "again", "result"]),
     ):
-        monkeypatch.setitem(PRESETS, "rows", replace(TOY, stages=tuple(rows)))
+        monkeypatch.setitem(PRESETS, "rows", replace(TOY, stages=tuple(rows), grid=()))
         plan = make_plan(request(tmp_path, preset="rows"), check=True)
         assert [task.name for task in plan.tasks] == names
         last = plan[rows[-1].name]
@@ -442,13 +453,23 @@ def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
     assert last.reads["token"] == plan["token"].outputs[0]
     with pytest.raises(ValueError, match=r"no task is called 'stage4'; .*stage3, again"):
         make_plan(request(tmp_path, preset="rows", until="stage4"))
+    with pytest.raises(ValueError, match="--field grid: the preset rows has no stages for that"):
+        make_plan(request(tmp_path, preset="rows", field="grid"))
+
+
+def test_a_field_has_the_published_configs_or_its_own():
+    for preset in PRESETS:
+        fields = [preset_of(Request(PANDA, PROMPT, preset=preset, field=name)) for name in FIELDS]
+        deformation, grid = ([stage.config for stage in field.stages] for field in fields)
+        assert not any("deformation" in config for config in grid)
+        assert all("deformation" in config for config in deformation[1:])
 
 
 def test_the_published_methods_tasks_have_the_settings_of_the_release_before(tmp_path):
-    """So that what was done stays done."""
+    """So that what was done stays done, with --field grid."""
     before = json.loads((ROOT / "tests" / "before" / "settings.json").read_text())
     for preset in PRESETS:
-        plan = make_plan(request(tmp_path, preset=preset))
+        plan = make_plan(request(tmp_path, preset=preset, field="grid"))
         assert {task.name: settings_hash(task.settings) for task in plan.tasks} == before[preset]
 
 
@@ -456,6 +477,7 @@ GEOMETRY = "system.geometry"
 GRID = f"{GEOMETRY}.pos_encoding_config"
 
 
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -467,8 +489,8 @@ GRID = f"{GEOMETRY}.pos_encoding_config"
         ([f"stage1.{GRID}.static=false", f"stage2.{GRID}.backend=torch"], None),
     ],
 )
-def test_a_stage_that_starts_from_another_has_its_shape(words, says, tmp_path):
-    asked = request(tmp_path, overrides=by_task(words))
+def test_a_stage_that_starts_from_another_has_its_shape(words, says, field, tmp_path):
+    asked = request(tmp_path, field=field, overrides=by_task(words))
     if says is None:
         assert make_plan(asked, check=True)
         return
