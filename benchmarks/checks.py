@@ -24,7 +24,7 @@ from animate124.system.loss_watch import LossWatch
 from measuring import FIGURES, device_name, record
 from measuring import milliseconds as time_of
 from probes import mark, milliseconds
-from stages import step_options, train
+from stages import step_options, train, which
 
 BLOCK = 6  # steps
 
@@ -133,7 +133,7 @@ def main() -> None:
 
     with_checks, without = (alternate.times(checked) for checked in (True, False))
     ours, plain = map(statistics.median, (with_checks, without))
-    name = f"{'toy ' * args.toy}stage {args.stage}, {args.scene}, compile {args.compile}"
+    name = f"{which(args)}, {args.scene}, compile {args.compile}"
     print(f"{name}, {device_name()}, torch {torch.__version__}, {len(without)} steps of each kind")
     for label, ms in (("with the checks", with_checks), ("without", without)):
         print(f"{label:16} {statistics.median(ms):8.2f} ms ({min(ms):.2f} to {max(ms):.2f})")
@@ -144,7 +144,7 @@ def main() -> None:
         f"{file['checksums']:.0f}"
     )
     if figures:
-        key = f"checks/{'toy-' * args.toy}stage{args.stage}-{args.scene}-{args.compile}"
+        key = f"checks/{which(args)}-{args.scene}-{args.compile}"
         record(
             {
                 f"{key}/step with": (ours, "ms"),

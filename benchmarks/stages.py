@@ -16,6 +16,7 @@ import diffusers
 import pytorch_lightning as pl
 import threestudio
 import torch
+from animate124.pipeline.request import FIELDS, GRID
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -52,6 +53,7 @@ def step_options(description: str) -> argparse.ArgumentParser:
     """What says which step: of this script, and of others that time one."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--stage", type=int, choices=[1, 2, 3], required=True)
+    parser.add_argument("--field", choices=FIELDS, default=FIELDS[0], help="as animate.py's")
     parser.add_argument("--scene", choices=["blob", "sharp"], default="blob")
     parser.add_argument("--video", choices=["ms", "zs"], default="ms", help="ModelScope, ZeroScope")
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="false")
@@ -99,7 +101,7 @@ def train(
 
 def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str]]:
     """The stage's config file, and the command line that makes it this benchmark's."""
-    name = "animate124-stage1" if args.stage == 1 else f"animate124-stage{args.stage}-{args.video}"
+    name = config_name(args)
     overrides = [
         f"data.image.image_path={ROOT}/load/toy-panda/_rgba.png",
         "system.prompt_processor.prompt=a panda is dancing",
@@ -109,13 +111,26 @@ def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str
         f"exp_root_dir={folder}/outputs",
     ]
     if args.toy:
-        name = f"toy/stage{args.stage}"
         (folder / "load").symlink_to(ROOT / "load")  # where the config looks for its priors
     else:
         overrides += random_priors(args, folder)
     if args.tiny:
         overrides += TINY + TINY_SIZES[args.stage]
     return ROOT / "configs" / f"{name}.yaml", [*overrides, *args.overrides]
+
+
+def which(args: argparse.Namespace) -> str:
+    """The step in the names of figures, such as toy-deformation-stage2. Those of the published
+    method and of the full-size stage 1, which is the same for each field, name none."""
+    field = "" if args.field == GRID or (args.stage == 1 and not args.toy) else f"{args.field}-"
+    return f"{'toy-' * args.toy}{field}stage{args.stage}"
+
+
+def config_name(args: argparse.Namespace) -> str:
+    """As configs/ has it."""
+    if args.toy:
+        return which(args).replace("toy-", "toy/")
+    return f"animate124-{which(args)}" + ("" if args.stage == 1 else f"-{args.video}")
 
 
 def random_priors(args: argparse.Namespace, folder: Path) -> list[str]:

@@ -1,7 +1,8 @@
 """Milliseconds, memory and the split of one training step, with full-size random models.
 
-python benchmarks/step.py --stage 2 [--scene blob|sharp] [--video ms|zs] [--compile graph|inductor]
-    [--baseline] [--memory-fraction-gb 12] [--devices 2] [--toy] [--tiny] [key=value ...]
+python benchmarks/step.py --stage 2 [--field deformation|grid] [--scene blob|sharp] [--video ms|zs]
+    [--compile graph|inductor] [--baseline] [--beside-grid] [--memory-fraction-gb 12] [--devices 2]
+    [--toy] [--tiny] [--figures FILE] [key=value ...]
 
 The stage's own config runs under Lightning as launch.py runs it, at 16-mixed, on the data module's
 batches; learning rates are 0 so that the scene stays what it is ("blob": what training starts from;
@@ -9,13 +10,17 @@ batches; learning rates are 0 so that the scene stays what it is ("blob": what t
 measured in steps of its own. `--toy` takes the quickstart's config and shipped priors instead, from
 the blob: what a laptop does. `--tiny` takes tiny models and pictures, to try this script on a CPU.
 With `--devices` above 1 a step is DDP's: a batch a device, gradients averaged; what is printed is
-the first device's. GB are 10^9 bytes. `key=value` overrides the config. Medians and the peak of
-full-size and toy models go into figures.json.
+the first device's. GB are 10^9 bytes. `key=value` overrides the config. `--beside-grid` measures
+the same step of the published method first, in a process of its own, and says the ratio. Medians
+and the peak go into figures.json (`--figures FILE`: elsewhere; `--tiny`: nowhere else).
 """
 
 import argparse
+import json
 import os
 import statistics
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,11 +31,13 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import pytorch_lightning as pl
 import torch
-from measuring import cap_memory, device_name, record
+from animate124.pipeline.request import GRID
+from measuring import FIGURES, cap_memory, device_name, record
 from probes import KINDS, PRIORS, Watch
-from stages import step_options, train
+from stages import step_options, train, which
 from threestudio.launch import leave_process_group
 
+Figures = dict[str, tuple[float, str]]  # name -> value and unit
 # An H200's figures of the original (facts of the public code, the same models and settings):
 # (stage, scene): ms of a step in a usual clip and in one that starts from zero, peak GB, millions
 # of samples kept and marched in these two, rays hit
@@ -66,17 +73,47 @@ def beside(value: float, original: float | None, form: Callable[[float], str]) -
     return f"{form(value)} (original {form(original)}, {value / original - 1:+.1%})"
 
 
-def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -> None:
+def key_of(args: argparse.Namespace) -> str:
+    """How the names of a step's figures begin."""
+    return f"step/{which(args)}-{args.scene}-{args.video}-{args.compile}"
+
+
+def measure_grid(folder: Path) -> Figures:
+    """The same step of the published method, by this script in a process of its own."""
+    file = folder / "grid.json"
+    words = [word for word in sys.argv[1:] if word != "--beside-grid"]
+    command = [sys.executable, sys.argv[0], *words, "--field", GRID, "--figures", str(file)]
+    subprocess.run(command, check=True)
+    held = json.loads(file.read_text())
+    return {name: (figure["value"], figure["unit"]) for name, figure in held.items()}
+
+
+def compare(args: argparse.Namespace, ours: Figures, grid: Figures) -> Figures:
+    """Prints our figures' ratios to the published method's; that of a usual step, as a figure."""
+    ratios = {}
+    for name, (value, unit) in grid.items():
+        part = name.rpartition("/")[2]
+        ratios[part] = ours[f"{key_of(args)}/{part}"][0] / value
+        print(f"{part}: {ratios[part]:.3f} of the {value:.4g} {unit} with --field {GRID}")
+    if args.toy or (args.scene, args.video) != ("blob", "ms"):
+        return {}
+    usual = ratios[name_of("usual", args.stage)]
+    return {f"step.stage{args.stage}.ratio_to_grid": (usual, f"of the ms with --field {GRID}")}
+
+
+def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -> Figures:
+    """Prints it all; the medians and the peak, with their units."""
     nothing = ((None, None), None, (None, None), None)
     known = args.baseline and not args.tiny and not args.toy and args.video == "ms"
+    known = known and (args.field == GRID or args.stage == 1)
     times, peak, samples, hit = ORIGINAL[args.stage, args.scene] if known else nothing
     print(
-        f"\n{'toy ' * args.toy}stage {args.stage}, {args.scene}, video {args.video}, "
-        f"compile {args.compile}, {device_name()}, "
+        f"\n{'toy ' * args.toy}stage {args.stage}, field {args.field}, {args.scene}, video "
+        f"{args.video}, compile {args.compile}, {device_name()}, "
         f"torch {torch.__version__} {' '.join(args.overrides)}"
     )
-    key = f"step/{'toy-' * args.toy}stage{args.stage}-{args.scene}-{args.video}-{args.compile}"
-    figures = {f"{key}/peak": (watch.peak["allocated"], "GB")}
+    key, peak_gb = key_of(args), watch.peak["allocated"]
+    figures: Figures = {f"{key}/peak": (peak_gb, "GB")} if peak_gb else {}  # none on a CPU
     for i, kind in enumerate(KINDS):
         ms = watch.times(kind)
         if ms:
@@ -94,8 +131,7 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
     if watch.syncs:
         where = ", ".join(f"{place} {n}" for place, n in watch.syncs.most_common())
         print(f"waits of the CPU for the GPU in one step: {watch.syncs.total()} ({where})")
-    if not args.tiny:
-        record(figures)
+    return figures
 
 
 def report_split(args: argparse.Namespace, watch: Watch, samples: tuple, hit: float | None) -> None:
@@ -131,19 +167,35 @@ def main() -> None:
     parser.add_argument(
         "--baseline", action="store_true", help="the original's figures beside ours"
     )
+    parser.add_argument(
+        "--beside-grid", action="store_true", help="measure the published method's step first"
+    )
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
     parser.add_argument("--steps", type=int, default=30, help="steps that are measured")
     parser.add_argument("--split-steps", type=int, default=6, help="steps that are split")
     args = parser.parse_args()
 
+    file = args.figures or (None if args.tiny else FIGURES)
+    file = file and file.resolve()
+    grid = None
+    if args.beside_grid and args.devices > 1:
+        parser.error("--beside-grid is for one device")
+    if args.beside_grid:
+        with tempfile.TemporaryDirectory() as temporary:
+            grid = measure_grid(Path(temporary))
     cap_memory(args.memory_fraction_gb)
     watch = Watch(args.warm_up, args.steps, args.split_steps)
     with tempfile.TemporaryDirectory() as temporary:
         trainer = train(args, Path(temporary), watch, watch.last + 1, args.devices)
         leave_process_group()
         if trainer.is_global_zero:
-            report(args, watch, trainer.lightning_module)
+            figures = report(args, watch, trainer.lightning_module)
+            if grid is not None:
+                figures |= {**grid, **compare(args, figures, grid)}
+            if file:
+                record(figures, file)
 
 
 if __name__ == "__main__":
