@@ -165,7 +165,10 @@ def of_another_field(
     if not left or not preset_of(request).grid:
         return []
     (field,) = set(FIELDS) - {request.field}
-    there = pending(make_plan(replace(request, field=field)), manifest)
+    try:
+        there = pending(make_plan(replace(request, field=field)), manifest)
+    except (ValueError, OSError):  # what is asked for doesn't fit that field
+        return []
     made = [task.name for task, state in there if state != "new" and task.name in left]
     if not made:
         return []
