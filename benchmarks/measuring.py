@@ -2,17 +2,16 @@
 write figures down.
 """
 
-import json
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from animate124.files.figures import FIGURES, device_name
+from animate124.files.figures import record as write_down
 
-FIGURES = Path(__file__).with_name("figures.json")
+__all__ = ["FIGURES", "cap_memory", "device_name", "milliseconds", "now", "record"]
 
 
 def now() -> float:
@@ -39,29 +38,7 @@ def cap_memory(gb: float | None) -> None:
         torch.cuda.set_per_process_memory_fraction(gb * 1e9 / total)
 
 
-def device_name() -> str:
-    return torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
-
-
-def commit() -> str:
-    """Of this checkout; of a copy without its history, what the variable COMMIT says."""
-    if "COMMIT" in os.environ:
-        return os.environ["COMMIT"]
-    git = ["git", "-C", str(FIGURES.parent), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
-
-
 def record(figures: Mapping[str, tuple[float, str]], path: Path = FIGURES) -> None:
-    """Writes value and unit of each figure into the file, beside what it holds of others; with
-    the device, this command and the commit.
-    """
+    """Writes value and unit of each figure into the file, with this script's command."""
     name = Path(sys.argv[0]).name
-    where = {
-        "device": device_name(),
-        "command": " ".join(["python", f"benchmarks/{name}", *sys.argv[1:]]),
-        "commit": commit(),
-    }
-    held = json.loads(path.read_text()) if path.exists() else {}
-    for key, (value, unit) in figures.items():
-        held[key] = {"value": float(f"{value:.4g}"), "unit": unit, **where}
-    path.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n")
+    write_down(figures, " ".join(["python", f"benchmarks/{name}", *sys.argv[1:]]), path)

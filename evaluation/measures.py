@@ -11,6 +11,11 @@ Pictures are compared at 64 x 64 pixels, colours in [0, 1] on white:
   divided by ground truth's;
 * motion_kept: the same of the outline (opacity), stage 3's by stage 2's. Not of colours: stage 3
   brings back those that stage 2 lost, and what then changes less is no motion;
+* identity, identity_worst: mean and worst cosine of its frames to the given picture, their floor,
+  ceiling and share of the way between (likeness.py); 16 frame times from each of truth.py's VIEWS;
+* sharpness: of those frames in motion (tau > 0), the root mean square of the coherent gradient
+  inside the body, divided by ground truth's (sharpness.py);
+* specks: of all those frames, the share of opacity that is away from the body (specks.py);
 * identity_drift: of the clip's worst frame, the root mean square distance to the nearest of the
   character's true pictures in any motion; of stages 2 and 3;
 * temporal_jitter: root mean square of the second difference over time, frames 1/16 apart,
@@ -31,7 +36,10 @@ from ..data.cameras import Cameras
 from ..system.trained import Scene
 from ..toyworld.measures import psnr
 from . import motion_classifier
-from .truth import RING, SIZE, TAU, Subject, front
+from .likeness import likeness
+from .sharpness import edge_strength
+from .specks import specks
+from .truth import RING, SIZE, TAU, Subject, around, front
 
 CLASSIFIER = Path(__file__).resolve().parents[1] / "load" / "toy-priors" / "motion-classifier"
 
@@ -58,38 +66,38 @@ def small(clip: Float[Tensor, "F S S 3"]) -> Float[Tensor, "1 F 3 s s"]:
 
 
 def colours_and_outlines(
-    scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"]
+    scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"], size: int = SIZE
 ) -> tuple[Float[Tensor, "F S S 3"], Float[Tensor, "F S S 1"]]:
     """Ours, a picture a camera, each at its time, and its opacity."""
-    render = scene.look(cameras, tau, SIZE, SIZE)
+    render = scene.look(cameras, tau, size, size)
     colours, outlines = (render[name].clamp(0, 1).cpu() for name in ("comp_rgb", "opacity"))
     return colours, outlines
 
 
-def pictures(scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"]) -> Float[Tensor, "F S S 3"]:
-    return colours_and_outlines(scene, cameras, tau)[0]
+def pictures(
+    scene: Scene, cameras: Cameras, tau: Float[Tensor, " F"], size: int = SIZE
+) -> Float[Tensor, "F S S 3"]:
+    return colours_and_outlines(scene, cameras, tau, size)[0]
 
 
-def stills(subject: Subject, scene: Scene) -> tuple[dict[str, float], Tensor]:
-    """How well tau = 0 is hit; rows of a sheet: the true novel views and ours."""
+def stills(subject: Subject, scene: Scene) -> dict[str, float]:
+    """How well tau = 0 is hit."""
     start, ring_start = torch.zeros(1), torch.zeros(len(RING))
     given, ring = subject.pictures(front(1), start), subject.pictures(RING, ring_start)
-    ours = pictures(scene, RING, ring_start)
-    figures = {
+    return {
         "reference_psnr": psnr(pictures(scene, front(1), start), given),
-        "novel_view_psnr": psnr(ours, ring),
+        "novel_view_psnr": psnr(pictures(scene, RING, ring_start), ring),
     }
-    return figures, torch.stack([ring, ours])
 
 
-def moves(subject: Subject, scenes: list[Scene]) -> tuple[dict, Tensor]:
-    """How well the scenes of stages 2 and 3 (or 2 alone) move; rows: the true clip and ours."""
+def moves(subject: Subject, scenes: list[Scene]) -> dict:
+    """How well the scenes of stages 2 and 3 (or 2 alone) move."""
     seen = [colours_and_outlines(scene, front(len(TAU)), TAU) for scene in scenes]
     clips, outlines = zip(*seen, strict=True)
     classifier = motion_classifier.load(CLASSIFIER)
     truth, poses = subject.pictures(front(len(TAU)), TAU), subject.poses()
     scores = classifier(small(clips[-1]))[0].softmax(dim=0)
-    figures = {
+    return {
         "named": motion_classifier.NAMES[int(scores.argmax())],
         "motion_score": float(scores[motion_classifier.NAMES.index(subject.motion)]),
         "motion_energy_ratio": motion_energy(clips[-1]) / max(motion_energy(truth), 1e-6),
@@ -97,4 +105,17 @@ def moves(subject: Subject, scenes: list[Scene]) -> tuple[dict, Tensor]:
         "identity_drift": [identity_distance(clip, poses) for clip in clips],
         "temporal_jitter": jitter(clips[-1]) / max(jitter(truth), 1e-6),
     }
-    return figures, torch.stack([truth[::2], *(clip[::2] for clip in clips)])
+
+
+def looks(subject: Subject, scene: Scene) -> dict[str, float]:
+    """What a person sees of a moving scene: whom, how sharp, and what floats around."""
+    cameras, tau = around()
+    ours, outlines = colours_and_outlines(scene, cameras, tau)
+    truth, silhouettes = subject.colours_and_outlines(cameras, tau)
+    moving = tau > 0
+    sharp = edge_strength(ours[moving], outlines[moving])
+    return {
+        **likeness(subject, ours, truth),
+        "sharpness": sharp / edge_strength(truth[moving], silhouettes[moving]),
+        "specks": specks(outlines),
+    }

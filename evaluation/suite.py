@@ -20,7 +20,6 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from tqdm import tqdm
 
 from ..pipeline.manifest import Manifest
@@ -34,7 +33,8 @@ from ..toyworld.characters import SPECIES
 from ..toyworld.measures import write_sheet
 from ..toyworld.motions import MOTIONS
 from ..toyworld.subject import write_subject
-from .measures import CLASSIFIER, moves, stills
+from .measures import CLASSIFIER, looks, moves, stills
+from .sheet import faces
 from .truth import Subject
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,16 +94,15 @@ def evaluate(
 ) -> dict:
     """A run's figures (the module's docstring names them); pictures and trials stay in `out`."""
     run = Run(subject, out, until, overrides)
-    scenes = {stage: run.scene(stage) for stage in run.stages}
-    figures, sheet = stills(subject, scenes[until])
+    scenes = [run.scene(stage) for stage in run.stages]
+    figures = stills(subject, scenes[-1])
     if until != "stage1":
-        moving, rows = moves(subject, [scenes[stage] for stage in run.stages[1:]])
-        figures, sheet = figures | moving, torch.cat([sheet, rows])
-    write_sheet(out / "sheet.png", sheet.permute(0, 1, 4, 2, 3))
+        figures |= moves(subject, scenes[1:]) | looks(subject, scenes[-1])
+    write_sheet(out / "sheet.png", faces(subject, scenes[-1]))
     if ablation:
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
         blind = Run(subject, out / "without_3d_prior", until, off).scene(until)
-        figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)[0]["novel_view_psnr"]
+        figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)["novel_view_psnr"]
     return {**dataclasses.asdict(subject), **figures, "seconds": run.seconds()}
 
 
