@@ -105,7 +105,7 @@ def test_a_fast_step_is_the_plain_step(stage, compile, random_priors, tmp_path, 
     pairs = overrides(stage, random_priors, tmp_path)
     monkeypatch.setattr(samples, "MANY_SAMPLES", 100)
     fast = step(stage, pairs, *FAST, f"system.speed.compile={compile}")
-    monkeypatch.setattr(distillation, "slim", lambda vae: vae)
+    monkeypatch.setattr(distillation, "slim", lambda vae, **options: vae)
     monkeypatch.setattr(nerf_volume_renderer, "MIN_SHADED_TRANSMITTANCE", 0.0)
     monkeypatch.setattr(samples, "MANY_SAMPLES", 10**9)
     plain = step(stage, pairs, *PLAIN)
