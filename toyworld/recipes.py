@@ -4,6 +4,7 @@ A recipe gives its part finished and frozen. All draws follow from the seed.
 """
 
 import csv
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -71,7 +72,9 @@ class Workshop:
             plan.characters, plan.pictures, size=SIZE, seed=self.seed, device=self.device
         )
 
-    def clip_bank(self) -> banks.Bank:
+    @functools.cached_property
+    def clips(self) -> banks.Bank:
+        """The bank of both UNets of clips, drawn when the first asks for it."""
         n = self.plan.characters * 3 // 2
         return banks.clip_bank(n, self.plan.frames, size=SIZE, seed=self.seed, device=self.device)
 
@@ -175,10 +178,11 @@ def zero123(shop: Workshop, vae: Network) -> tuple[Network, nn.Linear, Network]:
     return eye, camera, unet
 
 
-def video(shop: Workshop, vae: Network, text: Network, bank: banks.Bank) -> Network:
+def video(shop: Workshop, vae: Network, text: Network) -> Network:
     """The UNet of clips."""
     seed = shop.seeded("video")
     unet = networks.make_video_unet(shop.plan).to(shop.device)
+    bank = shop.clips
     draw = clip_latents(vae, bank.images)
     ids, empty = shop.tokens(bank.captions), shop.tokens([""])
 
@@ -194,9 +198,7 @@ def video(shop: Workshop, vae: Network, text: Network, bank: banks.Bank) -> Netw
     return unet
 
 
-def image_video(
-    shop: Workshop, vae: Network, text: Network, video_unet: Network, bank: banks.Bank
-) -> Network:
+def image_video(shop: Workshop, vae: Network, text: Network, video_unet: Network) -> Network:
     """The UNet of clips whose first frame is given, from the one that knows text alone.
 
     The first frame comes as a coarse render shows it, so that it is trusted for what the subject is
@@ -204,6 +206,7 @@ def image_video(
     """
     seed = shop.seeded("image_video")
     unet = networks.make_image_video_unet(shop.plan, video_unet).to(shop.device)
+    bank = shop.clips
     draw = clip_latents(vae, bank.images)
     ids, empty = shop.tokens(bank.captions), shop.tokens([""])
 

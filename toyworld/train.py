@@ -45,8 +45,7 @@ def train(out: Path, plan: Plan, seed: int, device: str) -> None:
     unseen = held_out_views(plan, device)
     figures, views = view_psnr(shop, vae, (eye, camera, view_unet), unseen)
     write_sheet(out / "zero123.png", views[:, :24])
-    clips = shop.clip_bank()
-    video_unet = recipes.video(shop, vae, text, clips)
+    video_unet = recipes.video(shop, vae, text)
     frames = sample_prompts(shop, vae, text, video_unet, CLIPS, plan.frames)
     write_sheet(out / "video.png", frames.unflatten(0, (len(CLIPS), plan.frames)))
 
@@ -61,21 +60,19 @@ def train(out: Path, plan: Plan, seed: int, device: str) -> None:
     reached = autoencoder_psnr(vae, unseen.views.flatten(0, 1)[:256])
     figures |= {"scaling": vae.config.scaling_factor, "vae_psnr": reached}
     write_quality(out, {"seed": seed, **dataclasses.asdict(plan), **figures})
-    image_to_video(shop, vae, text, video_unet, clips)
+    image_to_video(shop, vae, text, video_unet)
 
 
 def train_image_to_video(out: Path, plan: Plan, seed: int, device: str) -> None:
     """The last part alone, from the folder of text-to-video."""
     shop = Workshop(out, plan, seed, device)
     vae, text, unet = folders.read_text_folder(out / "text-to-video", device)
-    image_to_video(shop, vae, text, unet, shop.clip_bank())
+    image_to_video(shop, vae, text, unet)
 
 
-def image_to_video(
-    shop: Workshop, vae: Network, text: Network, video_unet: Network, bank: banks.Bank
-) -> None:
+def image_to_video(shop: Workshop, vae: Network, text: Network, video_unet: Network) -> None:
     """Trains it, and writes its folder, its sheet and its figures into quality.json."""
-    unet = recipes.image_video(shop, vae, text, video_unet, bank)
+    unet = recipes.image_video(shop, vae, text, video_unet)
     folders.write_diffusers(shop.out / "image-to-video", unet)
     unseen = held_out_clips(shop.plan, shop.device)
     figures, clips = clip_figures(shop, vae, text, (video_unet, unet), unseen)
@@ -129,6 +126,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a few steps of narrow models")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args(arguments)
+    if torch.device(args.device).type == "cuda":  # the CPU only makes scenes of tiny tensors
+        torch.set_num_threads(1)  # more of them wait for each other longer than they work
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     run = train_image_to_video if args.only else train
     run(args.out, TINY if args.tiny else Plan(), args.seed, args.device)
