@@ -5,7 +5,7 @@ python benchmarks/hash_grid_gradients.py [--points 1659000] [--levels 16] [--log
 
 To the points alone (a frozen scene behind a deformation), to points and parameters, to the
 parameters alone; ours beside the torch definition. The points are the hash grid benchmark's.
-`--figures` writes every figure into that file (benchmarks/figures.json).
+Figures go into figures.json (`--figures FILE`: elsewhere; of other sizes: nowhere else).
 """
 
 import argparse
@@ -19,7 +19,7 @@ from animate124.geometry.hash_grid import hash_grid
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from hash_grid import samples_on_rays
-from measuring import device_name, milliseconds, record
+from measuring import FIGURES, device_name, milliseconds, record
 
 WARM_UP = 2  # calls
 NEEDED = {
@@ -68,7 +68,7 @@ def main() -> None:
     parser.add_argument("--levels", type=int, help="16 on CUDA devices, else 8")
     parser.add_argument("--log2", type=int, help="of a level's most entries; 19 on CUDA, else 14")
     parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--figures", type=Path, help="the JSON file that takes the figures")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
     on_cuda = args.device == "cuda"
     n = args.points or (1_659_000 if on_cuda else 32_767)
@@ -109,8 +109,9 @@ def main() -> None:
 
     own = {backend: [*field.parameters()] for backend, field in fields.items()}
     figures |= measure(f"{args.device}.field", density_and_colour, world, own, args.repeats)
-    if args.figures:
-        record(figures, args.figures)
+    usual = not (args.points or args.levels or args.log2)
+    if args.figures or usual:
+        record(figures, args.figures or FIGURES)
 
 
 if __name__ == "__main__":
