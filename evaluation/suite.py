@@ -1,10 +1,14 @@
-"""Runs the pipeline on a rendered character and holds the result against ground truth.
+"""Runs the pipeline on rendered characters and holds the results against ground truth.
 
     python -m animate124.evaluation.suite --species fox --motion jump --seed 10001
-    python -m animate124.evaluation.suite --suite --jobs 4 # writes benchmarks/toyworld.md
+    python -m animate124.evaluation.suite --suite --jobs 4
 
 A run is animate.py's with the toy preset, from the character's cut-out on, and prints one JSON
-line. measures.py says what its figures are; `seconds` are those of each task.
+line. measures.py says what its figures are; `seconds` are those of each task. A suite runs every
+field (`--field`) on the same eight characters; its table goes into benchmarks/toyworld.md and its
+means into benchmarks/figures.json. With `--out FOLDER` each subject's sheet and figures stay in
+FOLDER/<field>/<species>, and what is there isn't run again: so the table of a suite that ran on
+another machine is made of its folder, by the same command.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import argparse
 import concurrent.futures
 import dataclasses
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,12 +25,15 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from tqdm import tqdm
 
+from ..files.figures import commit, device_name
+from ..files.json_files import read_json
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
 from ..pipeline.process import Interrupt
-from ..pipeline.request import Request
+from ..pipeline.request import FIELDS, Request
 from ..pipeline.run import run_request
 from ..system.trained import Scene, load_scene
 from ..toyworld.banks import HELD_OUT
@@ -33,12 +41,15 @@ from ..toyworld.characters import SPECIES
 from ..toyworld.measures import write_sheet
 from ..toyworld.motions import MOTIONS
 from ..toyworld.subject import write_subject
+from .likeness import NETWORK
 from .measures import CLASSIFIER, looks, moves, stills
 from .sheet import faces
+from .tables import table, write_figures, write_table
 from .truth import Subject
 
-ROOT = Path(__file__).resolve().parents[1]
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FIGURES = "figures.json"  # in the folder of a subject that the suite is done with
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 STAGES = ("stage1", "stage2", "stage3")
 FULL_SIZES = ("image.width", "image.height", "single_view.width", "single_view.height")
 BUDGETS: dict[str, list[str]] = {  # overrides of the quickstart
@@ -69,11 +80,21 @@ SUITE = [
 class Run:
     """A finished run of the pipeline up to a stage."""
 
-    def __init__(self, subject: Subject, out: Path, until: str, overrides: Sequence[str]) -> None:
+    def __init__(
+        self, subject: Subject, field: str, out: Path, until: str, overrides: Sequence[str]
+    ) -> None:
         picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
         words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
-        asked = {"preset": "toy", "until": until, "overrides": by_task(words)}
-        request = Request(picture, subject.prompt, out=out, **asked)
+        request = Request(
+            picture,
+            subject.prompt,
+            subject=subject.species,
+            preset="toy",
+            field=field,
+            until=until,
+            out=out,
+            overrides=by_task(words),
+        )
         with Interrupt() as interrupt:
             code = run_request(request, sys.argv, interrupt)
         if code != 0:
@@ -90,10 +111,15 @@ class Run:
 
 
 def evaluate(
-    subject: Subject, out: Path, until: str, overrides: Sequence[str], ablation: bool = True
+    subject: Subject,
+    field: str,
+    out: Path,
+    until: str,
+    overrides: Sequence[str],
+    ablation: bool = True,
 ) -> dict:
     """A run's figures (the module's docstring names them); pictures and trials stay in `out`."""
-    run = Run(subject, out, until, overrides)
+    run = Run(subject, field, out, until, overrides)
     scenes = [run.scene(stage) for stage in run.stages]
     figures = stills(subject, scenes[-1])
     if until != "stage1":
@@ -101,100 +127,91 @@ def evaluate(
     write_sheet(out / "sheet.png", faces(subject, scenes[-1]))
     if ablation:
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
-        blind = Run(subject, out / "without_3d_prior", until, off).scene(until)
+        blind = Run(subject, field, out / "without_3d_prior", until, off).scene(until)
         figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)["novel_view_psnr"]
-    return {**dataclasses.asdict(subject), **figures, "seconds": run.seconds()}
+    where = {"field": field, "device": device_name(), "commit": commit()}
+    return {**dataclasses.asdict(subject), **where, **figures, "seconds": run.seconds()}
 
 
-def run_suite(jobs: int, words: Sequence[str], out: Path) -> list[dict]:
-    """Every subject of SUITE in a process of its own, `jobs` at a time; those done before stay."""
+def run_suite(jobs: int, words: Sequence[str], fields: Sequence[str], out: Path) -> list[dict]:
+    """Every subject of SUITE in each of the fields, in a process of its own and `jobs` at a time;
+    those done before stay.
+    """
 
-    def one(case: tuple[str, str, int]) -> dict:
-        species, motion, seed = case
-        found = out / species / FIGURES
-        if found.exists():  # by a suite that was cut off
+    def one(case: tuple[str, tuple[str, str, int]]) -> dict:
+        field, (species, motion, seed) = case
+        folder = out / field / species
+        found = folder / FIGURES
+        if found.exists():  # by a suite that was cut off, or by one on another machine
             done = json.loads(found.read_text())
             if done["words"] == list(words):
                 return done["figures"]
         command = [sys.executable, "-m", "animate124.evaluation.suite", "--species", species]
-        command += ["--motion", motion, "--seed", str(seed), "--out", str(out / species), *words]
+        command += ["--motion", motion, "--seed", str(seed), "--field", field]
+        command += ["--out", str(folder), *words]
         run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
         figures = json.loads(run.stdout.splitlines()[-1])
         found.write_text(json.dumps({"words": list(words), "figures": figures}))
         return figures
 
+    cases = [(field, case) for field in fields for case in SUITE]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        return list(tqdm(pool.map(one, SUITE), total=len(SUITE), desc="suite"))
+        return list(tqdm(pool.map(one, cases), total=len(cases), desc="suite"))
 
 
-def mean(rows: Sequence[dict], key: str) -> float:
-    return sum(row[key] for row in rows) / len(rows)
-
-
-def table(rows: Sequence[dict]) -> str:
-    """Markdown: a line a subject, and their mean."""
-    names = ["reference_psnr", "novel_view_psnr", "novel_view_psnr_without_3d_prior"]
-    names += ["motion_energy_ratio", "motion_kept", "temporal_jitter"]
-    short = ["reference", "novel views", "without 3D prior", "motion energy", "kept", "jitter"]
-    lines = [
-        f"| subject | {' | '.join(short)} | drift, stage 2 -> 3 | named as | minutes |",
-        "|---" * (len(short) + 4) + "|",
-    ]
-    for row in rows:
-        numbers = " | ".join(f"{row[name]:.2f}" for name in names)
-        before, after = row["identity_drift"]
-        minutes = sum(row["seconds"].values()) / 60
-        lines.append(
-            f"| {row['species']} {row['seed']}, {row['motion']} | {numbers} | "
-            f"{before:.3f} -> {after:.3f} | {row['named']} {row['motion_score']:.2f} | "
-            f"{minutes:.1f} |"
-        )
-    numbers = " | ".join(f"{mean(rows, name):.2f}" for name in names)
-    drift = [sum(row["identity_drift"][k] for row in rows) / len(rows) for k in (0, 1)]
-    right = sum(row["named"] == row["motion"] for row in rows)
-    lines.append(
-        f"| **mean** | {numbers} | {drift[0]:.3f} -> {drift[1]:.3f} | {right} of {len(rows)} | |"
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    p.add_argument("--species", choices=SPECIES, default="panda")
+    p.add_argument("--motion", choices=MOTIONS, default="dance")
+    p.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
+    p.add_argument("--field", choices=FIELDS, help=f"{FIELDS[0]}; of the suite: all of them")
+    p.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
+    p.add_argument("--budget", choices=BUDGETS, default="laptop")
+    p.add_argument("--cpu", action="store_true", help="on one core, as a laptop without a GPU")
+    p.add_argument("--no-ablation", action="store_true", help="no run without the 3D prior")
+    p.add_argument(
+        "--out", type=Path, help="keeps pictures and trials here; a suite cut off goes on from it"
     )
-    return "\n".join(lines)
+    p.add_argument("--suite", action="store_true", help="8 subjects; benchmarks/toyworld.md")
+    p.add_argument("--jobs", type=int, default=1, help="of the suite, side by side")
+    p.add_argument("overrides", nargs="*", help="stage2.trainer.max_steps=100 ...")
+    return p
 
 
-def write_table(path: Path, budget: str, rows: Sequence[dict]) -> None:
-    """Puts the table under its budget's heading; what stands there before goes."""
-    text = path.read_text() if path.exists() else ""
-    heading = f"## Budget {budget}\n"
-    before, _, rest = text.partition(heading)
-    _, mark, after = rest.partition("\n## ")
-    path.write_text(f"{before}{heading}\n{table(rows)}\n{mark}{after}")
+def one_core() -> None:
+    """This process and those that it starts see no GPU and take one thread each."""
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    torch.set_num_threads(1)
+
+
+def whole_suite(args: argparse.Namespace, out: Path) -> None:
+    """Runs it, writes its table and its figures down, and prints the table."""
+    words = ["--budget", args.budget, *["--cpu"] * args.cpu]
+    words += [*["--no-ablation"] * args.no_ablation, *args.overrides]
+    fields = FIELDS if args.field is None else (args.field,)
+    rows = run_suite(args.jobs, words, fields, out)
+    write_table(BENCHMARKS / "toyworld.md", args.budget, rows)
+    write_figures(BENCHMARKS / "figures.json", args.budget, rows, words)
+    print(table(rows))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--species", choices=SPECIES, default="panda")
-    parser.add_argument("--motion", choices=MOTIONS, default="dance")
-    parser.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
-    parser.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
-    parser.add_argument("--budget", choices=BUDGETS, default="laptop")
-    parser.add_argument("--no-ablation", action="store_true", help="no run without the 3D prior")
-    parser.add_argument(
-        "--out", type=Path, help="keeps pictures and trials here; a suite cut off goes on from it"
-    )
-    parser.add_argument("--suite", action="store_true", help="8 subjects; benchmarks/toyworld.md")
-    parser.add_argument("--jobs", type=int, default=1, help="of the suite, side by side")
-    parser.add_argument("overrides", nargs="*", help="stage2.trainer.max_steps=100 ...")
-    args = parser.parse_args(arguments)
+    args = parser().parse_args(arguments)
+    if args.cpu:
+        one_core()
     out = args.out or Path(tempfile.mkdtemp(prefix="toyworld-"))
     try:
         if args.suite:
-            words = ["--budget", args.budget, "--stage", "3", *args.overrides]
-            rows = run_suite(args.jobs, words, out)
-            write_table(ROOT / "benchmarks" / "toyworld.md", args.budget, rows)
-            print(table(rows))
+            whole_suite(args, out)
             return
         subject = Subject(args.species, args.motion, args.seed)
+        field, until = args.field or FIELDS[0], STAGES[args.stage - 1]
         overrides = [*BUDGETS[args.budget], *args.overrides]
-        found = evaluate(subject, out, STAGES[args.stage - 1], overrides, not args.no_ablation)
-        accuracy = json.loads((CLASSIFIER / "config.json").read_text())["accuracy"]
-        print(json.dumps({**found, "classifier_accuracy": accuracy}), flush=True)
+        found = evaluate(subject, field, out, until, overrides, not args.no_ablation)
+        networks = {"classifier": CLASSIFIER, "identity_network": NETWORK}
+        known = {k: read_json(folder / "config.json") for k, folder in networks.items()}
+        print(json.dumps({**found, **known}), flush=True)
     finally:
         if args.out is None:
             shutil.rmtree(out)

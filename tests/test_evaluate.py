@@ -3,9 +3,7 @@
 import json
 import math
 import runpy
-import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -72,40 +70,6 @@ def test_suite_characters_are_unseen_and_cover_all_species_and_five_motions():
     species, motions, seeds = zip(*suite.SUITE, strict=True)
     assert len(set(species)) == 8 and len(set(motions)) == 5 and len(set(seeds)) == 8
     assert min(seeds) >= HELD_OUT
-
-
-def test_a_table_replaces_that_of_its_own_budget_only(tmp_path):
-    row = {
-        **{"species": "fox", "motion": "jump", "seed": 1, "named": "jump", "motion_score": 0.9},
-        **{"reference_psnr": 24.0, "novel_view_psnr": 23.0, "motion_energy_ratio": 0.8},
-        **{"novel_view_psnr_without_3d_prior": 20.0, "motion_kept": 0.95, "temporal_jitter": 0.5},
-        **{"identity_drift": [0.15, 0.12], "seconds": {"stage1": 60.0}},
-    }
-    path = tmp_path / "toyworld.md"
-    path.write_text("# Title\n\n## Budget full\n\nold\n\n## More\n\ntext\n")
-    suite.write_table(path, "full", [row])
-    suite.write_table(path, "laptop", [row, {**row, "named": "nod", "reference_psnr": 26.0}])
-    text = path.read_text()
-    assert text.startswith("# Title\n") and "old" not in text and "## More\n\ntext\n" in text
-    assert text.count("**mean**") == 2 and "| **mean** | 25.00" in text and "1 of 2" in text
-
-
-def test_a_suite_goes_on_from_what_the_same_words_have_done(tmp_path, monkeypatch):
-    commands = []
-
-    def run(command, **_):
-        commands.append(command)
-        folder = Path(command[command.index("--out") + 1])
-        folder.mkdir(exist_ok=True)
-        line = json.dumps({"species": folder.name, "call": len(commands)})
-        return subprocess.CompletedProcess(command, 0, f"a line before\n{line}\n")
-
-    monkeypatch.setattr(suite.subprocess, "run", run)
-    first = suite.run_suite(1, ["--budget", "full"], tmp_path)
-    assert [row["call"] for row in first] == list(range(1, 9))
-    assert suite.run_suite(2, ["--budget", "full"], tmp_path) == first and len(commands) == 8
-    suite.run_suite(1, ["--budget", "laptop"], tmp_path)
-    assert len(commands) == 16  # figures of another budget don't count
 
 
 def test_an_unknown_motion_is_named_with_those_that_exist(capsys):
