@@ -119,6 +119,7 @@ def evaluate(
     ablation: bool = True,
 ) -> dict:
     """A run's figures (the module's docstring names them); pictures and trials stay in `out`."""
+    where = {"field": field, "device": device_name(), "commit": commit()}
     run = Run(subject, field, out, until, overrides)
     scenes = [run.scene(stage) for stage in run.stages]
     figures = stills(subject, scenes[-1])
@@ -129,13 +130,15 @@ def evaluate(
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
         blind = Run(subject, field, out / "without_3d_prior", until, off).scene(until)
         figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)["novel_view_psnr"]
-    where = {"field": field, "device": device_name(), "commit": commit()}
     return {**dataclasses.asdict(subject), **where, **figures, "seconds": run.seconds()}
 
 
 def run_suite(jobs: int, words: Sequence[str], fields: Sequence[str], out: Path) -> list[dict]:
     """Every subject of SUITE in each of the fields, in a process of its own and `jobs` at a time;
     those done before stay.
+
+    Raises:
+        subprocess.CalledProcessError: one failed; the others are done all the same.
     """
 
     def one(case: tuple[str, tuple[str, str, int]]) -> dict:
@@ -156,7 +159,15 @@ def run_suite(jobs: int, words: Sequence[str], fields: Sequence[str], out: Path)
 
     cases = [(field, case) for field in fields for case in SUITE]
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        return list(tqdm(pool.map(one, cases), total=len(cases), desc="suite"))
+        asked = [pool.submit(one, case) for case in cases]
+        try:
+            for _ in tqdm(concurrent.futures.as_completed(asked), total=len(cases), desc="suite"):
+                pass
+        except KeyboardInterrupt:  # it has stopped those that run
+            for each in asked:
+                each.cancel()
+            raise
+    return [each.result() for each in asked]
 
 
 def parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -135,3 +136,34 @@ def test_on_one_core_no_gpu_is_seen(monkeypatch):
         torch.set_num_threads(before)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert {os.environ[name] for name in suite.THREADS} == {"1"}
+
+
+def test_one_that_fails_doesnt_stop_the_others(tmp_path, monkeypatch, commands):
+    run = suite.subprocess.run
+
+    def failing(command, **more):
+        if "fox" in command:
+            raise subprocess.CalledProcessError(1, command)
+        return run(command, **more)
+
+    monkeypatch.setattr(suite.subprocess, "run", failing)
+    with pytest.raises(subprocess.CalledProcessError):
+        suite.run_suite(1, [], [GRID], tmp_path)
+    assert len(list(tmp_path.glob("grid/*/figures.json"))) == 7
+
+
+def test_ctrl_c_starts_no_further_subjects(tmp_path, monkeypatch, commands):
+    run = suite.subprocess.run
+
+    def slow(command, **more):
+        time.sleep(0.1)
+        return run(command, **more)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(suite.subprocess, "run", slow)
+    monkeypatch.setattr(suite, "tqdm", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        suite.run_suite(1, [], FIELDS, tmp_path)
+    assert len(commands) < 4
