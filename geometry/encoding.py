@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from .deformation import Deformation
 from .stencil import neighbours
 
 
@@ -21,8 +22,12 @@ class Encoding(nn.Module):
     starts_from: ClassVar[tuple[str, ...]] = ()  # other otypes whose checkpoints it begins with
     # settings that say how its state is used, not what it is: they may change from stage to stage
     usage: ClassVar[tuple[str, ...]] = ("static", "backend")
+    # beginnings of state-dict keys that such a checkpoint lacks: they stay as they were made
+    fresh: ClassVar[tuple[str, ...]] = ()
     n_output_dims: int
     static: bool = False  # whether it is the same at all times
+    frozen: bool = False  # whether what the scene looks like at tau = 0 is kept as it is
+    deformation: Deformation  # of one whose points move, while nothing else changes with time
 
     @classmethod
     def from_config(cls, cfg: Any) -> "Encoding":
@@ -33,6 +38,12 @@ class Encoding(nn.Module):
     ) -> Float[Tensor, "N E"]:
         """times: tau of each point, or of all; None is tau = 0."""
         raise NotImplementedError(f"{type(self).__name__} has no features of points.")
+
+    def canonical(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"]
+    ) -> Float[Tensor, "N 3"]:
+        """x_c, where points of a scene that is deformed were at tau = 0."""
+        raise NotImplementedError(f"{type(self).__name__} moves no points.")
 
     def stencil(
         self, x: Float[Tensor, "N 3"], step: float, times: Float[Tensor, "#N 1"] | None = None

@@ -20,6 +20,8 @@ from threestudio.utils.ops import get_activation
 from torch import Tensor
 
 from ..bounds import Bounded, bounded
+from . import rigidity
+from .deformation import Deformation
 from .encoding import CompositeEncoding
 from .mlp import MLP
 from .otypes import make_encoding, parse_encoding
@@ -27,6 +29,7 @@ from .stencil import central_difference_normal, neighbours
 
 BLOBS = ("blob_magic3d", "blob_dreamfusion")
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
+EMPTY = 0.1  # weight of empty space in `rigidity`
 
 
 @dataclass
@@ -115,6 +118,9 @@ class ImplicitVolume(BaseImplicitGeometry):
             self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations, fast)
         if self.cfg.normal_type == "pred":
             self.normal_network = MLP(dim_in, 3, *sizes, *activations, fast)
+        for network in self.children():
+            if isinstance(network, MLP):
+                network.requires_grad_(not encoding.frozen)
 
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """Gets ready for the tables of a state dict in which the geometry's keys begin so."""
@@ -123,6 +129,16 @@ class ImplicitVolume(BaseImplicitGeometry):
     def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
         """Whether such a state dict was ever trained to change with time."""
         return self.encoding.encoding.ever_moved(state_dict, f"{prefix}encoding.encoding.")
+
+    @property
+    def fresh(self) -> tuple[str, ...]:
+        """Beginnings of the parameters' names that an earlier stage's checkpoint may lack."""
+        return tuple(f"encoding.encoding.{name}" for name in self.encoding.encoding.fresh)
+
+    @property
+    def deformation(self) -> Deformation | None:
+        """D, if points of this scene move and nothing else of it changes."""
+        return getattr(self.encoding.encoding, "deformation", None)
 
     @property
     def static(self) -> bool:
@@ -158,6 +174,25 @@ class ImplicitVolume(BaseImplicitGeometry):
     ) -> Float[Tensor, "*N 1"]:
         return self._evaluate(self._only_density, points, times)["density"]
 
+    def rigidity(self, moments: int = 4) -> dict[str, Float[Tensor, ""]]:
+        """How far a deformed scene is, at random times, from moving rigidly where it has density
+        (`arap`, a mean over such places), and from folding space anywhere (`fold`, likewise).
+
+        Empty space counts EMPTY as much as a place that is opaque: it may stretch, but not freely.
+        """
+        deformation = self.deformation
+        assert deformation is not None
+        start = torch.arange(moments, device=self.bbox.device)[:, None]
+        table = deformation.table((start + torch.rand_like(start.float())) / moments)
+        gradient = rigidity.lattice_gradient(table)
+        with torch.no_grad():
+            centres = rigidity.canonical_centres(table)
+            cell = 2 * self.cfg.radius / (table.shape[-1] - 1)
+            density = self.forward_density(self.bbox[0] + 2 * self.cfg.radius * centres)[..., 0]
+            weight = (1 - (-density * cell).exp()).clamp(min=EMPTY)
+        arap = (weight * rigidity.arap(gradient)).sum() / weight.sum()
+        return {"arap": arap, "fold": rigidity.fold(gradient).mean()}
+
     def forward_field(
         self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
     ) -> tuple[Float[Tensor, "*N 1"], None]:
@@ -182,13 +217,35 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     def _evaluate(self, function, points, times):
         """The function's dict for points of any shape, made of one for [M 3], times [M 1], [1 1] or
-        None."""
+        None. Of a deformed scene it sees the points where they were at tau = 0, and no times."""
         shape = points.shape[:-1]
         points = points.reshape(-1, 3).to(self.bbox.dtype)
         times = None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
         with torch.autocast(points.device.type, enabled=False):
-            output = function(points, times)
+            if times is None or self.deformation is None:
+                output = function(points, times)
+            else:
+                output = function(self._canonical(points, times), None)
+                if "normal" in output:
+                    output["normal"] = self._turned(output["normal"], points.detach(), times)
         return {name: value.view(*shape, value.shape[-1]) for name, value in output.items()}
+
+    def _canonical(self, points, times):
+        """x_c = x + D, in the world; as far as D is 0, to the bit what came in."""
+        x = self._in_unit_cube(points)
+        return points + 2 * self.cfg.radius * (self.encoding.encoding.canonical(x, times) - x)
+
+    @torch.no_grad()
+    def _derivative(self, points, times):
+        """dx_c/dx [M 3 3], a row for each component of x_c."""
+        near = neighbours(points, self.eps)
+        each = times if len(times) == 1 else times.repeat_interleave(6, dim=0)
+        near = self._canonical(near.flatten(0, 1), each).view_as(near)
+        return ((near[:, 0::2] - near[:, 1::2]) / (2 * self.eps)).mT
+
+    def _turned(self, normal, points, times):
+        """A normal at x_c as one at x: the gradient of density(x_c(x)) is F^T that at x_c."""
+        return F.normalize((normal[:, None] @ self._derivative(points, times))[:, 0], dim=-1)
 
     def _in_unit_cube(self, points):
         return contract_to_unisphere(points, self.bbox, self.unbounded)

@@ -5,10 +5,14 @@ from typing import Any
 from omegaconf import DictConfig
 from threestudio.utils.config import parse_structured
 
+from .deformed_encoding import DeformedEncoding
 from .encoding import Encoding
 from .space_time_encoding import SpaceTimeEncoding
 
-ENCODINGS: dict[str, type[Encoding]] = {"HashGridSpatialTime": SpaceTimeEncoding}
+ENCODINGS: dict[str, type[Encoding]] = {
+    "HashGridSpatialTime": SpaceTimeEncoding,
+    "HashGridDeformation": DeformedEncoding,
+}
 USUAL = "HashGridSpatialTime"
 
 
@@ -35,3 +39,9 @@ def parse_encoding(settings: dict | DictConfig) -> Any:
 def make_encoding(cfg: Any) -> Encoding:
     """Of a config that `parse_encoding` returned."""
     return ENCODINGS[cfg.otype].from_config(cfg)
+
+
+def is_deformed(geometry: dict | DictConfig) -> bool:
+    """Whether a geometry with this config has points that move: a deformation."""
+    settings = geometry.get("pos_encoding_config", {})
+    return issubclass(ENCODINGS.get(settings.get("otype", USUAL), Encoding), DeformedEncoding)

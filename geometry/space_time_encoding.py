@@ -62,6 +62,21 @@ def other_settings(n_params: int, spec: GridSpec) -> str:
     return ""
 
 
+def lay_out(grids: Mapping[str, HashGrid], state_dict: Mapping[str, Tensor], prefix: str) -> None:
+    """Lays tables out as release 0.1 did, if the state dict's have the sizes of that."""
+    found = {
+        grid: state_dict[f"{prefix}{name}.params"].numel()
+        for name, grid in grids.items()
+        if f"{prefix}{name}.params" in state_dict
+    }
+    older = {grid: dataclasses.replace(grid.spec, float64_scale=True) for grid in found}
+    new = all(size == grid.spec.n_params for grid, size in found.items())
+    if not new and all(size == older[grid].n_params for grid, size in found.items()):
+        for grid, spec in older.items():
+            grid.spec = spec
+            grid.params.data = grid.params.new_empty(spec.n_params)
+
+
 @dataclasses.dataclass
 class SpaceTimeConfig(Bounded):
     otype: str = bounded("HashGridSpatialTime", names=("HashGridSpatialTime",))
@@ -100,18 +115,9 @@ class SpaceTimeEncoding(Encoding):
         self.n_output_dims = space.n_output_dims
 
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
-        """Lays both tables out as release 0.1 did, if the state dict's have the sizes of that."""
-        found = {
-            grid: state_dict[f"{prefix}{name}.params"].numel()
-            for name, grid in (("encoding", self.encoding), ("encoding_time", self.encoding_time))
-            if f"{prefix}{name}.params" in state_dict
-        }
-        older = {grid: dataclasses.replace(grid.spec, float64_scale=True) for grid in found}
-        new = all(size == grid.spec.n_params for grid, size in found.items())
-        if not new and all(size == older[grid].n_params for grid, size in found.items()):
-            for grid, spec in older.items():
-                grid.spec = spec
-                grid.params.data = grid.params.new_empty(spec.n_params)
+        lay_out(
+            {"encoding": self.encoding, "encoding_time": self.encoding_time}, state_dict, prefix
+        )
 
     def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
         """Whether H4's entries in a state dict have left where they start."""

@@ -63,6 +63,9 @@ class NeRFVolumeRenderer(VolumeRenderer):
         eval_chunk_size: int = bounded(160000, 0)
         # samples whose graph training keeps at once; 0: all
         train_chunk_size: int = bounded(2**19, 0)
+        # moments of a scene that moves, at which an update of the occupancy grid looks at its
+        # points; 1: a random one for each point
+        occupancy_moments: int = bounded(1, 1, 1024)
         grid_prune: bool = True  # leave out samples in empty cells of the occupancy grid
         prune_alpha_threshold: bool = True  # leave out transparent and hidden samples in the others
         return_comp_normal: bool = False  # training renders normals too; eval does if it has them
@@ -312,7 +315,16 @@ class NeRFVolumeRenderer(VolumeRenderer):
                 self.estimator.update(global_step, self.alpha_at_random_times)
 
     def alpha_at_random_times(self, points: Float[Tensor, "N 3"]) -> Float[Tensor, " N"]:
-        """Opacity of one step, to first order in the step; each point at a time of its own."""
-        times = {"times": torch.rand_like(points[:, :1])} if self.dynamic else {}
-        density = chunk_batch(self.forward_density, PRUNING_CHUNK, points, **times)
+        """Opacity of one step, to first order in the step; each point at a time of its own, or at
+        its most opaque of some moments."""
+        look = partial(chunk_batch, self.forward_density, PRUNING_CHUNK, points)
+        moments = self.cfg.occupancy_moments
+        if not self.dynamic:
+            density = look()
+        elif moments == 1:
+            density = look(times=torch.rand_like(points[:, :1]))
+        else:
+            start = torch.arange(moments, device=points.device)
+            tau = (start + torch.rand(moments, device=points.device)) / moments
+            density = torch.stack([look(times=at.view(1, 1)) for at in tau]).amax(dim=0)
         return density[:, 0] * self.step_size

@@ -8,7 +8,8 @@ weight * loss over
 * the reference losses, on "reference";
 * the guidances, each on the view of its term;
 * the regularisers, on every rendered view: a view's pictures are smoothed as much beside other
-  views as alone.
+  views as alone;
+* the rigidity of a deformation, of the scene itself.
 
 `terms.py` has their tables.
 
@@ -37,6 +38,7 @@ from ..data.original_keys import adopt
 from ..files.pictures import colour_depth, depth_range, save_png, surface_depth, to_picture
 from ..files.torch_files import not_finite
 from ..files.videos import FrameStore, compose_videos
+from ..geometry.otypes import is_deformed
 from ..geometry.times import is_static
 from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
@@ -111,6 +113,7 @@ class Animate124(BaseLift3DSystem):
         terms.check_views(cfg)
         terms.check_any(cfg.loss)
         terms.check_targets(cfg, data)
+        terms.check_rigidity(cfg.loss, is_deformed(cfg.geometry))
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):
             raise ValueError(
@@ -187,6 +190,12 @@ class Animate124(BaseLift3DSystem):
         for key in terms.REGULARISERS:
             if key in weights:
                 parts[key] += [terms.regulariser(key, render) for render in renders.values()]
+
+        if not terms.RIGIDITY_TERMS.keys().isdisjoint(weights):
+            bent = self.geometry.rigidity()
+            for key, name in terms.RIGIDITY_TERMS.items():
+                if key in weights:
+                    parts[key].append(bent[name])
 
         values = {key: total(found) for key, found in parts.items()}
         if values:
@@ -282,7 +291,9 @@ class Animate124(BaseLift3DSystem):
                 f"Nothing moves in {weights} (its time grid was never trained): is it stage 1's? "
                 "This config refines a moving scene; stage 2's checkpoint would do."
             )
-        checkpoints.say_misfits(self.load_state_dict(state_dict, strict=False), weights, ignored)
+        anew = checkpoints.may_lack(self, state_dict)
+        loaded = self.load_state_dict(state_dict, strict=False)
+        checkpoints.say_misfits(loaded, weights, ignored, anew)
         self.do_update_step(epoch, global_step, on_load_weights=True)
 
     def load_state_dict(

@@ -60,7 +60,10 @@ def check_fit(
     take_layout = getattr(system.geometry, "take_layout", None)
     if take_layout is not None:  # it can load tables of another layout
         take_layout(state_dict, GEOMETRY)
-    check_geometry(state_dict, geometry_parameters(system, ignored), path)
+    expected = geometry_parameters(system, ignored)
+    for key in may_lack(system, state_dict):
+        expected.pop(key, None)
+    check_geometry(state_dict, expected, path)
 
 
 def geometry_parameters(system: nn.Module, ignored: Sequence[str] = ()) -> dict[str, Tensor]:
@@ -73,24 +76,38 @@ def geometry_parameters(system: nn.Module, ignored: Sequence[str] = ()) -> dict[
     }
 
 
+def may_lack(system: BaseLift3DSystem, state_dict: Mapping[str, Tensor]) -> list[str]:
+    """The geometry's parameters that begin anew with this stage, where a state dict has none."""
+    fresh = tuple(GEOMETRY + name for name in getattr(system.geometry, "fresh", ()))
+    if not fresh or any(key.startswith(fresh) for key in state_dict):
+        return []
+    return [key for key in geometry_parameters(system) if key.startswith(fresh)]
+
+
 def ever_moved(system: BaseLift3DSystem, state_dict: Mapping[str, Tensor]) -> bool:
     """Whether what is read was ever trained to move; True where its geometry can't tell."""
     tells = getattr(system.geometry, "ever_moved", None)
     return tells is None or tells(state_dict, GEOMETRY)
 
 
-def say_misfits(loaded: Any, path: str | os.PathLike, ignored: Sequence[str] = ()) -> None:
+def say_misfits(
+    loaded: Any,
+    path: str | os.PathLike,
+    ignored: Sequence[str] = (),
+    expected: Sequence[str] = (),
+) -> None:
     """Warns of what a checkpoint lacks and of what it has too much.
 
-    loaded: what torch's load_state_dict returned.
+    loaded: what torch's load_state_dict returned. expected: keys that it may lack; of a checkpoint
+    that lacks any, another kind of encoding's grids are no surprise either.
     """
     without = tuple(f"{module}." for module in ignored)
-    lacks = [key for key in loaded.missing_keys if not key.startswith(without)]
+    lacks = [k for k in loaded.missing_keys if not k.startswith(without) and k not in expected]
     if lacks:
         threestudio.warn(f"{path} lacks {some(lacks, 8)}: they keep their initial values.")
-    if loaded.unexpected_keys:
-        others = some(loaded.unexpected_keys, 8)
-        threestudio.warn(f"{path} also has {others}: not used here.")
+    others = [k for k in loaded.unexpected_keys if not (expected and k.startswith(GEOMETRY))]
+    if others:
+        threestudio.warn(f"{path} also has {some(others, 8)}: not used here.")
 
 
 def check_geometry(

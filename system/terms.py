@@ -55,11 +55,14 @@ REGULARISERS = {  # weight: loss, and the render's outputs that it takes
     "lambda_z_variance": (losses.z_variance, ("z_variance", "opacity")),
     "lambda_tv": (losses.total_variation, ("comp_rgb",)),
 }
+# weight: what `geometry.rigidity` calls it, of a scene that a deformation moves
+RIGIDITY_TERMS = {"lambda_arap": "arap", "lambda_fold": "fold"}
 
 
 def weights() -> list[str]:
     """The keys of `loss`."""
-    return [*REFERENCE_TERMS, *(term.weight for term in GUIDANCE_TERMS), *REGULARISERS]
+    guided = (term.weight for term in GUIDANCE_TERMS)
+    return [*REFERENCE_TERMS, *guided, *REGULARISERS, *RIGIDITY_TERMS]
 
 
 def guidances() -> list[str]:
@@ -183,6 +186,17 @@ def check_normals(loss: Mapping[str, Any]) -> None:
                 f"system.loss.{weight} is {loss[weight]}, but no normals are rendered: set "
                 "system.renderer.return_comp_normal=true, or the weight to 0."
             )
+
+
+def check_rigidity(loss: Mapping[str, Any], deformed: bool) -> None:
+    """A ValueError if rigidity has a weight in a scene that no deformation moves."""
+    idle = [weight for weight in RIGIDITY_TERMS if weighs(weight, loss)]
+    if idle and not deformed:
+        raise ValueError(
+            f"system.loss.{idle[0]} is {loss[idle[0]]}, but it weighs how a deformation bends the "
+            "scene, and this geometry has none. Set it to 0, or "
+            "system.geometry.pos_encoding_config.otype=HashGridDeformation."
+        )
 
 
 # -------------------------------------------------------------------------------- of one batch

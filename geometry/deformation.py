@@ -1,0 +1,178 @@
+"""D: where a point of the moving scene comes from, x_c = x + D(x, tau), with D = 0 at tau = 0.
+
+Points lie in the unit cube, frame times tau in [0, 1]. The way back has two parts: the motion of
+the whole scene (`WholeMotion`: a spin, a leap), then displacements on lattices, coarse and fine,
+for what its parts do. All are cubic splines in time: a moment's coefficients
+are few and its own, so that a crouch isn't smoothed away by the leap after it.
+
+A displacement that is trilinear on a lattice has its derivative in closed form (rigidity.py), and
+an inverse wherever that nowhere folds (`Deformation.inverse`).
+"""
+
+import functools
+import math
+import operator
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+CENTRE = 0.5  # of the unit cube, about which the whole scene turns
+TURN = 4.0  # radians of a coefficient of 1: at this rate a turn moves the scene as much as a shift
+MANY_TIMES = 64  # from which on a table for each moment is more work than it saves
+
+
+def spline(tau: Float[Tensor, "N 1"], spans: int) -> Float[Tensor, "N K"]:
+    """Uniform cubic B-splines over [0, 1] (de Boor 1978, chapter IX): K = spans + 3, sum 1."""
+    middle = torch.arange(-1, spans + 2, dtype=tau.dtype, device=tau.device)
+    away = (tau * spans - middle).abs()
+    near, far = 2 / 3 - away**2 + away**3 / 2, (2 - away).clamp(min=0) ** 3 / 6
+    return torch.where(away < 1, near, far)
+
+
+def time_functions(tau: Float[Tensor, "N 1"], spans: int) -> Float[Tensor, "N K"]:
+    """The splines, each less what it is at tau = 0: whatever is made of them is 0 there."""
+    return spline(tau, spans) - spline(torch.zeros_like(tau[:1]), spans)
+
+
+def rotation(vector: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 3 3"]:
+    """The matrix that turns about `vector` by its length in radians (Rodrigues)."""
+    x, y, z = vector.unbind(-1)
+    none = torch.zeros_like(x)
+    cross = torch.stack([none, -z, y, z, none, -x, -y, x, none], dim=-1).unflatten(-1, (3, 3))
+    angle = (vector.square().sum(-1)[..., None, None] + 1e-12).sqrt()  # a gradient at 0, too
+    first, second = torch.sinc(angle / math.pi), torch.sinc(angle / (2 * math.pi)).square() / 2
+    return (
+        torch.eye(3, dtype=vector.dtype, device=vector.device)
+        + first * cross
+        + second * (cross @ cross)
+    )
+
+
+class WholeMotion(nn.Module):
+    """How the scene moves as one: a rotation about its centre and a shift, coefficients [K 6]."""
+
+    def __init__(self, spans: int) -> None:
+        super().__init__()
+        self.spans = spans
+        self.twist = nn.Parameter(torch.zeros(spans + 3, 6))
+
+    def forward(
+        self, tau: Float[Tensor, "N 1"]
+    ) -> tuple[Float[Tensor, "N 3 3"], Float[Tensor, "N 3"]]:
+        """R and s of x = R (x_0 - c) + c + s."""
+        turn, shift = (time_functions(tau, self.spans) @ self.twist).split(3, dim=-1)
+        return rotation(TURN * turn), shift
+
+    def back(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
+        """Where points were at tau = 0, had nothing but this moved them."""
+        turn, shift = self(tau)
+        return ((x - CENTRE - shift)[:, None] @ turn)[:, 0] + CENTRE
+
+    def onward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
+        """`back`'s inverse."""
+        turn, shift = self(tau)
+        return ((x - CENTRE)[:, None] @ turn.mT)[:, 0] + CENTRE + shift
+
+
+class Lattice(nn.Module):
+    """Displacements at the (cells + 1)^3 nodes of the cube, coefficients [K 3 R R R], x fastest."""
+
+    def __init__(self, cells: int, spans: int) -> None:
+        super().__init__()
+        self.nodes = nn.Parameter(torch.zeros(spans + 3, 3, *[cells + 1] * 3))
+
+
+class Deformation(nn.Module):
+    """cells: of the lattices, along a side, each more than the one before; spans: of the splines.
+
+    A table [T 3 R R R] has the displacements of T moments on the finest lattice's nodes.
+    """
+
+    def __init__(self, cells: Sequence[int], spans: int) -> None:
+        super().__init__()
+        self.spans = spans
+        self.whole = WholeMotion(spans)
+        self.lattices = nn.ModuleList(Lattice(n, spans) for n in cells)
+        self.nodes = cells[-1] + 1  # along a side of the finest lattice
+
+    def table(self, tau: Float[Tensor, "T 1"]) -> Float[Tensor, "T 3 R R R"]:
+        return self.joined(time_functions(tau, self.spans))
+
+    def joined(self, functions: Float[Tensor, "T K"]) -> Float[Tensor, "T 3 R R R"]:
+        """What all lattices together say, on the finest one's nodes, of values of the splines."""
+        size = [self.nodes] * 3
+        parts = [
+            F.interpolate(
+                torch.einsum("tk,kcdhw->tcdhw", functions, lattice.nodes),
+                size,
+                mode="trilinear",
+                align_corners=True,
+            )
+            for lattice in self.lattices
+        ]
+        return functools.reduce(operator.add, parts)
+
+    def forward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
+        """x_c of points at the time of each, or of all. Fastest where equal times lie together."""
+        x = self.whole.back(x, tau)
+        return x + self.displacement(x, tau)
+
+    def displacement(
+        self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]
+    ) -> Float[Tensor, "N 3"]:
+        if len(tau) == 1:
+            return read(self.table(tau)[0], x)
+        moments, count = tau[:, 0].unique_consecutive(return_counts=True)
+        if len(moments) > MANY_TIMES:
+            functions = time_functions(tau, self.spans)
+            each = self.joined(torch.eye(self.spans + 3, dtype=x.dtype, device=x.device))
+            each = read(each.flatten(0, 1), x).unflatten(-1, (-1, 3))
+            return torch.einsum("nk,nkc->nc", functions, each)
+        runs = x.split(count.tolist())
+        tables = self.table(moments[:, None])
+        return torch.cat([read(own, run) for own, run in zip(tables, runs, strict=True)])
+
+    @torch.no_grad()
+    def inverse(
+        self, canonical: Float[Tensor, "N 3"], tau: Float[Tensor, "1 1"], steps: int = 60
+    ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:
+        """Where points of the scene at tau = 0 are at tau, and the error |x_c - canonical| [N] that
+        is left: 0 up to rounding where D doesn't fold.
+
+        Newton's method on the trilinear displacement; a step that makes the error larger is halved
+        until it doesn't. In float64: of a float32 field only the field itself is float32.
+        """
+        table = self.table(tau)[0].double()
+        goal = canonical.double()
+        x, step = goal - read(table, goal), torch.ones_like(goal[:, :1])
+        left = x + read(table, x) - goal
+        for _ in range(steps):
+            move = -torch.linalg.solve(derivative(table, x), left[..., None])[..., 0]
+            tried = x + step * move
+            rest = tried + read(table, tried) - goal
+            better = rest.norm(dim=-1, keepdim=True) < left.norm(dim=-1, keepdim=True)
+            x, left = torch.where(better, tried, x), torch.where(better, rest, left)
+            step = torch.where(better, (2 * step).clamp(max=1), step / 2)
+        onward = self.whole.onward(x.to(canonical), tau)
+        return onward, left.norm(dim=-1).to(canonical)
+
+
+def read(table: Float[Tensor, "C R R R"], x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
+    """Trilinear interpolation on a lattice over the unit cube; outside, the nearest point's."""
+    at = (2 * x - 1)[None, None, None]
+    found = F.grid_sample(table[None], at, "bilinear", "border", align_corners=True)
+    return found[0, :, 0, 0].T
+
+
+def derivative(table: Float[Tensor, "3 R R R"], x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3 3"]:
+    """d(x + D)/dx by central differences within a thousandth of a cell; a row for each component.
+
+    Exact where that stays within a cell: D is linear along each axis there.
+    """
+    ahead = torch.eye(3, dtype=x.dtype, device=x.device) * 1e-3 / (table.shape[-1] - 1)
+    near = [read(table, x + step) - read(table, x - step) for step in ahead]
+    slope = torch.stack(near, dim=-1) / (2 * ahead[0, 0])
+    return slope + torch.eye(3, dtype=x.dtype, device=x.device)

@@ -1,0 +1,117 @@
+"""The encoding of a scene that is deformed: H3 of stage 1 at x_c = x + D(x, tau).
+
+Nothing of the scene's appearance has a time input, so that no gradient of a moment can repaint
+it. Starts from a static scene's checkpoint: its H3 is the same, and D is 0.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..bounds import Bounded, bounded
+from .deformation import Deformation
+from .encoding import Encoding
+from .hash_grid import HASH_GRIDS, hash_grid, hash_grid_stencil
+from .hash_grid_torch import GridSpec
+from .space_time_encoding import INITIAL_RANGE, HashGrid, lay_out
+
+MOST_CELLS = 128  # along a side of a lattice
+
+
+@dataclasses.dataclass
+class DeformedConfig(Bounded):
+    otype: str = bounded("HashGridDeformation", names=("HashGridDeformation",))
+    # of the canonical scene, as HashGridSpatialTime has them
+    n_levels: int = bounded(16, 1, 32)
+    n_features_per_level: int = bounded(2, 1, 8)
+    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
+    base_resolution: int = bounded(16, 2, 2**16)
+    per_level_scale: float = bounded(1.447269237440378, 1, 16)
+    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
+    # cells along a side of the lattices that D is made of, coarse to fine
+    deformation_cells: list = dataclasses.field(default_factory=lambda: [4, 8, 16])
+    deformation_spans: int = bounded(8, 1, 64)  # of its splines in time
+    freeze_canonical: bool = False  # D alone learns: neither H3 nor the networks
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        cells = list(self.deformation_cells)
+        counts = all(type(n) is int and 1 <= n <= MOST_CELLS for n in cells)
+        if not counts or not cells or cells != sorted(set(cells)):
+            raise ValueError(
+                f"pos_encoding_config.deformation_cells is {cells}, but has to be numbers of cells "
+                f"from 1 to {MOST_CELLS}, each larger than the one before, such as [4, 8, 16]."
+            )
+
+
+class DeformedEncoding(Encoding):
+    """H3 (`encoding`) and D (`deformation`)."""
+
+    Config = DeformedConfig
+    starts_from = ("HashGridSpatialTime",)
+    usage = ("backend", "static", "freeze_canonical")
+    fresh = ("deformation.",)
+
+    @classmethod
+    def from_config(cls, cfg: Any) -> "DeformedEncoding":
+        names = {setting.name for setting in dataclasses.fields(GridSpec)}
+        settings = {name: cfg[name] for name in names - {"dims", "float64_scale"}}
+        deformation = Deformation(list(cfg.deformation_cells), cfg.deformation_spans)
+        return cls(GridSpec(3, **settings), deformation, cfg.freeze_canonical, cfg.backend)
+
+    def __init__(
+        self, space: GridSpec, deformation: Deformation, frozen: bool = False, backend: str = "auto"
+    ):
+        super().__init__()
+        self.backend = backend
+        self.encoding = HashGrid(space, backend)
+        self.encoding.requires_grad_(not frozen)
+        self.deformation = deformation
+        self.frozen = frozen
+        self.n_output_dims = space.n_output_dims
+
+    def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
+        """
+        Raises:
+            ValueError: it is of a scene that HashGridSpatialTime has set in motion.
+        """
+        moved = state_dict.get(f"{prefix}encoding_time.params")
+        if moved is not None and bool(moved.abs().max() > INITIAL_RANGE):
+            raise ValueError(
+                "The checkpoint is of a scene that HashGridSpatialTime has set in motion (its time "
+                "grid is trained), which HashGridDeformation can't go on with: start from the "
+                "static scene of stage 1."
+            )
+        lay_out({"encoding": self.encoding}, state_dict, prefix)
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.take_layout(state_dict, prefix)  # before the table is loaded
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+    def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
+        """Whether a state dict has a D that is anything but 0."""
+        own = [v for k, v in state_dict.items() if k.startswith(f"{prefix}deformation.")]
+        return any(bool(values.any()) for values in own)
+
+    def canonical(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"]
+    ) -> Float[Tensor, "N 3"]:
+        return self.deformation(x, times)
+
+    def forward(
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None
+    ) -> Float[Tensor, "N E"]:
+        x = x if times is None else self.canonical(x, times)
+        return hash_grid(x, self.encoding.params, self.encoding.spec, self.backend)
+
+    def stencil(
+        self, x: Float[Tensor, "N 3"], step: float, times: Float[Tensor, "#N 1"] | None = None
+    ) -> tuple[Float[Tensor, "N E"], Float[Tensor, "N 6 E"]]:
+        """Features of points and of each one's neighbours, in the canonical scene where `times`
+        are None."""
+        if times is not None:
+            return super().stencil(x, step, times)
+        return hash_grid_stencil(x, step, self.encoding.params, self.encoding.spec, self.backend)
