@@ -16,8 +16,11 @@ from threestudio.systems.utils import parse_optimizer
 from threestudio.utils.config import load_config, parse_structured
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-STAGES = sorted(CONFIGS.glob("animate124-*.yaml"))  # the method's
+FULL = sorted(CONFIGS.glob("animate124-*.yaml"))
+DEFORMED = [path for path in FULL if "deformation" in path.name]
+STAGES = [path for path in FULL if path not in DEFORMED]  # the method's
 TOYS = [CONFIGS / "toy" / f"stage{number}.yaml" for number in (1, 2, 3)]
+DEFORMED_TOYS = [path.with_name(f"deformation-{path.name}") for path in TOYS]
 ALL = sorted(CONFIGS.rglob("*.yaml"))  # ... and those of further presets
 SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 TEXTS = ("prompt_processor", "prompt_processor_cn")
@@ -182,9 +185,44 @@ def test_the_numbers_are_the_methods(path, tmp_path):
     assert rates == grids | {"geometry.density_network": 1e-3, "geometry.feature_network": 1e-3}
 
 
-def test_the_five_stages_and_three_toys_are_there():
+# what the deformation's own YAMLs may change of those numbers, for where and how things move;
+# stage 2, which keeps the scene as it is, compares it with nothing
+MOVED = ("geometry|pos_encoding_config", "optimizer|params", "loss|lambda_normal_smoothness_2d")
+MOVED += ("renderer|return_comp_normal", "renderer|occupancy_moments", "weights")
+MOVED += ("loss|lambda_arap", "loss|lambda_fold")
+UNSEEN = ("guidance_3d_type", "guidance_3d", "loss|lambda_rgb", "loss|lambda_mask")
+UNSEEN += ("loss|lambda_3d_sd",)
+
+
+def flat(node, key=""):
+    """Every number of a YAML by its key."""
+    if not isinstance(node, dict):
+        return {key: node}
+    found = [flat(value, f"{key}|{name}".lstrip("|")) for name, value in node.items()]
+    return {key: value for part in found for key, value in part.items()}
+
+
+@pytest.mark.parametrize("path", DEFORMED, ids=name)
+def test_a_deformation_changes_how_things_move_and_no_other_number(path):
+    published = path.with_name(path.name.replace("deformation-", ""))
+    ours, theirs = (flat(OmegaConf.to_container(as_written(p))) for p in (path, published))
+    changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    freezes = ours["system|geometry|pos_encoding_config|freeze_canonical"]
+    assert freezes == ("stage2" in path.name)
+    may = ["name"] + [f"system|{key}" for key in MOVED + UNSEEN * freezes]
+    assert {key for key in changed if not key.startswith(tuple(may))} == set()
+    same = ("n_levels", "n_features_per_level", "log2_hashmap_size", "base_resolution")
+    for setting in (*same, "per_level_scale"):  # those of stage 1, whose scene it moves
+        assert f"system|geometry|pos_encoding_config|{setting}" not in changed
+    assert ours["system|geometry|pos_encoding_config|otype"] == "HashGridDeformation"
+    assert ours["system|loss|lambda_arap"] > 0 and ours["system|loss|lambda_fold"] > 0
+
+
+def test_the_stages_and_toys_of_both_fields_are_there():
     assert {path.name for path in STAGES} == set(NUMBERS)
-    assert set(ALL) >= {*STAGES, *TOYS}
+    moving = {path for path in STAGES if path.name != "animate124-stage1.yaml"}
+    assert {path.name.replace("deformation-", "") for path in DEFORMED} == {p.name for p in moving}
+    assert set(ALL) == {*STAGES, *TOYS, *DEFORMED, *DEFORMED_TOYS}
 
 
 def build_or_parse(system):
@@ -264,25 +302,34 @@ def test_priors_read_the_same_model_and_the_same_image(path, tmp_path):
     assert cfg.prompt_processor[model] == cfg.guidance[model]
     if "guidance_cn" in cfg:
         assert cfg.prompt_processor_cn[model] == cfg.guidance_cn[model]
-    assert cfg.guidance_3d.cond_azimuth_deg == 7
-    assert cfg.guidance_3d.cond_image_path.endswith(".png")
+    if "guidance_3d" in cfg:
+        assert cfg.guidance_3d.cond_azimuth_deg == 7
+        assert cfg.guidance_3d.cond_image_path.endswith(".png")
 
 
 def test_stages_share_the_scene():
-    for group in (STAGES, TOYS):
+    how = ("static", "otype", "freeze_canonical", "deformation_cells", "deformation_spans")
+    full_size = CONFIGS / "animate124-stage1.yaml"
+    for group in (STAGES, TOYS, [full_size, *DEFORMED], DEFORMED_TOYS):
         scenes = []
         for path in group:
             system = as_written(path).system
             scene = {key: select(system, key) for key in ("geometry", "material", "background")}
-            scene["geometry"]["pos_encoding_config"].pop("static")
+            grid = scene["geometry"]["pos_encoding_config"]
+            scene["geometry"]["pos_encoding_config"] = {k: grid[k] for k in grid if k not in how}
             scenes.append(scene)
         assert all(scene == scenes[0] for scene in scenes)
+    for group in (DEFORMED, DEFORMED_TOYS[1:]):  # ... and the deformation
+        grids = [as_written(path).system.geometry.pos_encoding_config for path in group]
+        assert len({str([grid[key] for key in how[3:]]) for grid in grids}) == 1
 
 
 @pytest.mark.parametrize("path", [p for p in ALL if "stage1" not in p.name], ids=name)
 def test_a_stage_starts_from_the_newest_run_of_the_one_before(path, tmp_path):
     cfg = load(path, folder=tmp_path)
     before = cfg.name[:-1] + str(int(cfg.name[-1]) - 1)
+    if before == "animate124-deformation-stage1":  # at full size stage 1 is the same
+        before = "animate124-stage1"
     expected = f"{tmp_path}/{before}/a_panda_is_dancing@LAST/ckpts/last.ckpt"
     assert cfg.system.weights == expected
     earlier = [p for p in path.parent.glob("*.yaml") if as_written(p).name == before]
@@ -294,7 +341,9 @@ def test_a_toy_has_the_modules_and_terms_of_its_stage():
         pulling = ("lambda_rgb", "lambda_mask", *(term.weight for term in GUIDANCE_TERMS))
         return {key for key in pulling if loss[key] != 0}
 
-    for toy, stage in zip(TOYS, ["stage1", "stage2-ms", "stage3-ms"], strict=True):
+    pairs = [*zip(TOYS, ["stage1", "stage2-ms", "stage3-ms"], strict=True)]
+    pairs += zip(DEFORMED_TOYS[1:], ["deformation-stage2-ms", "deformation-stage3-ms"], strict=True)
+    for toy, stage in pairs:
         theirs = as_written(CONFIGS / f"animate124-{stage}.yaml").system
         ours = as_written(toy).system
         kinds = [key for key in theirs if key.endswith("_type")]

@@ -358,7 +358,10 @@ def test_checkpoint_of_another_n_levels_is_explained():
     "config, message",
     (
         ({"pos_encoding_config": {"n_levls": 8}}, "n_levels"),
-        ({"pos_encoding_config": {"otype": "HashGridSpatial"}}, "has to be one of HashGridSpatialTime"),
+        (
+            {"pos_encoding_config": {"otype": "HashGridSpatial"}},
+            "has to be one of HashGridSpatialTime",
+        ),
         ({"pos_encoding_config": {"backend": "tinycuda"}}, "Close: tinycudann"),
         ({"pos_encoding_config": {"n_levels": 0}}, "n_levels is 0.*between 1 and 32"),
         ({"mlp_network_config": {"n_neuron": 8}}, "n_neurons"),
