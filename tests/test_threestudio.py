@@ -111,8 +111,8 @@ def launch(place, *arguments) -> str:
     )
 
 
-def stage(number, priors, place) -> list[str]:
-    """Config and overrides of a toy stage on the random priors."""
+def stage(number, priors, place, field="") -> list[str]:
+    """Config and overrides of a toy stage on the random priors; field: how its name begins."""
     system = {
         1: {"guidance": "sd", "guidance_3d": "zero123"},
         2: {"guidance": "text-to-video", "guidance_3d": "zero123"},
@@ -125,29 +125,39 @@ def stage(number, priors, place) -> list[str]:
     if number == 1:
         paths.append("data.single_view.n_test_views=2")
     else:
-        previous = f"outputs/animate124-toy-stage{number - 1}/{PROMPT}@LAST/ckpts/last.ckpt"
+        before = f"animate124-toy-{field}stage{number - 1}"
+        previous = f"outputs/{before}/{PROMPT}@LAST/ckpts/last.ckpt"
         paths += [f"system.weights={previous}", *TINY_VIDEO]
     if number == 3:
         tile = priors / "controlnet-tile"
         paths.append(f"system.guidance_cn.controlnet_name_or_path={tile}")
     return [
         "--config",
-        f"custom/threestudio-animate124/configs/toy/stage{number}.yaml",
+        f"custom/threestudio-animate124/configs/toy/{field}stage{number}.yaml",
         f"data.image.image_path={place / 'disc_rgba.png'}",
         *TINY,
         *paths,
     ]
 
 
-@pytest.fixture(scope="module")
-def stages(place, random_priors):
+def train(place, priors, field="") -> dict[int, tuple[str, Path]]:
     """Output and trial folder of the three stages, each started from the one before."""
     done = {}
     for number in (1, 2, 3):
-        output = launch(place, *stage(number, random_priors, place), "--train")
-        [trial] = (place / "outputs" / f"animate124-toy-stage{number}").iterdir()
+        output = launch(place, *stage(number, priors, place, field), "--train")
+        [trial] = (place / "outputs" / f"animate124-toy-{field}stage{number}").iterdir()
         done[number] = output, trial
     return done
+
+
+@pytest.fixture(scope="module")
+def stages(place, random_priors):
+    return train(place, random_priors)
+
+
+@pytest.fixture(scope="module")
+def deformed(place, random_priors):
+    return train(place, random_priors, "deformation-")
 
 
 def checkpoint(trial) -> dict:
@@ -159,10 +169,15 @@ def test_each_stage_trains_in_threestudios_launcher(stages, number):
     output, trial = stages[number]
     assert "threestudio-animate124" in output and "IMPORT FAILED" not in output
     state = checkpoint(trial)
-    assert state["global_step"] == STEPS
     names = set(state["state_dict"])
     for grid in ("encoding", "encoding_time"):
         assert f"geometry.encoding.encoding.{grid}.params" in names
+    check_trained(state, trial)
+
+
+def check_trained(state, trial):
+    assert state["global_step"] == STEPS
+    names = set(state["state_dict"])
     for network in ("density_network", "feature_network"):
         assert {f"geometry.{network}.layers.{layer}.weight" for layer in (0, 2)} <= names
     assert all(
@@ -172,11 +187,19 @@ def test_each_stage_trains_in_threestudios_launcher(stages, number):
     assert list((trial / "save").glob("*.png")), "no validation picture"
 
 
-def test_stage_one_that_fits_pictures_trains_in_threestudios_launcher(place, random_priors):
-    config, path, *words = stage(1, random_priors, place)
-    launch(place, config, path.replace("stage1", "deformation-stage1"), *words, "--train")
-    [trial] = (place / "outputs" / "animate124-toy-deformation-stage1").iterdir()
-    assert checkpoint(trial)["global_step"] == STEPS
+def test_the_deformation_trains_in_threestudios_launcher(deformed):
+    """Stage 2 moves D and nothing else, stage 3 the scene too."""
+    states = {number: checkpoint(trial) for number, (_, trial) in deformed.items()}
+    for number, (_, trial) in deformed.items():
+        check_trained(states[number], trial)
+    one, two, three = (states[number]["state_dict"] for number in (1, 2, 3))
+    canonical = [key for key in two if key in one and key.startswith("geometry.")]
+    assert any("encoding.encoding.encoding." in key for key in canonical)
+    assert all(torch.equal(two[key], one[key]) for key in canonical)
+    assert not all(torch.equal(three[key], one[key]) for key in canonical)
+    motion = [key for key in two if ".deformation." in key and two[key].is_floating_point()]
+    assert any(two[key].any() for key in motion)
+    assert any(not torch.equal(three[key], two[key]) for key in motion)
 
 
 @pytest.mark.parametrize("number", [2, 3])
