@@ -19,7 +19,7 @@ from argument_types import finite_number, path, positive_int, text_with_content
 # stems that say nothing: the folder names the picture
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
 GRID = "grid"
-FIELDS = (GRID, "deformation")  # how a scene moves; the first is the default
+FIELDS = ("deformation", GRID)  # how a scene moves; the first is the default
 USAGE = (
     "%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
     "       %(prog)s --batch scenes.csv [options] [task.key=value ...]"
@@ -79,8 +79,8 @@ class Request:
         metavar="NAME",
     )
     field: str = option(
-        "grid (default: the published method, colours and shape over time) or deformation (a scene "
-        "at rest that is bent over time)",
+        "deformation (default: a scene at rest that is bent over time) or grid (the published "
+        "method: colours and shape over time)",
         FIELDS[0],
         metavar="NAME",
     )

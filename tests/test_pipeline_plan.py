@@ -19,7 +19,7 @@ from animate124.pipeline.manifest import Manifest, settings_hash
 from animate124.pipeline.overrides import by_task, check_handover, flags, stage_config, written
 from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
-from animate124.pipeline.presets import CHUNK, PRESETS
+from animate124.pipeline.presets import CHUNK, PRESETS, preset_of
 from animate124.pipeline.request import FIELDS, Request, slug
 from animate124.pipeline.run import check_here, describe
 from animate124.pipeline.tasks import result
@@ -34,8 +34,6 @@ PROMPT = "a panda is dancing"
 MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
 TOY = PRESETS["toy"]
 STAGES = [stage.name for stage in TOY.stages]
-ROWS = [stage for preset in PRESETS.values() for stage in preset.stages]
-READY = FIELDS if all((ROOT / row.config).is_file() for row in ROWS) else FIELDS[:1]
 
 
 def request(tmp_path, **options):
@@ -49,7 +47,7 @@ def config_of(task, tmp_path):
     return load_config(str(ROOT / args.config), cli_args=extras), args
 
 
-@pytest.mark.parametrize("field", READY)
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_task_is_a_command_line_of_its_script(preset, field, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset, field=field), check=True)
@@ -68,7 +66,7 @@ def test_every_task_is_a_command_line_of_its_script(preset, field, tmp_path):
 
 def test_toy_models_are_told_what_stays(tmp_path):
     for field, (preset, negative, refine) in itertools.product(
-        READY, (("toy", "a fox", "a fox is jumping"), ("modelscope", "", ""))
+        FIELDS, (("toy", "a fox", "a fox is jumping"), ("modelscope", "", ""))
     ):
         asked = Request(PANDA, "a fox is jumping", out=tmp_path, preset=preset, field=field)
         plan = make_plan(asked)
@@ -78,7 +76,7 @@ def test_toy_models_are_told_what_stays(tmp_path):
         assert cfg.system.prompt_processor_cn.negative_prompt == refine
 
 
-@pytest.mark.parametrize("field", READY)
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_stages_read_what_the_ones_before_write(preset, field, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset, field=field))
@@ -276,7 +274,7 @@ def test_unclear_options_say_what_to_do(tmp_path):
     assert plan.prompts["stage1"] == "a toy bear"
 
 
-@pytest.mark.parametrize("field", READY)
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("until", TOY.tasks)
 def test_until_ends_with_that_tasks_result(until, field, tmp_path):
     tasks = make_plan(request(tmp_path, until=until, field=field)).tasks
@@ -437,14 +435,14 @@ def test_a_stage_config_is_what_launch_makes_of_it(tmp_path):
 
 
 def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
-    first, second, third = TOY.grid
+    first, second, third = TOY.stages
     again = replace(third, name="again", starts_from="stage3")
     for rows, names in (
         ([first], ["preprocess", "stage1", "result"]),
         ([first, second], ["preprocess", "stage1", "stage2", "result"]),
         ([first, second, third, again], [*TOY.tasks[:-1], "again", "result"]),
     ):
-        monkeypatch.setitem(PRESETS, "rows", replace(TOY, grid=tuple(rows)))
+        monkeypatch.setitem(PRESETS, "rows", replace(TOY, stages=tuple(rows), grid=()))
         plan = make_plan(request(tmp_path, preset="rows"), check=True)
         assert [task.name for task in plan.tasks] == names
         last = plan[rows[-1].name]
@@ -455,6 +453,16 @@ def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
     assert last.reads["token"] == plan["token"].outputs[0]
     with pytest.raises(ValueError, match=r"no task is called 'stage4'; .*stage3, again"):
         make_plan(request(tmp_path, preset="rows", until="stage4"))
+    with pytest.raises(ValueError, match="--field grid: the preset rows has no stages for that"):
+        make_plan(request(tmp_path, preset="rows", field="grid"))
+
+
+def test_a_field_has_the_published_configs_or_its_own():
+    for preset in PRESETS:
+        fields = [preset_of(Request(PANDA, PROMPT, preset=preset, field=name)) for name in FIELDS]
+        deformation, grid = ([stage.config for stage in field.stages] for field in fields)
+        assert not any("deformation" in config for config in grid)
+        assert all("deformation" in config for config in deformation[1:])
 
 
 def test_the_published_methods_tasks_have_the_settings_of_the_release_before(tmp_path):
@@ -469,7 +477,7 @@ GEOMETRY = "system.geometry"
 GRID = f"{GEOMETRY}.pos_encoding_config"
 
 
-@pytest.mark.parametrize("field", READY)
+@pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize(
     ("words", "says"),
     [

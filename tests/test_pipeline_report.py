@@ -104,8 +104,8 @@ def test_the_json_says_what_each_task_took(written):
     assert len(stage["losses"]["loss_mask"]["curve"]) == 100
     assert stage["checkpoint"] == "stage2/ckpts/last.ckpt"
     assert stage["config"] == "stage2/configs/parsed.yaml"
-    assert "launch.py --config configs/toy/stage2.yaml" in stage["command"]
-    assert facts["field"] == "grid" and facts["versions"]["torch"]
+    assert "launch.py --config configs/toy/deformation-stage2.yaml" in stage["command"]
+    assert facts["field"] == "deformation" and facts["versions"]["torch"]
     assert set(facts["files"]) == {
         "animation.mp4",
         "reference_view.mp4",

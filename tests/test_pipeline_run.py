@@ -22,7 +22,7 @@ from animate124.pipeline.plan import make_plan
 from animate124.pipeline.presets import PRESETS
 from animate124.pipeline.process import STOPPED, Interrupt, Outcome
 from animate124.pipeline.request import Request
-from animate124.pipeline.run import TaskFailed, describe, run_request
+from animate124.pipeline.run import TaskFailed, beginning, describe, run_request
 from animate124.pipeline.subject import caption
 from PIL import Image
 
@@ -215,6 +215,24 @@ def test_the_manifest_decides_and_not_a_files_existence(done, capsys):
     assert done.go() == ["token"]
     (done.folder / "manifest.json").unlink()
     assert done.go() == list(TASKS)
+
+
+@pytest.mark.parametrize(("before", "now"), [("grid", "deformation"), ("deformation", "grid")])
+def test_a_scene_of_another_field_is_trained_anew_and_the_person_is_told(
+    world, before, now, capsys
+):
+    world.go(field=before)
+    kept = (world.folder / "stage3" / "ckpts" / "last.ckpt").read_text()
+    told = f"stage1, stage2, stage3: trained with --field {before}, which takes them as they are"
+    said = describe(make_plan(world.request(field=now)), beginning(world.request(field=now)))
+    assert f"# {told}" in said and f"field {now}" in said
+    again = describe(make_plan(world.request(field=before)), beginning(world.request(field=before)))
+    assert "trained with" not in again and world.go(field=before) == []
+    capsys.readouterr()
+    assert world.go(field=now) == [*STAGES, "result"]  # the cut-out and the token serve both
+    assert told in capsys.readouterr().out
+    aside = world.folder / "earlier" / "stage3-1" / "ckpts" / "last.ckpt"
+    assert aside.read_text() == kept
 
 
 def test_a_moved_scene_stays_done(done):
