@@ -7,6 +7,7 @@ published models' sizes; `--toy` takes the shipped ones, `--tiny` models of a fe
 import argparse
 import logging
 import os
+import re
 import sys
 import warnings
 from pathlib import Path
@@ -19,12 +20,14 @@ import torch
 from animate124.pipeline.request import FIELDS, GRID
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
+from omegaconf import OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from threestudio.launch import trainer_options
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import get_rank
 
 ROOT = Path(animate124.__file__).parent
+SECTION = re.compile(r"^system\.(guidance\w*)\.")
 TINY = [
     "data.image.width=16",
     "data.image.height=16",
@@ -116,7 +119,10 @@ def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str
         overrides += random_priors(args, folder)
     if args.tiny:
         overrides += TINY + TINY_SIZES[args.stage]
-    return ROOT / "configs" / f"{name}.yaml", [*overrides, *args.overrides]
+    path = ROOT / "configs" / f"{name}.yaml"
+    has = set(OmegaConf.load(path).system)  # not every stage asks Zero123
+    overrides = [word for word in overrides if has.issuperset(SECTION.findall(word))]
+    return path, [*overrides, *args.overrides]
 
 
 def which(args: argparse.Namespace) -> str:

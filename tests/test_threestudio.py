@@ -118,6 +118,8 @@ def stage(number, priors, place, field="") -> list[str]:
         2: {"guidance": "text-to-video", "guidance_3d": "zero123"},
         3: {"guidance": "text-to-video", "guidance_3d": "zero123", "guidance_cn": "sd"},
     }[number]
+    if field and number == 2:
+        del system["guidance_3d"]  # it asks the video prior alone
     paths = [
         f"system.{name}.pretrained_model_name_or_path={priors / model}"
         for name, model in system.items()
