@@ -1,7 +1,7 @@
 """The README's sheet of the suite: sheets of some of its characters, two by two.
 
 python -m animate124.evaluation.suite --suite --budget full --out SUITE
-python benchmarks/suite_picture.py SUITE docs/toy-suite.png fox frog duck panda
+python benchmarks/suite_picture.py SUITE/deformation docs/toy-suite.png fox frog duck panda
 """
 
 import argparse
@@ -14,7 +14,7 @@ GAP = 16  # pixels between sheets
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("suite", type=Path, help="its --out, which has a folder a species")
+    parser.add_argument("suite", type=Path, help="a field of its --out, with a folder a species")
     parser.add_argument("out", type=Path, help="picture to write")
     parser.add_argument("species", nargs="+", help="whose sheets, row by row")
     args = parser.parse_args()

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MILLIONS = {  # of parameters, as counted in the published models
@@ -80,3 +81,27 @@ def test_gradients_that_arent_needed_are_timed_apart(tmp_path):
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert len(figures) == 18 and all(figure["unit"] == "ms" for figure in figures.values())
     assert figures["hash_grid_gradients.cpu.H3.points.numba"]["value"] > 0
+
+
+def test_a_steps_ratio_to_the_published_methods_is_written_down(tmp_path):
+    options = ["--stage", "2", "--tiny", "--beside-grid", "--warm-up", "1", "--steps", "2"]
+    options += ["--split-steps", "1", "--figures", "figures.json"]
+    said = output_of("step.py", *options, folder=tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    ours, grid = (
+        figures[f"step/{name}stage2-blob-ms-false/usual clip"]["value"]
+        for name in ("deformation-", "")
+    )
+    ratio = figures["step.stage2.ratio_to_grid"]["value"]
+    assert abs(ratio - ours / grid) < 1e-2 * ratio
+    assert "field grid" in said and "field deformation" in said
+
+
+def test_the_sheet_of_the_suite_has_the_characters_two_by_two(tmp_path):
+    for n, name in enumerate(("fox", "frog", "duck")):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (30, 20), (80 * n, 0, 0)).save(tmp_path / name / "sheet.png")
+    output_of("suite_picture.py", ".", "sheet.png", "fox", "frog", "duck", folder=tmp_path)
+    with Image.open(tmp_path / "sheet.png") as picture:
+        assert [picture.getpixel(at)[0] for at in ((5, 5), (50, 5), (5, 40))] == [0, 80, 160]
+        assert picture.getpixel((50, 40)) == (255, 255, 255)
