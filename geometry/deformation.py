@@ -6,7 +6,7 @@ for what its parts do. All are cubic splines in time: a moment's coefficients
 are few and its own, so that a crouch isn't smoothed away by the leap after it.
 
 A displacement that is trilinear on a lattice has its derivative in closed form (rigidity.py), and
-an inverse wherever that nowhere folds (`Deformation.inverse`).
+an inverse as long as that nowhere folds (lattice_inverse.py).
 """
 
 import functools
@@ -18,6 +18,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
+
+from .lattice_inverse import invert
 
 CENTRE = 0.5  # of the unit cube, about which the whole scene turns
 TURN = 4.0  # radians of a coefficient of 1: at this rate a turn moves the scene as much as a shift
@@ -67,9 +69,12 @@ class WholeMotion(nn.Module):
         return rotation(TURN * turn), shift
 
     def back(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
-        """Where points were at tau = 0, had nothing but this moved them."""
+        """Where points were at tau = 0, had nothing but this moved them: x itself to the bit where
+        that is nothing."""
         turn, shift = self(tau)
-        return ((x - CENTRE - shift)[:, None] @ turn)[:, 0] + CENTRE
+        turn = turn - torch.eye(3, dtype=turn.dtype, device=turn.device)
+        away = x - CENTRE - shift
+        return x + ((away[:, None] @ turn)[:, 0] - shift)
 
     def onward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
         """`back`'s inverse."""
@@ -137,27 +142,15 @@ class Deformation(nn.Module):
 
     @torch.no_grad()
     def inverse(
-        self, canonical: Float[Tensor, "N 3"], tau: Float[Tensor, "1 1"], steps: int = 60
+        self, canonical: Float[Tensor, "N 3"], tau: Float[Tensor, "1 1"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:
-        """Where points of the scene at tau = 0 are at tau, and the error |x_c - canonical| [N] that
-        is left: 0 up to rounding where D doesn't fold.
-
-        Newton's method on the trilinear displacement; a step that makes the error larger is halved
-        until it doesn't. In float64: of a float32 field only the field itself is float32.
+        """Where points of the scene at tau = 0 are at tau, and the error |x_c - canonical| [N] of
+        what is returned: rounding where D doesn't fold. Where it folds, several places come from
+        one: this is one of them.
         """
-        table = self.table(tau)[0].double()
-        goal = canonical.double()
-        x, step = goal - read(table, goal), torch.ones_like(goal[:, :1])
-        left = x + read(table, x) - goal
-        for _ in range(steps):
-            move = -torch.linalg.solve(derivative(table, x), left[..., None])[..., 0]
-            tried = x + step * move
-            rest = tried + read(table, tried) - goal
-            better = rest.norm(dim=-1, keepdim=True) < left.norm(dim=-1, keepdim=True)
-            x, left = torch.where(better, tried, x), torch.where(better, rest, left)
-            step = torch.where(better, (2 * step).clamp(max=1), step / 2)
-        onward = self.whole.onward(x.to(canonical), tau)
-        return onward, left.norm(dim=-1).to(canonical)
+        x = invert(self.table(tau)[0].double(), canonical.double())
+        x = self.whole.onward(x.to(canonical), tau)
+        return x, (self(x, tau) - canonical).norm(dim=-1)
 
 
 def read(table: Float[Tensor, "C R R R"], x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:
@@ -165,14 +158,3 @@ def read(table: Float[Tensor, "C R R R"], x: Float[Tensor, "N 3"]) -> Float[Tens
     at = (2 * x - 1)[None, None, None]
     found = F.grid_sample(table[None], at, "bilinear", "border", align_corners=True)
     return found[0, :, 0, 0].T
-
-
-def derivative(table: Float[Tensor, "3 R R R"], x: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3 3"]:
-    """d(x + D)/dx by central differences within a thousandth of a cell; a row for each component.
-
-    Exact where that stays within a cell: D is linear along each axis there.
-    """
-    ahead = torch.eye(3, dtype=x.dtype, device=x.device) * 1e-3 / (table.shape[-1] - 1)
-    near = [read(table, x + step) - read(table, x - step) for step in ahead]
-    slope = torch.stack(near, dim=-1) / (2 * ahead[0, 0])
-    return slope + torch.eye(3, dtype=x.dtype, device=x.device)

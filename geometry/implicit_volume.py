@@ -193,6 +193,32 @@ class ImplicitVolume(BaseImplicitGeometry):
         arap = (weight * rigidity.arap(gradient)).sum() / weight.sum()
         return {"arap": arap, "fold": rigidity.fold(gradient).mean()}
 
+    @torch.no_grad()
+    def tracks(
+        self, points: Float[Tensor, "N 3"], taus: Float[Tensor, " T"]
+    ) -> tuple[Float[Tensor, "T N 3"], Float[Tensor, "T N"]]:
+        """Where points of the scene at tau = 0 are at each of `taus`, world units, and how far from
+        each point its place comes from: rounding, as long as space isn't folded there. Where it is,
+        several places come from a point, of which this is one, or (then the error is larger) near
+        one. Points may lie outside the box.
+
+        Raises:
+            ValueError: the scene changes with time without points of it moving.
+        """
+        if self.static:
+            return points.expand(len(taus), -1, -1), points.new_zeros(len(taus), len(points))
+        deformation = self.deformation
+        if deformation is None:
+            raise ValueError(
+                f"{type(self.encoding.encoding).__name__} repaints a scene with time: no point of "
+                "it moves, so that none can be followed. A scene with "
+                "pos_encoding_config.otype=HashGridDeformation can."
+            )
+        x, side = self._in_unit_cube(points.to(self.bbox)), 2 * self.cfg.radius
+        found = [deformation.inverse(x, tau.view(1, 1)) for tau in taus.to(self.bbox)]
+        places, errors = (torch.stack(part) for part in zip(*found, strict=True))
+        return self.bbox[0] + side * places, side * errors
+
     def forward_field(
         self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
     ) -> tuple[Float[Tensor, "*N 1"], None]:

@@ -288,7 +288,7 @@ class Animate124(BaseLift3DSystem):
         checkpoints.check_fit(self, state_dict, weights, ignored)
         if self.cfg.guidance_cn_type and not checkpoints.ever_moved(self, state_dict):
             threestudio.warn(
-                f"Nothing moves in {weights} (its time grid was never trained): is it stage 1's? "
+                f"Nothing moves in {weights} (that was never trained): is it stage 1's? "
                 "This config refines a moving scene; stage 2's checkpoint would do."
             )
         anew = checkpoints.may_lack(self, state_dict)

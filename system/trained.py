@@ -17,6 +17,7 @@ from ..geometry.times import is_static
 from . import checkpoints
 from .finite import check_loaded
 
+NEAR = 1e-4  # of the scene's size: that near to the truth tracks are
 PARTS = ("geometry", "renderer")  # whose classes say what they can do without, to be looked at
 
 
@@ -41,6 +42,33 @@ class Scene:
         device = self.system.device
         view = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in view.items()}
         return self.system(view)
+
+    def tracks(
+        self, points: Float[Tensor, "N 3"], taus: Float[Tensor, " T"]
+    ) -> Float[Tensor, "T N 3"]:
+        """Where points of the scene at tau = 0, in the world, are at other times. A warning counts
+        those that aren't known to NEAR of the scene's size, where a deformation folds space.
+
+        Raises:
+            ValueError: the scene moves, but its geometry can't follow points.
+        """
+        geometry = self.system.geometry
+        follow = getattr(geometry, "tracks", None)
+        if self.static:
+            return points.expand(len(taus), -1, -1)
+        if follow is None:
+            raise ValueError(
+                f"{type(geometry).__name__} can't follow points of a scene that moves: it has no "
+                "`tracks`. A scene with pos_encoding_config.otype=HashGridDeformation can."
+            )
+        places, errors = follow(points, taus)
+        far = errors > NEAR * 2 * geometry.cfg.radius
+        if far.any():
+            threestudio.warn(
+                f"{int(far.sum())} of {far.numel()} places are off, by up to {errors.max():.2g}: "
+                "the deformation folds space there."
+            )
+        return places
 
 
 def load_scene(config: Path, checkpoint: Path) -> Scene:

@@ -20,6 +20,7 @@ from threestudio.utils.config import load_config
 
 CONFIGS = Path(animate124.__file__).parent / "configs"
 TIME_GRID = "geometry.encoding.encoding.encoding_time.params"
+MOTION = "geometry.encoding.encoding.deformation."
 NAMES = {  # docs/method.md, sections 1 and 4
     "geometry.encoding.encoding.encoding.params",
     TIME_GRID,
@@ -90,8 +91,9 @@ class World:
             "data.image.image_path": self.image,
             "system.prompt_processor.prompt": "a panda is dancing",
             f"system.guidance.{model}": self.priors / ("sd" if stage == 1 else "text-to-video"),
-            f"system.guidance_3d.{model}": self.priors / "zero123",
         }
+        if "deformation-stage2" not in config:  # that one keeps the scene as it is
+            pairs[f"system.guidance_3d.{model}"] = self.priors / "zero123"
         if stage == 3:
             pairs |= {
                 f"system.guidance_cn.{model}": self.priors / "sd",
@@ -208,6 +210,8 @@ def test_validation_pictures_and_test_videos_are_written(stages):
         ("toy/stage1", 9, []),  # 16 steps: the occupancy grid is updated on the way
         ("toy/stage1", 1, ["trainer.accumulate_grad_batches=2"]),
         ("toy/stage3", 1, ["data.single_view.zero_rate=0.5"]),
+        ("toy/deformation-stage2", 1, []),
+        ("toy/deformation-stage3", 1, ["data.single_view.zero_rate=0.5"]),
     ],
 )
 def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(world, config, half, others):
@@ -229,7 +233,78 @@ def test_a_resumed_run_ends_with_the_weights_of_an_uninterrupted_one(world, conf
     for a, b in zip(*moments, strict=True):
         assert all(torch.equal(a[key], b[key]) for key in b)
     layer = "geometry.density_network.layers.0.weight"
+    if config == "toy/deformation-stage2":
+        layer = f"{MOTION}whole.twist"
     assert not torch.equal(start["state_dict"][layer], found["state_dict"][layer])
+
+
+# ---------------------------------------------------------------- a deformation
+
+
+@pytest.fixture(scope="module")
+def deformed(world, stages):
+    """The folders of a deformation's stages 2 and 3, from the published method's stage 1."""
+    second = world.run(
+        "toy/deformation-stage2", f"system.weights={stages[0] / 'ckpts/last.ckpt'}", "tag=deformed"
+    )
+    weights = f"system.weights={second / 'ckpts/last.ckpt'}"
+    return [second, world.run("toy/deformation-stage3", weights, "tag=deformed")]
+
+
+def test_a_deformation_keeps_the_scene_and_then_refines_it(stages, deformed):
+    scene, moved, refined = (checkpoint(f)["state_dict"] for f in (stages[0], *deformed))
+    canonical = NAMES - {TIME_GRID}
+    motion = {key for key in moved if key.startswith(MOTION)}
+    assert {k for k in moved if k.startswith("geometry.")} >= canonical | motion
+    assert TIME_GRID not in moved
+    assert all(torch.equal(scene[key], moved[key]) for key in canonical)
+    assert motion and all(moved[key].any() for key in motion)
+    assert all(not torch.equal(refined[key], moved[key]) for key in canonical | motion)
+
+
+def said_of(monkeypatch, make):
+    """The warnings of checkpoints while something is made."""
+    said = []
+    monkeypatch.setattr(threestudio, "warn", said.append)
+    made = make()
+    return made, [words for words in said if ".ckpt" in words]
+
+
+def test_what_a_stage_1_lacks_and_has_is_no_surprise_to_a_deformation(
+    world, stages, deformed, monkeypatch
+):
+    weights = f"system.weights={stages[0] / 'ckpts/last.ckpt'}"
+    words = world.config("toy/deformation-stage2", weights)
+    system, said = said_of(monkeypatch, lambda: build(words))
+    assert said == [] and not system.geometry.deformation.whole.twist.any()
+    # ... while stage 3 wants a scene that moves
+    _, said = said_of(monkeypatch, lambda: build(world.config("toy/deformation-stage3", weights)))
+    assert len(said) == 1 and "Nothing moves in" in said[0]
+    weights = f"system.weights={deformed[0] / 'ckpts/last.ckpt'}"
+    config = world.config("toy/deformation-stage3", weights)
+    system, said = said_of(monkeypatch, lambda: build(config))
+    assert said == [] and system.geometry.deformation.whole.twist.any()
+
+
+def test_a_deformation_refuses_what_the_grid_has_set_in_motion(world, stages):
+    weights = stages[1] / "ckpts" / "last.ckpt"
+    words = r"HashGridSpatialTime has set in motion .* start from the static scene of stage 1"
+    for config in ("toy/deformation-stage2", "toy/deformation-stage3"):
+        with pytest.raises(ValueError, match=words):
+            build(world.config(config, f"system.weights={weights}"))
+
+
+def test_a_deformed_scene_is_loaded_and_followed(deformed):
+    scene = load_scene(deformed[1] / "configs" / "parsed.yaml", deformed[1] / "ckpts" / "last.ckpt")
+    points = torch.rand(50, 3, device=scene.system.device) - 0.5
+    places = scene.tracks(points, torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(places[0], points, atol=1e-6, rtol=0)
+    assert not scene.static and not torch.allclose(places[1], points, atol=1e-5)
+
+
+def test_rigidity_of_a_scene_without_deformation_is_refused(world):
+    with pytest.raises(ValueError, match=r"system\.loss\.lambda_arap is 1\.0, .*otype=HashGridDef"):
+        world.run("toy/stage2", "system.loss.lambda_arap=1.0", "system.weights=null")
 
 
 # ---------------------------------------------------------------- numbers that are none

@@ -1,0 +1,298 @@
+"""A scene whose points a deformation moves: as the static one at x_c, seen and followed."""
+
+import time
+
+import pytest
+import threestudio
+import torch
+import torch.nn.functional as F
+from animate124.data.cameras import Cameras
+from animate124.geometry.implicit_volume import EMPTY, ImplicitVolume
+from animate124.geometry.otypes import is_deformed
+from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
+from animate124.system import trained
+from animate124.system.trained import Scene
+
+GRID = {"n_levels": 3, "log2_hashmap_size": 9, "base_resolution": 4, "per_level_scale": 1.5}
+MOTION = {"otype": "HashGridDeformation", "deformation_cells": [2, 4, 8], "deformation_spans": 4}
+STATIC = {"otype": "HashGridSpatialTime", "static": True}
+
+
+def make(otype, rough=1.0, **config) -> ImplicitVolume:
+    """rough: how large entries of the hash grid are."""
+    volume = ImplicitVolume({"pos_encoding_config": {**GRID, **otype}, **config})
+    torch.nn.init.normal_(volume.encoding.encoding.encoding.params, std=rough)
+    return volume
+
+
+def bend(volume, size=0.08, turn=0.05):
+    """Moves its points, without folding space."""
+    deformation = volume.deformation
+    torch.nn.init.normal_(deformation.whole.twist, std=turn)
+    for lattice in deformation.lattices:
+        torch.nn.init.normal_(lattice.nodes, std=size / (lattice.nodes.shape[-1] - 1))
+    return volume
+
+
+def shift(volume, vector):
+    """Moves all of it by a vector in the world at tau = 1, evenly up to then or nearly so."""
+    twist = volume.deformation.whole.twist
+    spans = len(twist) - 3
+    with torch.no_grad():  # linear in time: coefficients at the splines' middles
+        middle = torch.arange(-1, spans + 2)[:, None] / spans
+        twist[:, 3:] = middle * torch.tensor(vector) / (2 * volume.cfg.radius)
+    return volume
+
+
+def pair(**config) -> tuple[ImplicitVolume, ImplicitVolume]:
+    """A deformed scene, and the static one that it is of."""
+    deformed, static = bend(make(MOTION, **config)), make(STATIC, **config)
+    static.load_state_dict(deformed.state_dict(), strict=False)
+    return deformed, static
+
+
+def points_in_box(n=200, radius=0.9):
+    return (torch.rand(n, 3) * 2 - 1) * radius
+
+
+def canonical(volume, points, times):
+    """x_c in the world, by hand."""
+    radius = volume.cfg.radius
+    return (volume.deformation((points / radius + 1) / 2, times) * 2 - 1) * radius
+
+
+# ------------------------------------------------------------------------------ the field
+
+
+@pytest.mark.parametrize("bias", ["blob_magic3d", "blob_dreamfusion", 0.5])
+def test_a_moving_scene_is_the_static_one_where_its_points_were(bias):
+    deformed, static = pair(density_bias=bias, radius=0.8)
+    points = points_in_box(radius=1.0)  # some are outside
+    for times in (torch.rand(1, 1), torch.rand(200, 1), torch.rand(10, 1).repeat(20, 1)):
+        x_c = canonical(deformed, points, times)
+        assert (x_c - points).norm(dim=-1).max() > 0.02
+        found, expected = deformed(points, times=times), static(x_c)
+        torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-3)
+        density = deformed.forward_density(points, times)
+        torch.testing.assert_close(density, found["density"])
+        torch.testing.assert_close(
+            deformed.export(points, times)["features"], found["features"], atol=1e-5, rtol=1e-4
+        )
+
+
+def test_at_the_start_it_is_the_static_one_to_the_bit():
+    deformed, static = pair()
+    points = points_in_box()
+    expected = static(points)
+    for times in (None, torch.zeros(1, 1), torch.zeros(200, 1)):
+        found = deformed(points, times=times)
+        assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize("kind", ["finite_difference", "analytic"])
+def test_normals_are_turned_with_the_surface(kind):
+    """n is along the gradient of density(x_c(x)): F^T of the one at x_c."""
+    deformed, _ = pair(normal_type=kind, density_bias="blob_dreamfusion")
+    with torch.no_grad():  # smooth over a stencil: a blob, and a motion of nodes far apart
+        deformed.density_network.layers[2].weight.zero_()
+        for lattice in deformed.deformation.lattices:
+            lattice.nodes.zero_()
+        deformed.deformation.lattices[0].nodes[3:].copy_(0.12 * torch.randn(3, 3, 3, 3))
+        cell = (0.1 + 0.8 * torch.rand(300, 3)) / 2  # of the coarsest lattice
+    points = 2 * cell - 1
+    at = torch.full((1, 1), 0.9)
+    with torch.no_grad():
+        deformed.deformation.whole.twist[:, 3:] = 0  # turned, and no point leaves its cell
+        deformed.deformation.whole.twist[:, :3] *= 0.1
+    found = deformed(points, output_normal=True, times=at)["normal"]
+    leaf = points.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(deformed.forward_density(leaf, at).sum(), leaf)
+    agree = (found * -F.normalize(gradient, dim=-1)).sum(-1)
+    assert agree.min() > 0.9999
+    unturned = deformed(canonical(deformed, points, at), output_normal=True)["normal"]
+    assert (unturned * found).sum(-1).min() < 0.99
+
+
+def test_the_gradient_in_time_and_space_reaches_the_deformation_alone():
+    volume = bend(make({**MOTION, "freeze_canonical": True}))
+    volume(points_in_box(), times=torch.rand(1, 1))["density"].sum().backward()
+    trained = {name for name, p in volume.named_parameters() if p.grad is not None}
+    assert trained == {name for name, _ in volume.named_parameters() if ".deformation." in name}
+    assert all(p.grad.abs().max() > 0 for p in volume.parameters() if p.grad is not None)
+
+
+def test_which_geometries_are_deformed():
+    assert is_deformed({"pos_encoding_config": MOTION})
+    assert not is_deformed({"pos_encoding_config": STATIC})
+    assert not is_deformed({"pos_encoding_config": {}}) and not is_deformed({})
+
+
+@pytest.mark.parametrize("cells", [[], [8, 4], [4, 4], [0, 2], [2.5], [4, 500]])
+def test_lattices_that_are_none_are_refused(cells):
+    with pytest.raises(ValueError, match=r"deformation_cells is .* larger than the one before"):
+        make({**MOTION, "deformation_cells": cells})
+
+
+def test_rigidity_weighs_the_body_and_empty_space_a_little():
+    """A stretch of one half of the box costs more where the body is."""
+
+    def cost(side):
+        volume = make({**MOTION, "deformation_cells": [4], "deformation_spans": 1})
+        volume.density_network.layers[2].weight.data.zero_()
+        bias = 500 * (volume.bbox.new_tensor([0, 0, 0.5]) * side)
+        volume.density_bias = lambda points: (points @ bias)[..., None] - 25
+        nodes = volume.deformation.lattices[0].nodes
+        nodes.data[:, 2, 3] = nodes.data[:, 2, 4] = 0.1  # upper half, stretched along z
+        nodes.data[0] = 0
+        torch.manual_seed(0)
+        return volume.rigidity(moments=64)
+
+    body, empty = cost(1), cost(-1)
+    assert float((body["arap"] / empty["arap"]).detach()) == pytest.approx(1 / EMPTY, rel=0.01)
+    torch.testing.assert_close(body["fold"], empty["fold"])  # everywhere alike
+    none = make(MOTION).rigidity()
+    assert none["arap"] == 0 and none["fold"] == 0
+
+
+# ------------------------------------------------------------------------------ seen
+
+
+def renderer_of(geometry, updates, **cfg) -> NeRFVolumeRenderer:
+    material = threestudio.find("no-material")({"n_output_dims": 3, "color_activation": "sigmoid"})
+    background = threestudio.find("solid-color-background")({"color": [1, 1, 1]})
+    cfg = {"num_samples_per_ray": 64, "return_comp_normal": False, **cfg}
+    renderer = NeRFVolumeRenderer(cfg, geometry=geometry, material=material, background=background)
+    for update in range(updates):
+        renderer.train().update_step(0, 16 * update)
+    return renderer.eval()
+
+
+def body(radius=0.2, **otype) -> ImplicitVolume:
+    """A hard ball in the middle, in colours."""
+    volume = make({**MOTION, **otype}, density_bias="blob_magic3d", density_blob_std=radius)
+    volume.density_bias = lambda x: 400 * (radius - x.norm(dim=-1, keepdim=True))
+    volume.density_network.layers[2].weight.data.zero_()
+    return volume
+
+
+def lost(volume, moments) -> torch.Tensor:
+    """The share of a frame's opacity that the grid hides after one update, at four times."""
+    renderer, tau = renderer_of(volume, 1, occupancy_moments=moments), torch.linspace(0.1, 1, 4)
+    batch = Cameras.of(azimuth_deg=[40.0] * 4).batch(24, 24, tau)
+    with torch.no_grad():
+        pruned = renderer(**batch)["opacity"].sum((1, 2, 3))
+        renderer.estimator.fill()
+        return 1 - pruned / renderer(**batch)["opacity"].sum((1, 2, 3))
+
+
+def test_after_one_update_the_grid_has_the_places_where_a_far_motion_arrives():
+    volume = shift(body(), [0.6, 0.3, -0.2])  # three times as far as the body is wide
+    assert lost(volume, 8).max() < 0.1
+    assert lost(volume, 1).max() > 2 * lost(volume, 8).max()
+
+
+# ------------------------------------------------------------------------------ followed
+
+
+def scene_of(geometry, **cfg) -> Scene:
+    system = threestudio.find("animate124-system")(
+        {
+            "geometry_type": "animate124-implicit-volume",
+            "geometry": {"pos_encoding_config": GRID},
+            "material_type": "no-material",
+            "background_type": "solid-color-background",
+            "renderer_type": "animate124-nerf-volume-renderer",
+        }
+    )
+    system.geometry, system.renderer = geometry, renderer_of(geometry, 0, **cfg)
+    return Scene(system, None)
+
+
+def test_points_that_are_followed_have_the_density_and_colour_that_they_had():
+    volume = bend(make(MOTION, density_bias="blob_magic3d"), turn=0.1).requires_grad_(False)
+    points, taus = points_in_box(2000, 1.2), torch.tensor([0.0, 0.35, 0.7, 1.0])
+    places, errors = volume.tracks(points, taus)
+    assert places.shape == (4, 2000, 3) and errors.max() < 2e-6
+    torch.testing.assert_close(places[0], points, atol=1e-6, rtol=0)
+    assert (places[3] - points).norm(dim=-1).mean() > 0.05
+    first = volume(points)
+    for tau, there in zip(taus, places, strict=True):
+        found = volume(there, times=tau.view(1, 1))
+        torch.testing.assert_close(found, first, atol=2e-3, rtol=1e-3)
+        again = canonical(volume, there, tau.view(1, 1))  # back, of the scene's size 2
+        assert (again - points).norm(dim=-1).max() < 2e-4
+
+
+def surface_seen(render, batch):
+    """Points where rays of the first frame end, [N 3], of pixels that are opaque in it."""
+    opaque = render["opacity"][0, ..., 0] > 0.99
+    depth = render["depth"][0] / render["opacity"][0].clamp(min=1e-6)
+    return (batch["rays_o"][0] + depth * batch["rays_d"][0])[opaque], opaque
+
+
+def project(points, batch, frame, size):
+    """Pixels (x, y) of points in a frame, and how far they are from its camera."""
+    c2w, focal = batch["c2w"][frame], size / 2 / torch.tan(batch["fovy"][frame] / 2)
+    right, up, backward = ((points - c2w[:3, 3]) @ c2w[:3, :3]).unbind(-1)
+    ahead = torch.stack([right, -up], dim=-1) / -backward[:, None]
+    return size / 2 + focal * ahead, (points - c2w[:3, 3]).norm(dim=-1)
+
+
+def test_a_point_that_is_followed_is_seen_where_it_went():
+    volume = shift(body(radius=0.3), [0.25, 0.2, 0.15])
+    bent = volume.deformation.lattices[1].nodes.data
+    bent[1:].normal_(std=0.01)
+    scene, size, tau = scene_of(volume, num_samples_per_ray=512), 64, torch.tensor([0.0, 0.8])
+    scene.system.renderer.estimator.fill()
+    cameras = Cameras.of(15.0, torch.tensor([30.0, 30.0]))
+    render, batch = scene.look(cameras, tau, size, size), cameras.batch(size, size, tau)
+    points, opaque = surface_seen(render, batch)
+    places = scene.tracks(points, tau)
+    pixels, distance = project(places[1], batch, 1, size)
+    column, row = pixels.floor().long().unbind(-1)
+    opacity, depth = (render[key][1, row, column, 0] for key in ("opacity", "depth"))
+    inside = opacity > 0.99
+    assert inside.float().mean() > 0.8
+    # the distance of the place is the picture's depth there, but where others came before it
+    near = (distance - depth).abs() < 0.02
+    assert near[inside].float().mean() > 0.9
+    shown = render["comp_rgb"][1, row, column][inside & near]
+    was = render["comp_rgb"][0][opaque][inside & near]
+    still = render["comp_rgb"][1][opaque][inside & near]
+    assert (shown - was).abs().mean() < 0.3 * (still - was).abs().mean()
+
+
+def test_who_stands_still_or_repaints_says_so():
+    points, taus = points_in_box(5), torch.tensor([0.0, 0.5])
+    assert torch.equal(scene_of(make(STATIC)).tracks(points, taus), points.expand(2, 5, 3))
+    assert torch.equal(make(STATIC).tracks(points, taus)[0], points.expand(2, 5, 3))
+    with pytest.raises(ValueError, match=r"SpaceTimeEncoding repaints .*HashGridDeformation can"):
+        scene_of(make({"otype": "HashGridSpatialTime"})).tracks(points, taus)
+
+    class Other(ImplicitVolume):
+        tracks = None
+
+    other = scene_of(Other({"pos_encoding_config": {**GRID, **MOTION}}))
+    with pytest.raises(ValueError, match=r"Other can't follow points .*HashGridDeformation can"):
+        other.tracks(points, taus)
+
+
+def test_places_that_are_off_are_counted(monkeypatch):
+    said = []
+    monkeypatch.setattr(trained.threestudio, "warn", said.append)
+    points, taus = points_in_box(500), torch.tensor([1.0])
+    scene_of(bend(make(MOTION))).tracks(points, taus)
+    assert said == []
+    volume = bend(make(MOTION), size=0.6)  # space is folded
+    scene_of(volume).tracks(points, taus)
+    off = volume.tracks(points, taus)[1] > 2e-4
+    assert f"{int(off.sum())} of 500 places are off" in said[0] and off.any()
+
+
+@pytest.mark.slow
+def test_many_points_are_followed_in_seconds():
+    volume = bend(make({**MOTION, "deformation_cells": [4, 8, 16, 32]}), size=0.05)
+    start = time.perf_counter()
+    _, errors = volume.tracks(points_in_box(50_000), torch.linspace(0, 1, 32))
+    assert time.perf_counter() - start < 30  # 5 on one core with nothing else on it
+    assert errors.max() < 2e-4
