@@ -34,11 +34,11 @@ TINY = (  # as the scene was trained there
 
 @pytest.fixture
 def train(tmp_path, monkeypatch):
-    """Runs the toy's stage 2; returns its checkpoint."""
+    """Runs a toy's stage 2; returns its checkpoint."""
     monkeypatch.chdir(ROOT)  # the toy configs name the priors from here
 
-    def run(*overrides):
-        args = parser().parse_args(["--config", "configs/toy/stage2.yaml", "--train"])
+    def run(*overrides, config="toy/stage2"):
+        args = parser().parse_args(["--config", f"configs/{config}.yaml", "--train"])
         words = [*TINY, f"exp_root_dir={tmp_path}", *overrides]
         trial = Path(main(args, words, "animate124"))
         return torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)
@@ -53,6 +53,21 @@ def test_stage_2_starts_from_its_stage_1(train):
     assert {key: value.shape for key, value in held["state_dict"].items()} == {
         key: value.shape for key, value in was.items()
     }
+
+
+def test_a_deformation_starts_from_its_stage_1_and_keeps_it(train):
+    weights = f"system.weights={BEFORE / 'stage1.ckpt'}"
+    held = train(weights, "trainer.max_steps=2", config="toy/deformation-stage2")["state_dict"]
+    was = torch.load(BEFORE / "stage1.ckpt", weights_only=True)["state_dict"]
+    kept = {k for k in was if k.startswith("geometry.") and "encoding_time" not in k}
+    assert len(kept) >= 5 and all(torch.equal(held[key], was[key]) for key in kept)
+    moved = {key for key in held if ".deformation." in key}
+    assert moved and all(held[key].any() for key in moved)
+
+
+def test_a_deformation_refuses_its_stage_2(train):
+    with pytest.raises(ValueError, match="start from the static scene of stage 1"):
+        train(f"system.weights={BEFORE / 'stage2.ckpt'}", config="toy/deformation-stage2")
 
 
 def test_its_stage_2_goes_on(train):

@@ -1,6 +1,7 @@
 """A scene whose points a deformation moves: as the static one at x_c, seen and followed."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import threestudio
@@ -152,6 +153,30 @@ def test_rigidity_weighs_the_body_and_empty_space_a_little():
     torch.testing.assert_close(body["fold"], empty["fold"])  # everywhere alike
     none = make(MOTION).rigidity()
     assert none["arap"] == 0 and none["fold"] == 0
+
+
+def test_a_scene_laid_out_as_in_release_0_1_is_moved():
+    settings = {**GRID, "log2_hashmap_size": 19, "per_level_scale": 2**0.5}
+    static, deformed = (make({**otype, **settings}) for otype in (STATIC, MOTION))
+    grid = static.encoding.encoding.encoding
+    size = replace(grid.spec, float64_scale=True).n_params
+    assert size != grid.spec.n_params
+    saved = static.state_dict() | {"encoding.encoding.encoding.params": torch.randn(size)}
+    del saved["encoding.encoding.encoding_time.params"]
+    for volume in (static, deformed):
+        volume.take_layout(saved, "")
+        missing = volume.load_state_dict(saved, strict=False).missing_keys
+        assert all("encoding_time" in key or ".deformation." in key for key in missing)
+    points = points_in_box()
+    assert torch.equal(deformed(points)["density"], static(points)["density"])
+    bend(deformed)
+    at = torch.rand(1, 1)
+    torch.testing.assert_close(
+        deformed.forward_density(points, at),
+        static.forward_density(canonical(deformed, points, at)),
+        atol=1e-4,
+        rtol=1e-3,
+    )
 
 
 # ------------------------------------------------------------------------------ seen
