@@ -11,12 +11,10 @@ from torch import Tensor
 CLOSE = 1e-9  # of the cube's side: near enough
 STEPS = 60  # a handful do where D is gentle
 LEAST_STEP = 1e-6  # of a whole one: shorter ones lead nowhere
-LEAST_VOLUME = 1e-3  # as which a cell counts that is flatter, so that no step is endless
+FLAT = 1e-3  # det of a cell that is flatter still, so that no step is endless
 
 
-def invert(
-    table: Float[Tensor, "3 R R R"], goal: Float[Tensor, "N 3"], steps: int = STEPS
-) -> Float[Tensor, "N 3"]:
+def invert(table: Float[Tensor, "3 R R R"], goal: Float[Tensor, "N 3"]) -> Float[Tensor, "N 3"]:
     """x with x + D(x) = goal, as near as Newton's method comes to it.
 
     A step that makes the error larger is taken again, half as long.
@@ -25,7 +23,7 @@ def invert(
     found, which = x.clone(), torch.arange(len(x), device=x.device)
     offset, slope = look_up(table, x)
     left, step = x + offset - goal, torch.ones_like(x[:, :1])
-    for _ in range(steps):
+    for _ in range(STEPS):
         going = (left.norm(dim=-1) > CLOSE) & (step[:, 0] > LEAST_STEP)
         if not going.any():
             break
@@ -49,7 +47,7 @@ def solve(slope: Float[Tensor, "N 3 3"], right: Float[Tensor, "N 3"]) -> Float[T
     cross = torch.linalg.cross
     rows = [cross(second, third), cross(third, first), cross(first, second)]
     volume = (first * rows[0]).sum(-1, keepdim=True)
-    volume = torch.where(volume < 0, -1.0, 1.0) * volume.abs().clamp(min=LEAST_VOLUME)
+    volume = torch.where(volume < 0, -1.0, 1.0) * volume.abs().clamp(min=FLAT)
     return torch.stack([(row * right).sum(-1) for row in rows], dim=-1) / volume
 
 
