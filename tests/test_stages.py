@@ -94,6 +94,8 @@ class World:
         }
         if "deformation-stage2" not in config:  # that one keeps the scene as it is
             pairs[f"system.guidance_3d.{model}"] = self.priors / "zero123"
+        if "deformation" in config and "stage1" not in config:
+            pairs["system.guidance.unet_name_or_path"] = self.priors / "image-to-video"
         if stage == 3:
             pairs |= {
                 f"system.guidance_cn.{model}": self.priors / "sd",

@@ -130,6 +130,8 @@ def stage(number, priors, place, field="") -> list[str]:
         before = f"animate124-toy-{field}stage{number - 1}"
         previous = f"outputs/{before}/{PROMPT}@LAST/ckpts/last.ckpt"
         paths += [f"system.weights={previous}", *TINY_VIDEO]
+    if field and number > 1:
+        paths.append(f"system.guidance.unet_name_or_path={priors / 'image-to-video'}")
     if number == 3:
         tile = priors / "controlnet-tile"
         paths.append(f"system.guidance_cn.controlnet_name_or_path={tile}")
