@@ -216,7 +216,8 @@ class ImplicitVolume(BaseImplicitGeometry):
             )
         x, side = self._in_unit_cube(points.to(self.bbox)), 2 * self.cfg.radius
         found = [deformation.inverse(x, tau.view(1, 1)) for tau in taus.to(self.bbox)]
-        places, errors = (torch.stack(part) for part in zip(*found, strict=True))
+        places = torch.stack([place for place, _ in found]) if found else x.new_empty(0, *x.shape)
+        errors = torch.stack([error for _, error in found]) if found else x.new_empty(0, len(x))
         return self.bbox[0] + side * places, side * errors
 
     def forward_field(

@@ -342,6 +342,7 @@ def test_places_that_are_off_are_counted(monkeypatch):
     monkeypatch.setattr(trained.threestudio, "warn", said.append)
     points, taus = points_in_box(500), torch.tensor([1.0])
     scene_of(bend(make(MOTION))).tracks(points, taus)
+    assert scene_of(bend(make(MOTION))).tracks(points, taus[:0]).shape == (0, 500, 3)
     assert said == []
     volume = bend(make(MOTION), size=0.6)  # space is folded
     scene_of(volume).tracks(points, taus)
