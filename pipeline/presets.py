@@ -165,7 +165,7 @@ PRESETS = {
                 "configs/toy/deformation-stage2.yaml",
                 "configs/toy/deformation-stage3.yaml",
             ),
-            (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
+            (Cost(11, 0.1), Cost(22, 0.42), Cost(28, 0.5)),
         ),
         grid=animate124(
             ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
