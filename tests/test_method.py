@@ -63,7 +63,7 @@ def scene(trial):
 
 
 def novel_view_psnr(trial):
-    return measures.stills(SUBJECT, scene(trial))[0]["novel_view_psnr"]
+    return measures.stills(SUBJECT, scene(trial))["novel_view_psnr"]
 
 
 def clip(trial):
@@ -80,7 +80,7 @@ def test_stage_1_stands_still_and_stage_2_moves_as_it_was_told(static, moving):
     truth = SUBJECT.pictures(front(len(TAU)), TAU)
     seen = clip(moving)
     assert measures.motion_energy(seen) > 0.25 * measures.motion_energy(truth)
-    assert measures.moves(SUBJECT, [scene(moving)])[0]["motion_score"] > 0.5
+    assert measures.moves(SUBJECT, [scene(moving)])["motion_score"] > 0.5
     start = measures.pictures(scene(moving), RING, torch.zeros(len(RING)))
     still = measures.pictures(scene(static), RING, torch.zeros(len(RING)))
     assert measures.psnr(start, still) > 20  # at rest it is what it was
