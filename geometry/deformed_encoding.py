@@ -11,26 +11,21 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..bounds import Bounded, bounded
+from ..bounds import bounded
 from .deformation import Deformation
 from .encoding import Encoding
-from .hash_grid import HASH_GRIDS, hash_grid, hash_grid_stencil
+from .grid import GridConfig, HashGrid, grid_spec, lay_out, was_trained
+from .hash_grid import hash_grid, hash_grid_stencil
 from .hash_grid_torch import GridSpec
-from .space_time_encoding import INITIAL_RANGE, HashGrid, lay_out
 
 MOST_CELLS = 128  # along a side of a lattice
 
 
 @dataclasses.dataclass
-class DeformedConfig(Bounded):
+class DeformedConfig(GridConfig):
+    """Of the canonical scene, whose settings HashGridSpatialTime has too, and of D."""
+
     otype: str = bounded("HashGridDeformation", names=("HashGridDeformation",))
-    # of the canonical scene, as HashGridSpatialTime has them
-    n_levels: int = bounded(16, 1, 32)
-    n_features_per_level: int = bounded(2, 1, 8)
-    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
-    base_resolution: int = bounded(16, 2, 2**16)
-    per_level_scale: float = bounded(1.447269237440378, 1, 16)
-    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
     # cells along a side of the lattices that D is made of, coarse to fine
     deformation_cells: list = dataclasses.field(default_factory=lambda: [4, 8, 16])
     deformation_spans: int = bounded(8, 1, 64)  # of its splines in time
@@ -54,13 +49,12 @@ class DeformedEncoding(Encoding):
     starts_from = ("HashGridSpatialTime",)
     usage = ("backend", "static", "freeze_canonical")
     fresh = ("deformation.",)
+    deforms = True
 
     @classmethod
     def from_config(cls, cfg: Any) -> "DeformedEncoding":
-        names = {setting.name for setting in dataclasses.fields(GridSpec)}
-        settings = {name: cfg[name] for name in names - {"dims", "float64_scale"}}
         deformation = Deformation(list(cfg.deformation_cells), cfg.deformation_spans)
-        return cls(GridSpec(3, **settings), deformation, cfg.freeze_canonical, cfg.backend)
+        return cls(grid_spec(cfg, 3), deformation, cfg.freeze_canonical, cfg.backend)
 
     def __init__(
         self, space: GridSpec, deformation: Deformation, frozen: bool = False, backend: str = "auto"
@@ -79,17 +73,13 @@ class DeformedEncoding(Encoding):
             ValueError: it is of a scene that HashGridSpatialTime has set in motion.
         """
         moved = state_dict.get(f"{prefix}encoding_time.params")
-        if moved is not None and bool(moved.abs().max() > INITIAL_RANGE):
+        if moved is not None and was_trained(moved):
             raise ValueError(
                 "The checkpoint is of a scene that HashGridSpatialTime has set in motion (its time "
                 "grid is trained), which HashGridDeformation can't go on with: start from the "
                 "static scene of stage 1."
             )
         lay_out({"encoding": self.encoding}, state_dict, prefix)
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        self.take_layout(state_dict, prefix)  # before the table is loaded
-        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
         """Whether a state dict has a D that is anything but 0."""

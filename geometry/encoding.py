@@ -27,7 +27,8 @@ class Encoding(nn.Module):
     n_output_dims: int
     static: bool = False  # whether it is the same at all times
     frozen: bool = False  # whether what the scene looks like at tau = 0 is kept as it is
-    deformation: Deformation  # of one whose points move, while nothing else changes with time
+    deforms: ClassVar[bool] = False  # whether its points move, and nothing else changes with time
+    deformation: Deformation  # of one that deforms
 
     @classmethod
     def from_config(cls, cfg: Any) -> "Encoding":
@@ -58,6 +59,10 @@ class Encoding(nn.Module):
 
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """Gets ready for a state dict of another layout that it can load, if there is any."""
+
+    def _load_from_state_dict(self, state_dict, prefix, *rest):
+        self.take_layout(state_dict, prefix)  # before anything is loaded
+        super()._load_from_state_dict(state_dict, prefix, *rest)
 
     def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
         """Whether a state dict's encoding was ever trained to change with time."""

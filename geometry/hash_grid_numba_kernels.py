@@ -61,6 +61,28 @@ def square(x0, x1, y0, y1, rest, size, hashed):
     )
 
 
+@numba.njit
+def cell(point, dims, scale, multipliers):
+    """`lines` of x, y and z, and of time; of three dimensions z stands in for it."""
+    return (
+        lines(point[0], scale, multipliers[0]),
+        lines(point[1], scale, multipliers[1]),
+        lines(point[2], scale, multipliers[2]),
+        lines(point[dims - 1], scale, multipliers[dims - 1]),
+    )
+
+
+@numba.njit
+def edge(k, z, t, dims, hashed):
+    """Joined key and both weights of the line along z and time number k (bit 0: above in z, bit 1:
+    above in time); the weight in time is 1 where there is none."""
+    rest, weight_z = (z[1], z[2]) if k & 1 else (z[0], ONE - z[2])
+    if dims == 3:
+        return rest, weight_z, ONE
+    above = k & 2
+    return join(rest, t[1] if above else t[0], hashed), weight_z, t[2] if above else ONE - t[2]
+
+
 @functools.cache
 def kernels(dims: int, features: int, hashed: bool):
     """One level's; the arguments become constants of the compiled code."""
@@ -76,17 +98,11 @@ def forward_kernel(dims: int, features: int, hashed: bool):
     def forward(x, entries, scale, size, multipliers, out, column, start, stop):
         """Write the features of points start..stop to out[:, column : column + features]."""
         for n in range(start, stop):
-            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
-            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
-            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
-            if dims == 4:
-                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            (x0, x1, fx), (y0, y1, fy), z, t = cell(x[n], dims, scale, multipliers)
             gx, gy = ONE - fx, ONE - fy
-            for k in range(1 << (dims - 2)):  # bit 0: above in z, bit 1: above in time
-                rest, weight = (z1, fz) if k & 1 else (z0, ONE - fz)
-                if dims == 4:
-                    rest = join(rest, t1 if k & 2 else t0, hashed)
-                    weight = weight * (ft if k & 2 else ONE - ft)
+            for k in range(1 << (dims - 2)):
+                rest, weight_z, weight_t = edge(k, z, t, dims, hashed)
+                weight = weight_z * weight_t
                 i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
                 for c in range(features):
                     value = weight * (
@@ -108,17 +124,11 @@ def table_kernel(dims: int, features: int, hashed: bool):
     def to_table(x, grad_out, scale, size, multipliers, grad_entries, column):
         """Add to grad_entries what grad_out[:, column : column + features] means for it."""
         for n in range(x.shape[0]):
-            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
-            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
-            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
-            if dims == 4:
-                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            (x0, x1, fx), (y0, y1, fy), z, t = cell(x[n], dims, scale, multipliers)
             gx, gy = ONE - fx, ONE - fy
             for k in range(1 << (dims - 2)):
-                rest, weight = (z1, fz) if k & 1 else (z0, ONE - fz)
-                if dims == 4:
-                    rest = join(rest, t1 if k & 2 else t0, hashed)
-                    weight = weight * (ft if k & 2 else ONE - ft)
+                rest, weight_z, weight_t = edge(k, z, t, dims, hashed)
+                weight = weight_z * weight_t
                 i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
                 for c in range(features):
                     grad = weight * grad_out[n, column + c]
@@ -135,19 +145,11 @@ def points_kernel(dims: int, features: int, hashed: bool):
     def to_points(x, entries, grad_out, scale, size, multipliers, grad_x, column, start, stop):
         """Add to grad_x what grad_out[:, column : column + features] means for each point."""
         for n in range(start, stop):
-            x0, x1, fx = lines(x[n, 0], scale, multipliers[0])
-            y0, y1, fy = lines(x[n, 1], scale, multipliers[1])
-            z0, z1, fz = lines(x[n, 2], scale, multipliers[2])
-            if dims == 4:
-                t0, t1, ft = lines(x[n, 3], scale, multipliers[3])
+            (x0, x1, fx), (y0, y1, fy), z, t = cell(x[n], dims, scale, multipliers)
             gx, gy = ONE - fx, ONE - fy
             along_x = along_y = along_z = along_t = ZERO
             for k in range(1 << (dims - 2)):
-                rest, weight_z = (z1, fz) if k & 1 else (z0, ONE - fz)
-                weight_t = ONE
-                if dims == 4:
-                    rest = join(rest, t1 if k & 2 else t0, hashed)
-                    weight_t = ft if k & 2 else ONE - ft
+                rest, weight_z, weight_t = edge(k, z, t, dims, hashed)
                 weight = weight_z * weight_t
                 i00, i10, i01, i11 = square(x0, x1, y0, y1, rest, size, hashed)
                 v00 = v10 = v01 = v11 = ZERO  # the corners' entries along grad_out

@@ -26,6 +26,7 @@ from .encoding import CompositeEncoding
 from .mlp import MLP
 from .otypes import make_encoding, parse_encoding
 from .stencil import central_difference_normal, neighbours
+from .times import random_moments
 
 BLOBS = ("blob_magic3d", "blob_dreamfusion")
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
@@ -138,7 +139,8 @@ class ImplicitVolume(BaseImplicitGeometry):
     @property
     def deformation(self) -> Deformation | None:
         """D, if points of this scene move and nothing else of it changes."""
-        return getattr(self.encoding.encoding, "deformation", None)
+        encoding = self.encoding.encoding
+        return encoding.deformation if encoding.deforms else None
 
     @property
     def static(self) -> bool:
@@ -182,13 +184,12 @@ class ImplicitVolume(BaseImplicitGeometry):
         """
         deformation = self.deformation
         assert deformation is not None
-        start = torch.arange(moments, device=self.bbox.device)[:, None]
-        table = deformation.table((start + torch.rand_like(start.float())) / moments)
+        table = deformation.table(random_moments(moments, self.bbox.device))
         gradient = rigidity.lattice_gradient(table)
         with torch.no_grad():
             centres = rigidity.canonical_centres(table)
             cell = 2 * self.cfg.radius / (table.shape[-1] - 1)
-            density = self.forward_density(self.bbox[0] + 2 * self.cfg.radius * centres)[..., 0]
+            density = self.forward_density(self._in_world(centres))[..., 0]
             weight = (1 - (-density * cell).exp()).clamp(min=EMPTY)
         arap = (weight * rigidity.arap(gradient)).sum() / weight.sum()
         return {"arap": arap, "fold": rigidity.fold(gradient).mean()}
@@ -214,11 +215,11 @@ class ImplicitVolume(BaseImplicitGeometry):
                 "it moves, so that none can be followed. A scene with "
                 "pos_encoding_config.otype=HashGridDeformation can."
             )
-        x, side = self._in_unit_cube(points.to(self.bbox)), 2 * self.cfg.radius
+        x = self._in_unit_cube(points.to(self.bbox))
         found = [deformation.inverse(x, tau.view(1, 1)) for tau in taus.to(self.bbox)]
         places = torch.stack([place for place, _ in found]) if found else x.new_empty(0, *x.shape)
         errors = torch.stack([error for _, error in found]) if found else x.new_empty(0, len(x))
-        return self.bbox[0] + side * places, side * errors
+        return self._in_world(places), 2 * self.cfg.radius * errors
 
     def forward_field(
         self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
@@ -276,6 +277,9 @@ class ImplicitVolume(BaseImplicitGeometry):
 
     def _in_unit_cube(self, points):
         return contract_to_unisphere(points, self.bbox, self.unbounded)
+
+    def _in_world(self, x):
+        return self.bbox[0] + 2 * self.cfg.radius * x
 
     def _encode(self, points, times):
         return self.encoding(self._in_unit_cube(points), times)

@@ -44,4 +44,4 @@ def make_encoding(cfg: Any) -> Encoding:
 def is_deformed(geometry: dict | DictConfig) -> bool:
     """Whether a geometry with this config has points that move: a deformation."""
     settings = geometry.get("pos_encoding_config", {})
-    return issubclass(ENCODINGS.get(settings.get("otype", USUAL), Encoding), DeformedEncoding)
+    return ENCODINGS.get(settings.get("otype", USUAL), Encoding).deforms

@@ -7,7 +7,6 @@ Many points of one frame go through that frame's own table (`frame_table`): the 
 gradients in less than half of the time.
 """
 
-import contextlib
 import dataclasses
 import functools
 import operator
@@ -16,81 +15,20 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..bounds import Bounded, bounded
+from ..bounds import bounded
 from .encoding import Encoding
 from .frame_table import frame_spec
-from .hash_grid import HASH_GRIDS, check_backend, choose_backend, hash_grid, hash_grid_stencil
+from .grid import GridConfig, HashGrid, grid_spec, lay_out, was_trained
+from .hash_grid import HASH_GRIDS, choose_backend, hash_grid, hash_grid_stencil
 from .hash_grid_torch import GridSpec
-
-INITIAL_RANGE = 1e-4  # entries start uniform in [-this, this]
-
-
-class HashGrid(nn.Module):
-    """A hash grid with a table of its own, `params`."""
-
-    def __init__(self, spec: GridSpec, backend: str = "auto"):
-        super().__init__()
-        self.spec = spec
-        self.backend = check_backend(backend)
-        self.params = nn.Parameter((torch.rand(spec.n_params) * 2 - 1) * INITIAL_RANGE)
-
-    def forward(self, x: Float[Tensor, "N D"]) -> Float[Tensor, "N E"]:
-        return hash_grid(x, self.params, self.spec, self.backend)
-
-    def _load_from_state_dict(self, state_dict, prefix, local_metadata, strict, *messages):
-        loaded = state_dict.get(prefix + "params")
-        if loaded is None or loaded.numel() == self.params.numel():
-            super()._load_from_state_dict(state_dict, prefix, local_metadata, strict, *messages)
-            return
-        error_messages = messages[-1]
-        error_messages.append(
-            f"{prefix}params has {loaded.numel()} floats in the checkpoint, but {self.spec} has "
-            f"{self.params.numel()}. Give pos_encoding_config the settings that the checkpoint was "
-            f"trained with{other_settings(loaded.numel(), self.spec)}."
-        )
-
-
-def other_settings(n_params: int, spec: GridSpec) -> str:
-    """A hint which n_levels or log2_hashmap_size would give a table that many floats."""
-    for name, values in (("n_levels", range(1, 33)), ("log2_hashmap_size", range(3, 29))):
-        for value in values:
-            with contextlib.suppress(ValueError):  # too fine a grid
-                if dataclasses.replace(spec, **{name: value}).n_params == n_params:
-                    return f"; {name}={value} would fit"
-    return ""
-
-
-def lay_out(grids: Mapping[str, HashGrid], state_dict: Mapping[str, Tensor], prefix: str) -> None:
-    """Lays tables out as release 0.1 did, if the state dict's have the sizes of that."""
-    found = {
-        grid: state_dict[f"{prefix}{name}.params"].numel()
-        for name, grid in grids.items()
-        if f"{prefix}{name}.params" in state_dict
-    }
-    older = {grid: dataclasses.replace(grid.spec, float64_scale=True) for grid in found}
-    new = all(size == grid.spec.n_params for grid, size in found.items())
-    if not new and all(size == older[grid].n_params for grid, size in found.items()):
-        for grid, spec in older.items():
-            grid.spec = spec
-            grid.params.data = grid.params.new_empty(spec.n_params)
 
 
 @dataclasses.dataclass
-class SpaceTimeConfig(Bounded):
+class SpaceTimeConfig(GridConfig):
     otype: str = bounded("HashGridSpatialTime", names=("HashGridSpatialTime",))
-    n_levels: int = bounded(16, 1, 32)
-    n_features_per_level: int = bounded(2, 1, 8)
-    log2_hashmap_size: int = bounded(19, 3, 28)  # a level has at most 2^this entries
-    # lattice points a side of the coarsest level
-    base_resolution: int = bounded(16, 2, 2**16)
-    # resolution of a level over the level before
-    per_level_scale: float = bounded(1.447269237440378, 1, 16)
     static: bool = False  # freeze the grid over space and time and leave it out
-    # torch (the definition, also of the networks), numba, cuda, tinycudann, or auto: the fastest
-    # that can be had
-    backend: str = bounded("auto", names=("auto", *HASH_GRIDS))
 
 
 class SpaceTimeEncoding(Encoding):
@@ -100,10 +38,7 @@ class SpaceTimeEncoding(Encoding):
 
     @classmethod
     def from_config(cls, cfg: Any) -> "SpaceTimeEncoding":
-        names = {setting.name for setting in dataclasses.fields(GridSpec)}
-        settings = {name: cfg[name] for name in names - {"dims", "float64_scale"}}
-        space, time = GridSpec(3, **settings), GridSpec(4, **settings)
-        return cls(space, time, cfg.static, cfg.backend)
+        return cls(grid_spec(cfg, 3), grid_spec(cfg, 4), cfg.static, cfg.backend)
 
     def __init__(self, space: GridSpec, time: GridSpec, static: bool, backend: str = "auto"):
         super().__init__()
@@ -122,11 +57,7 @@ class SpaceTimeEncoding(Encoding):
     def ever_moved(self, state_dict: Mapping[str, Tensor], prefix: str) -> bool:
         """Whether H4's entries in a state dict have left where they start."""
         entries = state_dict.get(f"{prefix}encoding_time.params")
-        return entries is None or bool(entries.abs().max() > INITIAL_RANGE)
-
-    def _load_from_state_dict(self, state_dict, prefix, *rest):
-        self.take_layout(state_dict, prefix)  # before the tables are loaded
-        super()._load_from_state_dict(state_dict, prefix, *rest)
+        return entries is None or was_trained(entries)
 
     def forward(
         self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | None = None

@@ -27,7 +27,7 @@ from threestudio.utils.ops import chunk_batch
 from torch import Tensor
 
 from ..bounds import Bounded, bounded, in_order
-from ..geometry.times import is_static
+from ..geometry.times import is_static, random_moments
 from .compositing import (
     accumulate,
     alpha_and_transmittance,
@@ -324,7 +324,6 @@ class NeRFVolumeRenderer(VolumeRenderer):
         elif moments == 1:
             density = look(times=torch.rand_like(points[:, :1]))
         else:
-            start = torch.arange(moments, device=points.device)
-            tau = (start + torch.rand(moments, device=points.device)) / moments
-            density = torch.stack([look(times=at.view(1, 1)) for at in tau]).amax(dim=0)
+            tau = random_moments(moments, points.device).split(1)
+            density = torch.stack([look(times=at) for at in tau]).amax(dim=0)
         return density[:, 0] * self.step_size
