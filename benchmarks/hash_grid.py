@@ -114,22 +114,33 @@ def measure_field(points: torch.Tensor, tau: torch.Tensor, args: argparse.Namesp
             del out
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--samples", type=int, help="237000 on CUDA devices, else 4681")
+def options(description: str, count: str, on_cuda: int, else_: int) -> argparse.ArgumentParser:
+    """A benchmark's of grids; `count`: what its points are called, and how many there are."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument(f"--{count}", type=int, help=f"{on_cuda} on CUDA devices, else {else_}")
     parser.add_argument("--levels", type=int, help="16 on CUDA devices, else 8")
     parser.add_argument("--log2", type=int, help="of a level's most entries; 19 on CUDA, else 14")
+    parser.set_defaults(usual={count: (on_cuda, else_), "levels": (16, 8), "log2": (19, 14)})
+    return parser
+
+
+def of_usual_size(args: argparse.Namespace) -> bool:
+    """Whether no size was given; those that weren't become the device's usual ones."""
+    given = [name for name in args.usual if getattr(args, name)]
+    for name, (on_cuda, else_) in args.usual.items():
+        if name not in given:
+            setattr(args, name, on_cuda if args.device == "cuda" else else_)
+    return not given
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0], "samples", 237_000, 4_681)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--baseline", action="store_true", help="the original's figures beside")
     args = parser.parse_args()
+    of_usual_size(args)
     on_cuda = args.device == "cuda"
-    args.samples = args.samples or (237_000 if on_cuda else 4_681)
-    args.levels, args.log2 = (
-        args.levels or (16 if on_cuda else 8),
-        args.log2 or (19 if on_cuda else 14),
-    )
     candidates = ("torch", "cuda", "tinycudann") if on_cuda else ("torch", "numba")
     args.backends = [name for name in candidates if name in ("torch", "cuda") or is_usable(name)]
 

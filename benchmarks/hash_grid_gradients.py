@@ -8,7 +8,6 @@ parameters alone; ours beside the torch definition. The points are the hash grid
 Figures go into figures.json (`--figures FILE`: elsewhere; of other sizes: nowhere else).
 """
 
-import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from statistics import median
@@ -18,7 +17,7 @@ import torch
 from animate124.geometry.hash_grid import hash_grid
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
-from hash_grid import samples_on_rays
+from hash_grid import of_usual_size, options, samples_on_rays
 from measuring import FIGURES, device_name, milliseconds, record
 
 WARM_UP = 2  # calls
@@ -61,28 +60,20 @@ def measure(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    cuda = torch.cuda.is_available()
-    parser.add_argument("--device", default="cuda" if cuda else "cpu")
-    parser.add_argument("--points", type=int, help="1659000 on CUDA devices, else 32767")
-    parser.add_argument("--levels", type=int, help="16 on CUDA devices, else 8")
-    parser.add_argument("--log2", type=int, help="of a level's most entries; 19 on CUDA, else 14")
+    parser = options(__doc__.splitlines()[0], "points", 1_659_000, 32_767)
     parser.add_argument("--repeats", type=int, default=10)
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
+    usual = of_usual_size(args)
     on_cuda = args.device == "cuda"
-    n = args.points or (1_659_000 if on_cuda else 32_767)
-    settings = {
-        "n_levels": args.levels or (16 if on_cuda else 8),
-        "log2_hashmap_size": args.log2 or (19 if on_cuda else 14),
-    }
+    settings = {"n_levels": args.levels, "log2_hashmap_size": args.log2}
     ours = "cuda" if on_cuda else "numba"
 
     torch.manual_seed(0)
-    world = samples_on_rays(n).to(args.device)
+    world = samples_on_rays(args.points).to(args.device)
     unit = (world + 1) / 2
     device = device_name() if on_cuda else f"{torch.get_num_threads()} threads"
-    print(f"{n:,} points, {settings}, {device}, torch {torch.__version__}")
+    print(f"{args.points:,} points, {settings}, {device}, torch {torch.__version__}")
     print(f"{'forward + backward, median ms':40}{ours:>10}{'torch':>10}")
     figures = {}
     for dims in (3, 4):
@@ -109,7 +100,6 @@ def main() -> None:
 
     own = {backend: [*field.parameters()] for backend, field in fields.items()}
     figures |= measure(f"{args.device}.field", density_and_colour, world, own, args.repeats)
-    usual = not (args.points or args.levels or args.log2)
     if args.figures or usual:
         record(figures, args.figures or FIGURES)
 

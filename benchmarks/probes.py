@@ -47,17 +47,19 @@ class Probes:
         setattr(owner, name, timed)
 
     def encoder(self, prior: object, label: str) -> None:
-        """A prior's VAE: forward around `to_latents`, backward from latents to pictures."""
+        """A prior's VAE: forward around `to_latents`, backward from latents to pictures, where a
+        gradient goes that way (to a denoised target none does)."""
         inner = prior.to_latents
 
         def timed(pictures):
             start, ends = mark(), []
             latents = inner(pictures)
             self.spans[f"{label} VAE forward"].append((start, mark()))
-            latents.register_hook(lambda grad: ends.append(mark()))
-            pictures.register_hook(
-                lambda grad: self.spans[f"{label} VAE backward"].append((ends[0], mark()))
-            )
+            if latents.requires_grad:
+                latents.register_hook(lambda grad: ends.append(mark()))
+                pictures.register_hook(
+                    lambda grad: self.spans[f"{label} VAE backward"].append((ends[0], mark()))
+                )
             return latents
 
         prior.to_latents = timed

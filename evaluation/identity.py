@@ -15,14 +15,12 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -30,6 +28,7 @@ from ..data.cameras import Cameras
 from ..toyworld.banks import HELD_OUT, draw, random_motion
 from ..toyworld.characters import SPECIES, make_character
 from ..toyworld.motions import MOTIONS, animate
+from . import shipped
 from .wear import ruined, worn
 
 SIZE = 64
@@ -175,9 +174,7 @@ def accuracy(model: IdentityNetwork, n: int, device: torch.device | str = "cpu")
 
 
 def load(folder: Path) -> IdentityNetwork:
-    model = IdentityNetwork()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval().requires_grad_(False)
+    return shipped.read(folder, IdentityNetwork())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -193,13 +190,8 @@ def main(arguments: list[str] | None = None) -> None:
     asked = {"seed": args.seed, "batch": args.batch}
     model = train(args.steps, args.individuals, **asked, device=device)
     found = {**accuracy(model, args.unseen, device), "unseen": args.unseen}
-    args.out.mkdir(parents=True, exist_ok=True)
-    half = {name: value.half() for name, value in model.state_dict().items()}
-    save_file(half, args.out / "model.safetensors")
     found |= {"steps": args.steps, "individuals": args.individuals, **asked}
-    text = json.dumps(found, indent=2)
-    (args.out / "config.json").write_text(text + "\n")
-    print(text)
+    shipped.write(args.out, model, found)
 
 
 if __name__ == "__main__":

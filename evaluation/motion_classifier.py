@@ -9,14 +9,12 @@ each frame beside its difference from the clip's mean, so that it looks at what 
 from __future__ import annotations
 
 import argparse
-import json
 import random
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -24,6 +22,7 @@ from ..data.cameras import Cameras
 from ..toyworld.banks import HELD_OUT, draw, random_motion
 from ..toyworld.characters import SPECIES, make_character
 from ..toyworld.motions import MOTIONS, animate
+from . import shipped
 
 FRAMES, SIZE = 16, 32
 NAMES = tuple(MOTIONS)
@@ -121,9 +120,7 @@ def accuracy(model: MotionClassifier, n: int = 280) -> float:
 
 
 def load(folder: Path) -> MotionClassifier:
-    model = MotionClassifier()
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.eval().requires_grad_(False)
+    return shipped.read(folder, MotionClassifier())
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -135,12 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     args = parser.parse_args(arguments)
     model = train(args.steps, args.clips, seed=args.seed)
     found = {"accuracy": accuracy(model), "steps": args.steps, "clips": args.clips}
-    args.out.mkdir(parents=True, exist_ok=True)
-    half = {name: value.half() for name, value in model.state_dict().items()}
-    save_file(half, args.out / "model.safetensors")
-    text = json.dumps({**found, "seed": args.seed, "motions": NAMES}, indent=2)
-    (args.out / "config.json").write_text(text + "\n")
-    print(text)
+    shipped.write(args.out, model, {**found, "seed": args.seed, "motions": NAMES})
 
 
 if __name__ == "__main__":

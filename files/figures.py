@@ -16,11 +16,22 @@ def device_name() -> str:
 
 
 def commit() -> str:
-    """Of this checkout; of a copy without its history, what the variable COMMIT says."""
+    """Of this checkout; of a copy without its history, what the variable COMMIT says.
+
+    Raises:
+        RuntimeError: neither tells.
+    """
     if "COMMIT" in os.environ:
         return os.environ["COMMIT"]
-    git = ["git", "-C", str(FIGURES.parent), "describe", "--always", "--dirty", "--exclude=*"]
-    return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    folder = FIGURES.parents[1]
+    git = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        return subprocess.run(git, check=True, capture_output=True, text=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError) as error:
+        raise RuntimeError(
+            f"A figure names the commit that it is of, but {folder} has no history that git could "
+            "read. Set the variable COMMIT to what it is a copy of, such as COMMIT=4214c66."
+        ) from error
 
 
 def record(

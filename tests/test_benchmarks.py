@@ -56,6 +56,24 @@ def test_a_tiny_step_is_timed_and_split(tmp_path):
     assert parts > 0.9 * float(split["step"])
 
 
+def test_a_vae_is_timed_with_and_without_a_gradient_through_it(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from probes import Probes
+
+    class Prior:
+        def to_latents(self, pictures):
+            return 2 * pictures
+
+    prior, probes = Prior(), Probes()
+    probes.encoder(prior, "its")
+    pictures = torch.rand(1, 3, 4, 4, requires_grad=True)
+    with torch.no_grad():  # of a target that is denoised
+        prior.to_latents(pictures)
+    assert {label: len(spans) for label, spans in probes.spans.items()} == {"its VAE forward": 1}
+    prior.to_latents(1 * pictures).sum().backward()
+    assert len(probes.spans["its VAE forward"]) == 2 and len(probes.spans["its VAE backward"]) == 1
+
+
 def test_the_checks_are_timed_and_written_down(tmp_path):
     (tmp_path / "figures.json").write_text('{"another": 1}')
     options = ["--stage", "1", "--tiny", "--warm-up", "1", "--blocks", "1"]

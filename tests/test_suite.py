@@ -167,3 +167,13 @@ def test_ctrl_c_starts_no_further_subjects(tmp_path, monkeypatch, commands):
     with pytest.raises(KeyboardInterrupt):
         suite.run_suite(1, [], FIELDS, tmp_path)
     assert len(commands) < 4
+
+
+def test_a_copy_without_history_is_told_what_to_set(monkeypatch, tmp_path):
+    monkeypatch.delenv("COMMIT", raising=False)
+    monkeypatch.setattr(figures, "FIGURES", tmp_path / "benchmarks" / "figures.json")
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    with pytest.raises(RuntimeError, match=r"no history that git could read.* COMMIT=4214c66"):
+        figures.commit()
+    monkeypatch.setenv("COMMIT", "abc1234")
+    assert figures.commit() == "abc1234"
