@@ -174,6 +174,21 @@ def test_a_key_with_dots_is_reached_by_its_dots(in_tmp):
     assert cfg.system.params.geometry == {"lr": 2.0}
 
 
+def test_another_scheduler_takes_none_of_the_args_of_the_one_before(in_tmp):
+    cosine = {"name": "CosineAnnealingLR", "interval": "step", "args": {"T_max": 300}}
+    system = {"scheduler": cosine}
+    other = "system.scheduler={name: ExponentialLR, args: {gamma: 0.9}}"
+    assert experiment(other, system=system).system.scheduler == {
+        "name": "ExponentialLR",
+        "interval": "step",
+        "args": {"gamma": 0.9},
+    }
+    same = "system.scheduler={name: CosineAnnealingLR, args: {eta_min: 0.1}}"
+    assert experiment(same, system=system).system.scheduler.args == {"T_max": 300, "eta_min": 0.1}
+    without = "system.scheduler={args: {T_max: 5}}"
+    assert experiment(without, system=system).system.scheduler.args == {"T_max": 5}
+
+
 def test_parse_structured_fills_in_defaults_also_in_nested_dataclasses(in_tmp):
     cfg = parse_structured(
         Module, experiment(system={"radius": 2, "camera": {"size": [3, 4]}}).system

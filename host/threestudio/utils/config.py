@@ -226,7 +226,22 @@ def _override(cfg: DictConfig, argument: str) -> None:
         )
     else:
         value = _parse_value(text)
-    OmegaConf.update(cfg, _with_brackets(cfg, key), value, merge=True)
+    path = _with_brackets(cfg, key)
+    before = OmegaConf.select(cfg, path, default=None)
+    if _names_another(before, value):
+        OmegaConf.update(cfg, f"{path}.args", {}, merge=False)
+    OmegaConf.update(cfg, path, value, merge=True)
+
+
+def _names_another(before: Any, value: Any) -> bool:
+    """Whether the override of an optimizer or scheduler {name, args} names another class, which
+    the args written for the one before don't suit."""
+    return (
+        OmegaConf.is_dict(before)
+        and isinstance(value, dict)
+        and "args" in before
+        and value.get("name", before.get("name")) != before.get("name")
+    )
 
 
 def _with_brackets(cfg: DictConfig, key: str) -> str:
