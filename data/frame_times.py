@@ -1,4 +1,4 @@
-"""Frame times of a training clip: tau, one an image, in [0, 1]. The clip of a subject's motion that
+"""Frame times of a clip: tau, one an image, in [0, 1]. The clip of a subject's motion that
 the video prior sees has F of them, in increasing order and evenly spaced.
 """
 
@@ -9,6 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 MODES = ("fps", "t0", None)
+
+
+def played(frames: int, loop: bool = False) -> Float[Tensor, " {frames}"]:
+    """tau of a video's frames: evenly from 0 to 1, or where it is played in a loop, whose end is
+    its start, up to one step short of that."""
+    return torch.arange(frames) / frames if loop else torch.linspace(0, 1, frames)
 
 
 @dataclass

@@ -141,6 +141,22 @@ class Deformation(nn.Module):
         return torch.cat([read(own, run) for own, run in zip(tables, runs, strict=True)])
 
     @torch.no_grad()
+    def close(self) -> None:
+        """Makes a loop: D is 0 at tau = 1 too, and before the last three spans as it was.
+
+        What is left of the motion at tau = 1 is taken off each spline's last three coefficients;
+        of turns of the whole, only what they are off from the nearest whole turn.
+        """
+        left = time_functions(torch.ones_like(self.whole.twist[:1, :1]), self.spans)[0]
+        for values in self.parameters():
+            rest = torch.tensordot(left.to(values), values, 1)
+            if values is self.whole.twist:
+                turn = TURN * rest[:3]
+                turns = (turn.norm() / (2 * math.pi)).round()
+                rest[:3] -= 2 * math.pi / TURN * turns * F.normalize(turn, dim=0)
+            values[-3:] -= rest / left[-3:].sum()
+
+    @torch.no_grad()
     def inverse(
         self, canonical: Float[Tensor, "N 3"], tau: Float[Tensor, "1 1"]
     ) -> tuple[Float[Tensor, "N 3"], Float[Tensor, " N"]]:

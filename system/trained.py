@@ -33,6 +33,21 @@ class Scene:
         """Whether it stands still."""
         return is_static(self.system.geometry)
 
+    def loop(self) -> None:
+        """Makes the motion's end meet its start: from here on tau = 1 looks as tau = 0 does.
+
+        Raises:
+            ValueError: the scene moves, but isn't bent over time.
+        """
+        deformation = getattr(self.system.geometry, "deformation", None)
+        if deformation is not None:
+            deformation.close()
+        elif not self.static:
+            raise ValueError(
+                "What a loop is made of is a scene that is bent over time, and this one is painted "
+                "anew at each moment: leave --loop out, or train with --field deformation."
+            )
+
     @torch.no_grad()
     def look(
         self, cameras: Cameras, tau: Float[Tensor, " B"], height: int, width: int

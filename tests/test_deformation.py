@@ -1,5 +1,6 @@
 """D by itself: its functions of time, its paths, its inverse, and how far it is from rigid."""
 
+import copy
 import itertools
 import math
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 from animate124.geometry import rigidity
 from animate124.geometry.deformation import (
+    TURN,
     Deformation,
     Lattice,
     WholeMotion,
@@ -64,6 +66,35 @@ def test_at_the_start_points_are_where_they_are_to_the_bit(n):
     tau[::2] = 0
     assert torch.equal(deformation(x, tau)[::2], x[::2])
     assert not torch.equal(deformation(x, torch.ones(1, 1)), x)
+
+
+@pytest.mark.parametrize("spans", [1, 2, 8])
+def test_a_closed_motion_ends_where_it_began_and_is_kept_before_its_last_three_spans(spans):
+    deformation = random_deformation(0.3, spans=spans).double()
+    x, before = torch.rand(50, 3, dtype=torch.float64), max(spans - 3, 0) / spans
+    end, moments = torch.ones(1, 1).double(), torch.linspace(0, before, 5).double()[:, None]
+    assert (deformation(x, end) - x).norm(dim=-1).min() > 0.01
+    kept = [deformation(x, tau[None]) for tau in moments]
+    deformation.close()
+    torch.testing.assert_close(deformation(x, end), x, atol=1e-9, rtol=0)
+    torch.testing.assert_close([deformation(x, tau[None]) for tau in moments], kept)
+    again = copy.deepcopy(deformation.state_dict())
+    deformation.close()
+    torch.testing.assert_close(deformation.state_dict(), again)
+
+
+@pytest.mark.parametrize(("degrees", "end"), [(170, 0), (350, 360), (-700, -720)])
+def test_a_closed_spin_is_finished_and_not_turned_back(degrees, end):
+    deformation = random_deformation(0, 0, spans=4).double()
+    deformation.whole.twist[3:, 2] = math.radians(degrees) / TURN  # about z, from the first span on
+    rise = torch.linspace(0, 1, 9).double()[:, None]
+    at_end = time_functions(rise, 4) @ deformation.whole.twist
+    assert math.degrees(TURN * float(at_end[-1, 2])) == pytest.approx(degrees)
+    deformation.close()
+    found = time_functions(rise, 4) @ deformation.whole.twist
+    assert math.degrees(TURN * float(found[-1, 2])) == pytest.approx(end, abs=1e-9)
+    x = torch.rand(5, 3).double()
+    torch.testing.assert_close(deformation(x, rise[-1:]), x)
 
 
 # ------------------------------------------------------------------------------ the whole

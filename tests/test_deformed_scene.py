@@ -337,6 +337,25 @@ def test_who_stands_still_or_repaints_says_so():
         other.tracks(points, taus)
 
 
+def test_a_scene_in_a_loop_looks_at_its_end_as_at_its_start():
+    volume = bend(make(MOTION, density_bias="blob_magic3d"), turn=0.1).requires_grad_(False)
+    scene, points = scene_of(volume), points_in_box(200)
+    ends = torch.tensor([0.0, 1.0])
+    scene.system.renderer.estimator.fill()
+    first, last = scene.look(Cameras.of([20.0, 20.0]), ends, 16, 16)["comp_rgb"]
+    assert (first - last).abs().max() > 0.1
+    scene.loop()
+    first, last = scene.look(Cameras.of([20.0, 20.0]), ends, 16, 16)["comp_rgb"]
+    torch.testing.assert_close(first, last, atol=1e-4, rtol=0)
+    torch.testing.assert_close(scene.tracks(points, ends)[1], points, atol=1e-5, rtol=0)
+
+
+def test_a_still_scene_is_a_loop_and_one_that_repaints_can_be_none():
+    scene_of(make(STATIC)).loop()
+    with pytest.raises(ValueError, match="painted anew at each moment: .*--field deformation"):
+        scene_of(make({"otype": "HashGridSpatialTime"})).loop()
+
+
 def test_places_that_are_off_are_counted(monkeypatch):
     said = []
     monkeypatch.setattr(trained.threestudio, "warn", said.append)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from animate124.data.frame_times import sample_frame_times
+from animate124.data.frame_times import played, sample_frame_times
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
@@ -109,3 +109,12 @@ def test_a_clip_that_cannot_be_is_refused_with_its_numbers():
         sample_frame_times(4, "random")
     assert len(sample_frame_times(256).tau) == 256
     assert len(sample_frame_times(257, None).tau) == 257  # precision is fps's
+
+
+@pytest.mark.parametrize("frames", [1, 2, 48])
+def test_a_loop_stops_a_step_short_of_the_end_that_is_its_start(frames):
+    assert torch.equal(played(frames), torch.linspace(0, 1, frames))
+    once, twice = played(frames, loop=True), played(2 * frames, loop=True)
+    assert once[0] == 0 and torch.equal(twice[::2], once)
+    steps = torch.cat([once, torch.ones(1)]).diff()  # the step over the seam is one of them
+    torch.testing.assert_close(steps, torch.full_like(steps, 1 / frames))
