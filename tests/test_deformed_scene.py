@@ -352,7 +352,7 @@ def test_a_scene_in_a_loop_looks_at_its_end_as_at_its_start():
 
 def test_a_still_scene_is_a_loop_and_one_that_repaints_can_be_none():
     scene_of(make(STATIC)).loop()
-    with pytest.raises(ValueError, match="painted anew at each moment: .*--field deformation"):
+    with pytest.raises(ValueError, match=r"painted anew at each moment: .*--field deformation"):
         scene_of(make({"otype": "HashGridSpatialTime"})).loop()
 
 
