@@ -57,7 +57,8 @@ class ScoreDistillation(BaseObject):
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t), of SDS alone
         # of SDS alone: latents' gradient is clamped to +-this; a number or a C list
         grad_clip: Any = bounded(None, 0, schedule=True, names=(None,))
-        half_precision_weights: bool = True  # float16 on a GPU (a CPU always has float32)
+        # float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32
+        half_precision_weights: bool = True
         # images that keep the VAE's graph at once, the rest is redone; 0: all
         vae_chunk: int = bounded(0, 0)
 

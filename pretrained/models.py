@@ -52,12 +52,26 @@ SAMPLERS_OF_DDPM = """
     SASolver
 """.split()  # noqa: SIM905
 
+BFLOAT16_INSTRUCTIONS = "avx512_bf16", "amx_tile"  # as torch.cpu calls them
+
 
 def weights_dtype(
     half_precision: bool, device: torch.device, half: torch.dtype = torch.float16
 ) -> torch.dtype:
-    """`half` where asked for and on a GPU; a CPU computes it slowly, so float32 there."""
-    return half if half_precision and device.type == "cuda" else torch.float32
+    """Of a prior's weights: float32 or, where half precision is asked for, `half` on a GPU and
+    bfloat16 on a CPU that multiplies it; the others compute it slowly, so float32 there."""
+    if not half_precision:
+        return torch.float32
+    if device.type == "cuda":
+        return half
+    return torch.bfloat16 if multiplies_bfloat16() else torch.float32
+
+
+@functools.cache
+def multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; an older torch can't tell."""
+    asked = (getattr(torch.cpu, f"_is_{name}_supported", None) for name in BFLOAT16_INSTRUCTIONS)
+    return any(ask is not None and ask() for ask in asked)
 
 
 @dataclass(frozen=True)

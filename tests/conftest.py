@@ -18,6 +18,7 @@ install_import_hook("animate124", "threestudio.utils.typechecking.typechecked")
 import animate124  # through the hook
 import pytest
 import torch
+from animate124.pretrained import models
 
 # Files that train, start processes or run whole scripts: `make quick` leaves them out. Single tests
 # of other files have the marker themselves.
@@ -39,6 +40,12 @@ def pytest_collection_modifyitems(items):
 @pytest.fixture(autouse=True)
 def fixed_seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def priors_in_float32(monkeypatch):
+    """On a CPU, whatever it multiplies: what is compared here is compared exactly."""
+    monkeypatch.setattr(models, "multiplies_bfloat16", lambda: False)
 
 
 @pytest.fixture(scope="session")

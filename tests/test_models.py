@@ -5,6 +5,7 @@ import math
 import pickle
 import re
 import shutil
+from pathlib import Path
 
 import diffusers
 import huggingface_hub
@@ -12,7 +13,12 @@ import pytest
 import threestudio
 import torch
 from animate124.pretrained import models
-from animate124.pretrained.models import choose_weights, load_component, model_folder
+from animate124.pretrained.models import (
+    choose_weights,
+    load_component,
+    model_folder,
+    multiplies_bfloat16,
+)
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from transformers import CLIPTextModel, CLIPTokenizerFast
@@ -78,12 +84,23 @@ def test_shards_belong_together():
     assert choose_weights([*shards, *old_half, index], True).names == tuple(old_half)
 
 
-def test_precision_is_half_only_on_a_gpu():
+@pytest.mark.parametrize("multiplies", (False, True))
+def test_precision_is_half_where_the_device_multiplies_it(multiplies, monkeypatch):
+    monkeypatch.setattr(models, "multiplies_bfloat16", lambda: multiplies)
     cpu, gpu = torch.device("cpu"), torch.device("cuda:1")
     assert models.weights_dtype(True, gpu) == torch.float16
     assert models.weights_dtype(True, gpu, torch.bfloat16) == torch.bfloat16
     assert models.weights_dtype(False, gpu) == torch.float32
-    assert models.weights_dtype(True, cpu) == torch.float32
+    assert models.weights_dtype(True, cpu) == (torch.bfloat16 if multiplies else torch.float32)
+    assert models.weights_dtype(False, cpu) == torch.float32
+
+
+def test_the_processor_says_whether_it_multiplies_bfloat16():
+    flags = Path("/proc/cpuinfo")
+    if not flags.is_file() or not hasattr(torch.cpu, "_is_avx512_bf16_supported"):
+        pytest.skip("needs Linux's list of the processor's instructions, and a torch that asks")
+    words = flags.read_text().split()
+    assert multiplies_bfloat16() == bool({"avx512_bf16", "amx_tile"} & {*words})
 
 
 def test_a_component_is_frozen_and_holds_the_file(random_priors):

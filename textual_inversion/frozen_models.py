@@ -123,7 +123,7 @@ def choose_precision(asked: str | None, device: torch.device) -> tuple[torch.dty
         asked = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")
         if asked not in ("fp16", "bf16"):
             asked = "fp16" if gpu else "no"
-    dtype = torch.bfloat16 if asked == "bf16" else weights_dtype(asked == "fp16", device)
+    dtype = torch.bfloat16 if asked == "bf16" else weights_dtype(asked == "fp16" and gpu, device)
     line = f"{str(dtype).removeprefix('torch.')} on {device}"
     if dtype == torch.float32 and gpu:
         line += " (--mixed_precision fp16 is several times faster)"
