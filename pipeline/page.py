@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+from markupsafe import Markup
 
+from .charts import BOX, charts
 from .progress import duration
-from .result_files import ANIMATION, REFERENCE, SHEET, TURNTABLE
+from .result_files import ANIMATION, MESH, REFERENCE, SHEET, TURNTABLE
 
-Curve = list[tuple[int, float | None]]  # (training step, value; None: no number)
+HERE = Path(__file__).parent
 CAPTIONS = {
     ANIMATION: "The camera turns while time runs",
     REFERENCE: "Time runs, seen from the reference camera",
     TURNTABLE: "The camera turns, time stands still",
     SHEET: "Views (rows) and times (columns)",
+    MESH: "The moving mesh",
 }
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -28,8 +31,7 @@ MEDIA_TYPES = {
     ".webp": "image/webp",
     ".mp4": "video/mp4",
 }
-WIDTH, HEIGHT = 240, 120  # of a chart, in its own units
-TOP, BASE, SIDE = 22, HEIGHT - 18, 4  # of them, where the curve is
+EMBEDDED = 64 << 20  # bytes; a larger mesh lies beside the page
 
 
 @dataclass(frozen=True)
@@ -48,65 +50,59 @@ def figure(path: Path, caption: str) -> Figure:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """One loss over the training steps; logarithmic where it spans more than a hundred."""
+class MeshFile:
+    """The animation as a file, for the viewer of the page."""
 
-    title: str
-    points: str  # as SVG's polyline has them
-    low: float
-    high: float
-    logarithmic: bool
-    first: int  # training step
-    last: int
-    final: float  # value
+    name: str
+    size: str
+    base64: str  # its bytes; "" for one that is too large for a page
 
 
-def chart(name: str, curve: Curve) -> Chart | None:
-    """None where no value is a number."""
-    finite = [(step, v) for step, v in curve if v is not None and math.isfinite(v)]
-    if not finite:
+def mesh(path: Path) -> MeshFile | None:
+    """None where there is none: older runs made no mesh."""
+    if not path.is_file():
         return None
-    values = [value for _, value in finite]
-    low, high = min(values), max(values)
-    logarithmic = low > 0 and high / low > 100
-    scale = math.log10 if logarithmic else float
-    first, last = finite[0][0], finite[-1][0]
-    bottom, span = scale(low), (scale(high) - scale(low)) or 1.0
-    points = " ".join(
-        f"{SIDE + (WIDTH - 2 * SIDE) * (step - first) / max(last - first, 1):.1f},"
-        f"{BASE - (BASE - TOP) * (scale(value) - bottom) / span:.1f}"
-        for step, value in finite
-    )
-    title = name.removeprefix("loss_")
-    return Chart(title, points, low, high, logarithmic, first, last, values[-1])
+    size = path.stat().st_size
+    content = path.read_bytes() if size <= EMBEDDED else b""
+    return MeshFile(path.name, file_size(size), base64.b64encode(content).decode())
 
 
-def charts(task: Mapping[str, Any]) -> list[Chart]:
-    made = (chart(name, loss["curve"]) for name, loss in task["losses"].items())
-    return [one for one in made if one is not None]
+def file_size(count: int) -> str:
+    """`12 kB`, `3.4 MB`."""
+    return f"{count / 1e6:.1f} MB" if count >= 1e6 else f"{math.ceil(count / 1e3)} kB"
 
 
-def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
-    """The whole page of what report.json says; `folder` has the result's files."""
+def asset(name: str) -> Markup:
+    """A style or a script of this folder, as it goes into a page."""
+    return Markup((HERE / name).read_text(encoding="utf-8"))
+
+
+def template(name: str) -> jinja2.Template:
+    """Whatever is put into it is text, unless it comes from `asset`."""
     environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
     environment.filters["duration"] = duration
+    environment.globals["asset"] = asset
+    return environment.get_template(name)
+
+
+def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
+    """The whole page of what report.json says; `folder` has the result's files."""
     media = [figure(path, "The subject, cut out") for path in inputs if path.is_file()]
-    media += [figure(folder / name, CAPTIONS[name]) for name in facts["files"] if name != SHEET]
+    shown_apart = (SHEET, MESH)
+    media += [figure(folder / n, CAPTIONS[n]) for n in facts["files"] if n not in shown_apart]
     tasks = facts["steps"]  # as report.json has called tasks since the first version
-    return environment.get_template("report.html").render(
+    return template("report.html").render(
         facts=facts,
+        mesh=mesh(folder / MESH),
         media=media,
         sheet=figure(folder / SHEET, CAPTIONS[SHEET]) if SHEET in facts["files"] else None,
-        charts=[(task["name"], charts(task)) for task in tasks if "losses" in task],
+        charts=[(task["name"], charts(task["losses"])) for task in tasks if "losses" in task],
         unread=[line for task in tasks for line in task.get("unread", [])[:3]],
-        width=WIDTH,
-        height=HEIGHT,
-        base=BASE,
-        side=SIDE,
+        box=BOX,
     )

@@ -2,6 +2,7 @@
 
 ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
 SHEET = "contact_sheet.png"
+MESH = "animation.glb"
 REPORT = ("report.json", "report.html")  # what report.py writes beside them
 
 
