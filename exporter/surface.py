@@ -1,9 +1,12 @@
-"""Surfaces of a density field, in numpy (marching cubes: scikit-image, the extra `export`).
+"""Surfaces of a density field, in numpy (marching cubes: scikit-image; fewer faces:
+fast-simplification; parts: SciPy).
 
 Faces turn counter-clockwise seen from outside; normals are unit vectors that point outwards;
 colours are sRGB in [0, 1], as a screen shows them; positions are in the scene's frame: z up."""
 
+import importlib
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Integer
@@ -19,15 +22,17 @@ class Mesh:
     colours: Float[np.ndarray, "V 3"] | None = None
 
 
-def load_marching_cubes():
-    """scikit-image's function; it is looked for only when something is exported."""
+def load(module: str, package: str) -> Any:
+    """A library that only exports need: it is looked for when something is exported, so that a
+    threestudio without it trains.
+
+    Raises:
+        ImportError: it isn't there; the message says what to install.
+    """
     try:
-        from skimage.measure import marching_cubes
+        return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(
-            "Meshes need scikit-image. Try: pip install 'threestudio-animate124[export]'"
-        ) from error
-    return marching_cubes
+        raise ImportError(f"Meshes need {package}. Try: pip install {package}") from error
 
 
 def isosurface(
@@ -41,19 +46,50 @@ def isosurface(
     Lattice point (i, j, k) stands at origin + step * (i, j, k). Lewiner's marching cubes."""
     shape = np.asarray(density.shape)
     walled = np.pad(density, 1)  # a surface that reaches the border is closed there
-    vertices, faces, normals, _ = load_marching_cubes()(walled, threshold, allow_degenerate=False)
+    marching_cubes = load("skimage.measure", "scikit-image").marching_cubes
+    vertices, faces, normals, _ = marching_cubes(walled, threshold, allow_degenerate=False)
     vertices = np.clip(vertices - 1, 0, shape - 1)
     return Mesh(
         vertices=(np.asarray(origin) + step * vertices).astype(np.float32),
         faces=faces[:, ::-1].astype(np.int64),  # scikit-image's turn clockwise
-        normals=_unit(normals).astype(np.float32),
+        normals=unit(normals).astype(np.float32),
     )
 
 
-def _unit(vectors: Float[np.ndarray, "N 3"]) -> Float[np.ndarray, "N 3"]:
+def unit(vectors: Float[np.ndarray, "*N 3"]) -> Float[np.ndarray, "*N 3"]:
     """Vectors of length 1; one without a direction becomes +z, for formats that forbid zero."""
     length = np.linalg.norm(vectors, axis=-1, keepdims=True)
     return np.where(length > 1e-12, vectors / np.maximum(length, 1e-12), [0.0, 0.0, 1.0])
+
+
+def vertex_normals(
+    places: Float[np.ndarray, "*F V 3"], faces: Integer[np.ndarray, "T 3"]
+) -> Float[np.ndarray, "*F V 3"]:
+    """Unit normals of vertices: the mean of their triangles', weighed by area."""
+    from scipy.sparse import csr_array
+
+    corners = np.moveaxis(places[..., faces, :].astype(np.float64), -2, 0)  # [3 *F T 3]
+    across = np.cross(corners[1] - corners[0], corners[2] - corners[0])
+    ones = np.ones(faces.size)
+    corner_of = np.repeat(np.arange(len(faces)), 3)
+    gather = csr_array((ones, (faces.ravel(), corner_of)), (places.shape[-2], len(faces)))
+    flat = across.reshape(-1, len(faces), 3)
+    sums = np.stack([gather @ one for one in flat]).reshape(places.shape)
+    return unit(sums).astype(np.float32)
+
+
+def simplify(mesh: Mesh, faces: int) -> Mesh:
+    """A mesh of about so many faces with much the same shape (Garland and Heckbert 1997); its
+    normals are its triangles', and colours are for whoever wants them. 0, or more than there are:
+    the mesh itself."""
+    if faces == 0 or len(mesh.faces) <= faces:
+        return mesh
+    library = load("fast_simplification", "fast-simplification")
+    vertices, triangles = library.simplify(
+        mesh.vertices, mesh.faces.astype(np.int32), target_count=faces
+    )
+    vertices, triangles = vertices.astype(np.float32), triangles.astype(np.int64)
+    return Mesh(vertices, triangles, vertex_normals(vertices, triangles))
 
 
 def drop_small_parts(mesh: Mesh, share: float) -> Mesh:
@@ -97,7 +133,7 @@ def sample_surface(mesh: Mesh, n: int, rng: np.random.Generator) -> Mesh:
     return Mesh(
         vertices=at_samples(mesh.vertices),
         faces=np.zeros((0, 3), np.int64),
-        normals=_unit(at_samples(mesh.normals)).astype(np.float32),
+        normals=unit(at_samples(mesh.normals)).astype(np.float32),
         colours=None if mesh.colours is None else at_samples(mesh.colours),
     )
 
