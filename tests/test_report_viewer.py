@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 import pytest
-from animate124.exporter.gltf import write_glb
+from animate124.exporter.flip_book import write_glb
 from animate124.exporter.surface import Mesh
 from animate124.pipeline import page
 from animate124.pipeline.result_files import MESH
