@@ -28,10 +28,17 @@ class Draft:
     def overrides(self, task: str) -> dict[str, str]:
         return self.request.overrides.get(task, {})
 
-    def flags(self, task: str) -> dict[str, Any]:
-        """Of a task's script: the preset's, --vram's, and at last the person's."""
+    def flags(self, task: str, *options: str) -> dict[str, Any]:
+        """Of a task's script: the preset's, --vram's, and at last the person's.
+
+        options: of animate.py, which are flags of the script too.
+        """
         usual = self.preset.flags.get(task, {})
-        return {**usual, **self.memory.get(task, {}), **self.overrides(task)}
+        asked = {name: getattr(self.request, name) for name in options}
+        asked = {name: value for name, value in asked.items() if value not in (None, False)}
+        if asked.keys() & {"seconds", "fps"}:  # they say how many frames there are
+            usual = {name: value for name, value in usual.items() if name != "frames"}
+        return {**usual, **self.memory.get(task, {}), **asked, **self.overrides(task)}
 
     @property
     def cut_out(self) -> Path:

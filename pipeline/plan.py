@@ -14,7 +14,7 @@ from .overrides import check_handover, check_stage
 from .places import ROOT, check_writable, shown
 from .presets import Preset, check_name, preset_of, token_memory_options
 from .prompts import by_stage, make_prompts
-from .request import Request
+from .request import FIELDS, GRID, Request
 from .subject import LATER, who
 from .task import Task
 from .tasks import preprocess, result, stage, token
@@ -83,6 +83,11 @@ def check_tasks(request: Request, preset: Preset) -> None:
             check_name(f"{flag} {name}", name, preset.tasks)
     if request.start is not None and request.start not in wanted(request, preset):
         raise ValueError(f"--from {request.start} is after --until {request.until}.")
+    if request.loop and request.field == GRID:
+        raise ValueError(
+            f"--loop: with --field {GRID} each moment is painted anew, and the last one can't be "
+            f"led back to the first. --field {FIELDS[0]} can."
+        )
     for task, given in request.overrides.items():
         for key, value in given.items():
             word = f"{task}.{key}={value}"

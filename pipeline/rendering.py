@@ -4,7 +4,8 @@ Angles are degrees, tau in [0, 1] is the frame time; T is the number of frames o
 """
 
 import argparse
-from collections.abc import Iterator
+import json
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -15,13 +16,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.cameras import Cameras
+from ..data.frame_times import played
 from ..data.trajectories import circle
 from ..events import peak_memory, progress, say
 from ..files.pictures import Picture, save_png, to_picture
 from ..files.videos import write_video
+from ..files.whole import whole_file
 from ..system.trained import Scene, load_scene
 from .places import check_writable
-from .result_files import ANIMATION, REFERENCE, SHEET, TURNTABLE
+from .request import REST, TURN, Stop, camera_stops
+from .result_files import ANIMATION, PLAYBACK, REFERENCE, SHEET, TURNTABLE
+from .tasks.result import number_of_frames
 
 THUMBNAIL = 192  # pixels, the largest side of a picture in the contact sheet
 INK = (60, 60, 60)
@@ -30,21 +35,50 @@ BATCH = 8  # frames rendered together
 
 
 class Trajectory(NamedTuple):
-    """Cameras on a circle around the subject, and when they look."""
+    """Cameras that look at the subject, and when."""
 
     azimuth: Float[Tensor, " T"]  # from the reference camera
     tau: Float[Tensor, " T"]
+    elevation: Float[Tensor, " T"] | None = None  # None: the reference camera's
+    distance: Float[Tensor, " T"] | None = None  # likewise
 
 
-def turning(frames: int) -> Trajectory:
-    """The camera turns once while time runs from 0 to 1, `ROUNDS` times."""
-    azimuth, _ = circle(ROUNDS * frames)
-    return Trajectory(azimuth, torch.linspace(0, 1, frames).repeat(ROUNDS))
+def turning(tau: Float[Tensor, " F"]) -> Trajectory:
+    """The camera turns once while time runs `ROUNDS` times."""
+    azimuth, _ = circle(ROUNDS * len(tau))
+    return Trajectory(azimuth, tau.repeat(ROUNDS))
 
 
-def resting(frames: int) -> Trajectory:
-    """Time runs from 0 to 1 before the reference camera."""
-    return Trajectory(torch.zeros(frames), torch.linspace(0, 1, frames))
+def resting(tau: Float[Tensor, " F"]) -> Trajectory:
+    """Time runs before the reference camera."""
+    return Trajectory(torch.zeros(len(tau)), tau)
+
+
+def passing(
+    stops: Sequence[Stop], tau: Float[Tensor, " F"], elevation: float, distance: float
+) -> Trajectory:
+    """The camera goes evenly from place to place while time runs `ROUNDS` times.
+
+    elevation, distance: of the reference camera, for a place that leaves them out.
+    """
+    usual = 0.0, elevation, distance
+    places = [[u if v is None else v for v, u in zip(stop, usual, strict=True)] for stop in stops]
+    frames = ROUNDS * len(tau)
+    at = np.linspace(0, len(places) - 1, frames)
+    azimuth, elevations, distances = (
+        torch.from_numpy(np.interp(at, np.arange(len(places)), values)).float()
+        for values in zip(*places, strict=True)
+    )
+    return Trajectory(azimuth, tau.repeat(ROUNDS), elevations, distances)
+
+
+def chosen(camera: str, tau: Float[Tensor, " F"], scene: Scene) -> Trajectory:
+    """The path that --camera names."""
+    if camera in (TURN, REST):
+        return {TURN: turning, REST: resting}[camera](tau)
+    image = scene.data.image
+    distance = image.default_camera_distance
+    return passing(camera_stops(camera), tau, image.default_elevation_deg, distance)
 
 
 def frozen(frames: int) -> Trajectory:
@@ -61,21 +95,26 @@ def grid(views: int, times: int) -> Trajectory:
     )
 
 
+def cameras_on(path: Trajectory, scene: Scene) -> Cameras:
+    """A trajectory's T cameras; what it leaves out is as the reference camera has it."""
+    image = scene.data.image
+    elevation = image.default_elevation_deg if path.elevation is None else path.elevation
+    distance = image.default_camera_distance if path.distance is None else path.distance
+    azimuth = image.default_azimuth_deg + path.azimuth
+    return Cameras.of(elevation, azimuth, distance, image.default_fovy_deg)
+
+
 def pictures(scene: Scene, path: Trajectory, size: int | None, bar: tqdm) -> Iterator[Picture]:
-    """The frames of a trajectory at the reference camera's elevation and distance.
+    """The frames of a trajectory.
 
     size: pixels of a side; None for the config's eval size.
     """
-    image, single = scene.data.image, scene.data.single_view
+    single = scene.data.single_view
     height, width = (size, size) if size else (single.eval_height, single.eval_width)
-    for azimuth, tau in zip(path.azimuth.split(BATCH), path.tau.split(BATCH), strict=True):
-        cameras = Cameras.of(
-            image.default_elevation_deg,
-            image.default_azimuth_deg + azimuth,
-            image.default_camera_distance,
-            image.default_fovy_deg,
-        )
-        for picture in scene.look(cameras, tau, height, width)["comp_rgb"]:
+    cameras = cameras_on(path, scene)
+    for part in torch.arange(len(cameras)).split(BATCH):
+        few = cameras.map(lambda v, part=part: v[part])
+        for picture in scene.look(few, path.tau[part], height, width)["comp_rgb"]:
             bar.update()
             progress(bar.n, bar.total, "rendering")
             yield to_picture(picture)
@@ -107,24 +146,81 @@ def label(text: str, width: int, height: int) -> UInt8[np.ndarray, "{height} {wi
     return picture
 
 
+class Steps:
+    """How much a video's pictures change, as the mean over pixels and colours of bytes."""
+
+    def __init__(self) -> None:
+        self.first: Picture | None = None
+        self.last: Picture | None = None
+        self.largest = 0.0  # from one frame to the next
+
+    def watched(self, frames: Iterable[Picture]) -> Iterator[Picture]:
+        """The frames as they come."""
+        for frame in frames:
+            self.add(frame)
+            yield frame
+
+    def add(self, frame: Picture) -> None:
+        if self.last is None:
+            self.first = frame
+        else:
+            self.largest = max(self.largest, difference(self.last, frame))
+        self.last = frame
+
+
+def difference(a: Picture, b: Picture) -> float:
+    return float(np.abs(a.astype(np.int16) - b).mean())
+
+
+def write_playback(args: argparse.Namespace, frames: int, steps: Steps, end: Picture) -> None:
+    """How the motion plays, and how far the picture at tau = 1 is from that at tau = 0."""
+    assert steps.first is not None
+    if args.loop:  # the step over the seam
+        steps.add(end)
+    facts = {
+        "frames": frames,
+        "fps": args.fps,
+        "seconds": frames / args.fps,
+        "loop": args.loop,
+        "camera": args.camera,
+        "end_to_start": round(difference(end, steps.first), 3),
+        "largest_step": round(steps.largest, 3),
+    }
+    with whole_file(args.out / PLAYBACK) as part:
+        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    say(
+        f"From its end to its start the picture changes by {facts['end_to_start']:.1f} of 255, "
+        f"from frame to frame by up to {facts['largest_step']:.1f}."
+    )
+
+
 def write_result(args: argparse.Namespace) -> None:
     """Renders and writes everything; options are those of tasks/result.py."""
     check_writable(args.out)
     scene = load_scene(args.config, args.checkpoint)
-    videos = {TURNTABLE: frozen(args.frames)}
+    frames = number_of_frames(args)
+    if args.loop:
+        scene.loop()
+    videos, end = {TURNTABLE: frozen(frames)}, Trajectory(torch.zeros(1), torch.ones(1))
     if not scene.static:
-        videos = {ANIMATION: turning(args.frames), REFERENCE: resting(args.frames)} | videos
+        tau = played(frames, args.loop)
+        videos = {ANIMATION: chosen(args.camera, tau, scene), REFERENCE: resting(tau)} | videos
     times = 1 if scene.static else args.times
-    sheet = grid(args.views, times)
-    total = sum(len(path.tau) for path in [*videos.values(), sheet])
+    sheet, steps = grid(args.views, times), Steps()
+    total = sum(len(path.tau) for path in [*videos.values(), sheet]) + (not scene.static)
     with tqdm(total=total, desc="Rendering") as bar:
         small = list(pictures(scene, sheet, args.size, bar))
         columns = sheet.tau[:times].tolist()
         picture = contact_sheet(small, sheet.azimuth[::times].tolist(), columns)
         save_png(args.out / SHEET, picture)
         for name, path in videos.items():
-            frames = pictures(scene, path, args.size, bar)
-            write_video(args.out / name, frames, args.fps)
+            shown = pictures(scene, path, args.size, bar)
+            write_video(
+                args.out / name, steps.watched(shown) if name == REFERENCE else shown, args.fps
+            )
+        if not scene.static:
+            (last,) = pictures(scene, end, args.size, bar)
+            write_playback(args, frames, steps, last)
     if torch.cuda.is_available():
         peak_memory(torch.cuda.max_memory_allocated())
         say(f"Peak GPU memory: {torch.cuda.max_memory_allocated() / 1e9:.2f} GB")

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..files.json_files import read_json
 from ..files.whole import whole_file
 from .manifest import Manifest
 from .page import CAPTIONS, page
 from .plan import Plan
-from .result_files import REPORT
+from .result_files import PLAYBACK, REPORT
 from .task import Task
 
 Curve = list[tuple[int, float]]  # (training step, value)
@@ -152,6 +153,7 @@ def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "seconds": round(sum(task.get("seconds", 0.0) for task in tasks), 1),
         "steps": tasks,
+        "playback": read_json(result / PLAYBACK) if (result / PLAYBACK).is_file() else None,
         "files": [name for name in CAPTIONS if (result / name).is_file()],
         "versions": versions(),
     }

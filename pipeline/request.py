@@ -8,18 +8,21 @@ by itself and before any library, so it imports nothing of the package.
 import argparse
 import dataclasses
 import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, dataclass
 from pathlib import Path
 from typing import Any
 
-from argument_types import finite_number, path, positive_int, text_with_content
+from argument_types import finite_number, path, positive_int, text_with_content, whole_number
 
 # stems that say nothing: the folder names the picture
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
 GRID = "grid"
 FIELDS = ("deformation", GRID)  # how a scene moves; the first is the default
+TURN, REST = "turn", "rest"  # camera paths that have a name
+Stop = tuple[float | None, ...]  # azimuth, elevation, distance; None: the reference camera's
 USAGE = (
     "%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
     "       %(prog)s --batch scenes.csv [options] [task.key=value ...]"
@@ -35,6 +38,45 @@ EPILOG = (
 def gigabytes(text: str) -> float:
     """An argparse type: 16, 16GB or "16 GB"."""
     return finite_number(1, 1024)(re.sub(r"\s*gi?b?$", "", text, flags=re.IGNORECASE))
+
+
+def frame_rate(text: str) -> int:
+    """An argparse type: frames a second."""
+    return whole_number(1, 240)(text)
+
+
+def camera_stops(text: str) -> list[Stop]:
+    """Where a camera passes: "0,10,2.5 90,,": azimuth and elevation in degrees, distance.
+
+    Raises:
+        argparse.ArgumentTypeError: it is no list of such places.
+    """
+    bounds = (-math.inf, math.inf), (-90, 90), (0, 100)
+
+    def number(word: str, low: float, high: float) -> float | None:
+        return finite_number(low, high)(word) if word else None
+
+    stops = []
+    for place in text.split():
+        words = place.split(",")
+        if len(words) != 3:
+            raise argparse.ArgumentTypeError(
+                f"{place!r} is not azimuth,elevation,distance, such as 90,10,3 or 90,,"
+            )
+        stops.append(tuple(number(w, *ends) for w, ends in zip(words, bounds, strict=True)))
+    if not stops:
+        raise argparse.ArgumentTypeError("it names no place")
+    return stops
+
+
+def camera_path(text: str) -> str:
+    """An argparse type: turn, rest, or the places that a camera passes."""
+    if text not in (TURN, REST):
+        try:
+            camera_stops(text)
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentTypeError(f"{error}; {TURN} and {REST} would do too") from None
+    return text
 
 
 def option(
@@ -101,6 +143,23 @@ class Request:
         column=False,
     )
     fast: bool = option("a quarter of the training steps", False, action="store_true")
+    seconds: float | None = option(
+        "how long the motion takes when it is played (default 2)",
+        metavar="SECONDS",
+        type=finite_number(0.1, 600),
+    )
+    fps: int | None = option(
+        "frames a second of the videos (default 24; toy: 16)", metavar="N", type=frame_rate
+    )
+    loop: bool = option(
+        "the motion's end meets its start (not with --field grid)", False, action="store_true"
+    )
+    camera: str | None = option(
+        "its way in animation.mp4: turn (default), rest, or the places that it passes, "
+        '"azimuth,elevation,distance ..."; what is left empty is as in the photo ("0,, 90,30,")',
+        metavar="PATH",
+        type=camera_path,
+    )
     start: str | None = option(
         "this task and all after it again; the old ones are kept in earlier/",
         flag="from",

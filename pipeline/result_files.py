@@ -3,9 +3,11 @@
 ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turntable.mp4"
 SHEET = "contact_sheet.png"
 MESH = "animation.glb"
+PLAYBACK = "playback.json"  # how the motion plays, and how far its end is from its start
 REPORT = ("report.json", "report.html")  # what report.py writes beside them
 
 
 def file_names(static: bool) -> list[str]:
     """What is rendered; a scene that stands still has no video in which time runs."""
-    return [TURNTABLE, SHEET] if static else [ANIMATION, REFERENCE, TURNTABLE, SHEET]
+    still = [TURNTABLE, SHEET]
+    return still if static else [ANIMATION, REFERENCE, PLAYBACK, *still]

@@ -186,6 +186,24 @@ def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tm
         make_plan(request(tmp_path, overrides=by_task([word])), check=True)
 
 
+def test_how_a_motion_plays_is_told_to_the_result(tmp_path):
+    usual, asked = (
+        make_plan(request(tmp_path, **given))["result"]
+        for given in ({}, {"seconds": 3.5, "fps": 12, "loop": True, "camera": "-30,0,3 30,,"})
+    )
+    assert usual.settings == {"size": 128, "frames": 32, "fps": 16, "stage": "stage3"}
+    assert "frames" not in asked.settings
+    words = ["--fps", "12", "--seconds", "3.5", "--loop", "--camera=-30,0,3 30,,"]
+    assert asked.command[-len(words) :] == words and asked.inputs() == usual.inputs() is None
+    over = by_task(["result.fps=20"])
+    assert make_plan(request(tmp_path, fps=12, overrides=over))["result"].settings["fps"] == "20"
+
+
+def test_a_field_that_is_painted_anew_has_no_loop(tmp_path):
+    with pytest.raises(ValueError, match=r"--loop: with --field grid .*--field deformation can"):
+        make_plan(request(tmp_path, field="grid", loop=True))
+
+
 @pytest.mark.parametrize(
     "word",
     [

@@ -86,7 +86,7 @@ def written(tmp_path_factory):
             elif path.suffix == ".png":
                 cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
             else:
-                path.write_text("x")
+                path.write_text('{"end_to_start": 1.5}' if path.suffix == ".json" else "x")
         if task.name.startswith("stage"):
             values = [f"0,{n},{100 / (n + 1)},{0.5},1000" for n in range(0, 500, 5)]
             log(task.folder, 0, values)
@@ -106,6 +106,7 @@ def test_the_json_says_what_each_task_took(written):
     assert stage["checkpoint"] == "stage2/ckpts/last.ckpt"
     assert stage["config"] == "stage2/configs/parsed.yaml"
     assert "launch.py --config configs/toy/deformation-stage2.yaml" in stage["command"]
+    assert facts["playback"] == {"end_to_start": 1.5}
     assert facts["field"] == "deformation" and facts["versions"]["torch"]
     assert set(facts["files"]) == {
         "animation.mp4",

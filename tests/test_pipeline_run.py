@@ -77,6 +77,8 @@ class Runner:
             names = ["turntable.mp4"] if static else ["turntable.mp4", "animation.mp4"]
             for file in [*names, *([] if static else ["reference_view.mp4"])]:
                 write(task / file, content)
+            if not static:
+                write(task / "playback.json", json.dumps({"frames": 4}))
             Image.fromarray(PICTURE).save(task / "contact_sheet.png")
         return Outcome(0, 1.0, {"host": 1.0})
 

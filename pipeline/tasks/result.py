@@ -4,16 +4,18 @@ import argparse
 from collections.abc import Mapping
 from typing import Any
 
-from argument_types import path, whole_number
+from argument_types import finite_number, path, whole_number
 
 from ..draft import Draft
 from ..overrides import flags
 from ..places import shown
+from ..request import TURN, camera_path, frame_rate
 from ..result_files import REPORT, file_names
 from ..task import Task
 
 NAME = "result"
 SCRIPT = "pipeline/result.py"
+PLAYED = ("seconds", "fps", "loop")  # options of animate.py: how a motion plays
 PLANNED = {"config": "--from", "checkpoint": "--from", "out": "--out"}
 
 
@@ -30,10 +32,14 @@ def parser() -> argparse.ArgumentParser:
         type=whole_number(8, 4096),
         help="pixels of a side (default: the config's eval_height)",
     )
+    add_playback(p)
     p.add_argument(
-        "--frames", type=whole_number(1, 10000), default=48, help="frames from tau 0 to 1 (48)"
+        "--camera",
+        type=camera_path,
+        default=TURN,
+        metavar="PATH",
+        help="in animation.mp4: turn, rest, or azimuth,elevation,distance of places that it passes",
     )
-    p.add_argument("--fps", type=whole_number(1, 240), default=24, help="frames a second (24)")
     p.add_argument(
         "--views", type=whole_number(1, 64), default=4, help="rows of the contact sheet (4)"
     )
@@ -43,13 +49,32 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
+def add_playback(p: argparse.ArgumentParser) -> None:
+    """The flags of how a motion plays."""
+    p.add_argument(
+        "--frames",
+        type=whole_number(1, 10000),
+        help="frames from tau 0 to 1 (default: as many as the seconds have)",
+    )
+    p.add_argument(
+        "--seconds", type=finite_number(0.1, 600), default=2.0, help="from tau 0 to 1 (2)"
+    )
+    p.add_argument("--fps", type=frame_rate, default=24, help="frames a second (24)")
+    p.add_argument("--loop", action="store_true", help="the motion's end meets its start")
+
+
+def number_of_frames(args: argparse.Namespace) -> int:
+    """From tau 0 to 1."""
+    return args.frames or max(1, round(args.seconds * args.fps))
+
+
 def stands_still(config: Mapping[str, Any]) -> bool:
     """Whether a stage with this config trains a static geometry."""
     return bool(config["system"]["geometry"].get("pos_encoding_config", {}).get("static", False))
 
 
 def make(draft: Draft) -> Task:
-    stage, options, folder = draft.last, draft.flags(NAME), draft.folder(NAME)
+    stage, options, folder = draft.last, draft.flags(NAME, *PLAYED, "camera"), draft.folder(NAME)
     reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
     paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
     return Task(

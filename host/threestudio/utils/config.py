@@ -227,7 +227,8 @@ def _override(cfg: DictConfig, argument: str) -> None:
     else:
         value = _parse_value(text)
     path = _with_brackets(cfg, key)
-    before = OmegaConf.select(cfg, path, default=None)
+    # a value may refer to what a later word gives
+    before = OmegaConf.select(cfg, path, default=None, throw_on_resolution_failure=False)
     if _names_another(before, value):
         OmegaConf.update(cfg, f"{path}.args", {}, merge=False)
     OmegaConf.update(cfg, path, value, merge=True)
