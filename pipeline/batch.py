@@ -16,11 +16,12 @@ from typing import Any
 from threestudio.launch import INPUT_ERRORS
 
 from . import process, table
+from .comparison import RUNS, Comparison, Scene
 from .machine import cards
 from .overrides import OVERRIDE, yes_or_no
 from .places import ROOT, shown
 from .presets import PRESETS, check_name
-from .process import STOPPED, Interrupt, Outcome
+from .process import STOPPED, Interrupt
 from .request import COLUMNS, Request, options, worded
 from .task import interpreter
 
@@ -31,9 +32,13 @@ NEEDED = ("image", "prompt")  # columns that every table has
 class Entry:
     """A scene of a table."""
 
-    label: str  # the scene's name
+    request: Request  # image, prompt and folder; the other options are in the words
     words: list[str]  # of animate.py's command line
     log: Path
+
+    @property
+    def label(self) -> str:
+        return self.request.name
 
 
 def read_table(
@@ -104,8 +109,8 @@ def read_row(cells: Mapping[str, str], common: Sequence[str], csv: Path, out: Pa
                 raise ValueError(f"{key}: {error}; yes or no would do.") from None
         else:
             words += worded(f"--{flag}", value)
-    label = Request(image, cells["prompt"]).name
-    return Entry(label, words, out / "batch" / f"{label}.log")
+    request = Request(image, cells["prompt"].strip(), out=out)
+    return Entry(request, words, out / "batch" / f"{request.name}.log")
 
 
 def visible_gpus(gpu: str | None) -> list[str | None]:
@@ -123,47 +128,73 @@ def command(entry: Entry) -> list[str]:
     return [sys.executable, str(ROOT / "animate.py"), *entry.words]
 
 
-def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: Interrupt) -> int:
+def compare(entries: Sequence[Entry], out: Path) -> Comparison:
+    """The page of all scenes, which isn't written yet."""
+    scenes = {entry.label: Scene(entry.request, entry.log) for entry in entries}
+    return Comparison(out / "batch" / "scenes.html", scenes)
+
+
+class Voice:
+    """Prints what scenes say, line by line; all of them stop when nobody reads it any more."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self.interrupt = interrupt
+        self.broken: BrokenPipeError | None = None
+        self._said = threading.Lock()
+
+    def say(self, label: str, text: str) -> None:
+        with self._said:
+            try:
+                print(f"{label}: {text}", flush=True)
+            except BrokenPipeError as error:
+                self.broken = error
+                if not self.interrupt.asked:
+                    self.interrupt.ask()
+
+
+def run_scene(entry: Entry, gpu: str | None, voice: Voice) -> int:
+    """Runs a scene; its exit code."""
+    environment = {}
+    if gpu is not None:
+        environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
+    voice.say(entry.label, "starts" + (f" on GPU {gpu}" if gpu is not None else ""))
+    try:
+        return process.run(
+            command(entry),
+            Path.cwd(),
+            environment,
+            entry.log,
+            voice.interrupt,
+            on_line=lambda text: voice.say(entry.label, text) if text else None,
+            tick=lambda: None,
+        ).code
+    except OSError as error:  # its log can't be written
+        voice.say(entry.label, f"error: {error}")
+        return 1
+
+
+def run_here(
+    entries: Sequence[Entry],
+    gpus: Sequence[str | None],
+    interrupt: Interrupt,
+    comparison: Comparison,
+) -> int:
     """Runs the scenes, as many at once as there are GPUs; the exit code."""
     waiting: queue.Queue[Entry] = queue.Queue()
     for entry in entries:
         waiting.put(entry)
-    outcomes: dict[str, Outcome | None] = dict.fromkeys(entry.label for entry in entries)
-    broken: list[BrokenPipeError] = []
-    said = threading.Lock()
-
-    def say(label: str, text: str) -> None:
-        with said:
-            try:
-                print(f"{label}: {text}", flush=True)
-            except BrokenPipeError as error:  # nobody reads it: all scenes stop
-                broken.append(error)
-                if not interrupt.asked:
-                    interrupt.ask()
+    codes: dict[str, int | None] = dict.fromkeys(entry.label for entry in entries)
+    voice = Voice(interrupt)
 
     def work(gpu: str | None) -> None:
-        environment = {}
-        if gpu is not None:
-            environment = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": gpu}
         while not interrupt.asked:
             try:
                 entry = waiting.get_nowait()
             except queue.Empty:
                 return
-            say(entry.label, "starts" + (f" on GPU {gpu}" if gpu is not None else ""))
-            try:
-                outcomes[entry.label] = process.run(
-                    command(entry),
-                    Path.cwd(),
-                    environment,
-                    entry.log,
-                    interrupt,
-                    on_line=lambda text, label=entry.label: say(label, text) if text else None,
-                    tick=lambda: None,
-                )
-            except OSError as error:  # its log can't be written
-                outcomes[entry.label] = Outcome(1, 0.0)
-                say(entry.label, f"error: {error}")
+            comparison.note({entry.label: RUNS})
+            codes[entry.label] = code = run_scene(entry, gpu, voice)
+            comparison.note({entry.label: ending(code)})
 
     threads = [threading.Thread(target=work, args=(gpu,), daemon=True) for gpu in gpus]
     for thread in threads:
@@ -171,25 +202,33 @@ def run_here(entries: Sequence[Entry], gpus: Sequence[str | None], interrupt: In
     for thread in threads:
         while thread.is_alive():  # signals reach this thread between joins
             thread.join(0.2)
-    if broken:
-        raise broken[0]
-    codes = {label: outcome.code if outcome else None for label, outcome in outcomes.items()}
-    return summarise(entries, codes, interrupt.asked)
+    comparison.note({label: ending(code) for label, code in codes.items()})
+    if voice.broken is not None:
+        raise voice.broken
+    return summarise(entries, codes, interrupt.asked, comparison)
 
 
-def summarise(entries: Sequence[Entry], codes: Mapping[str, int | None], stopped: bool) -> int:
-    """Prints how each scene ended; 0 if all did well, STOPPED after Ctrl-C, else 1.
+def ending(code: int | None) -> str:
+    """How a scene ended, by its exit code; None where it wasn't begun."""
+    says = {0: "done", None: "not begun", STOPPED: "stopped"}
+    return says.get(code, f"failed (exit code {code})")
+
+
+def summarise(
+    entries: Sequence[Entry], codes: Mapping[str, int | None], stopped: bool, comparison: Comparison
+) -> int:
+    """Says how each scene ended; 0 if all did well, STOPPED after Ctrl-C, else 1.
 
     codes: exit code of each scene; None where it wasn't begun.
     """
-    says = {0: "done", None: "not begun", STOPPED: "stopped"}
     print("\nSummary")
     for entry in entries:
         code = codes[entry.label]
-        failed = f"failed (exit code {code}), see {entry.log}"
-        print(f"  {entry.label}: {says.get(code, failed)}")
+        failed = code not in (0, None, STOPPED)
+        print(f"  {entry.label}: {ending(code)}" + (f", see {entry.log}" if failed else ""))
     bad = [label for label, code in codes.items() if code != 0]
-    print(f"{len(codes) - len(bad)} of {len(codes)} scenes are done.", flush=True)
+    seen = f" Side by side: {comparison.path}" if comparison.path.is_file() else ""
+    print(f"{len(codes) - len(bad)} of {len(codes)} scenes are done.{seen}", flush=True)
     return 0 if not bad else STOPPED if stopped else 1
 
 
@@ -224,14 +263,18 @@ def submit(
     return jobs
 
 
-def wait_for(entries: Sequence[Entry], jobs: Sequence[Any]) -> int:
+def wait_for(entries: Sequence[Entry], jobs: Sequence[Any], comparison: Comparison) -> int:
     """Waits for jobs and says how they ended; Ctrl-C stops the waiting, not the jobs."""
     codes: dict[str, int | None] = {}
+    for entry, job in zip(entries, jobs, strict=True):
+        comparison.scenes[entry.label].log = entry.log = job.paths.stderr
+    comparison.note({})
     try:
         for entry, job in zip(entries, jobs, strict=True):
-            failed = job.exception() is not None
-            codes[entry.label] = int(failed)
-            print(f"{entry.label}: {'failed' if failed else 'done'}", flush=True)
+            code = int(job.exception() is not None)
+            codes[entry.label] = code
+            comparison.note({entry.label: ending(code)})
+            print(f"{entry.label}: {'failed' if code else 'done'}", flush=True)
     except KeyboardInterrupt:
         numbers = " ".join(job.job_id for job in jobs)
         print(
@@ -239,9 +282,7 @@ def wait_for(entries: Sequence[Entry], jobs: Sequence[Any]) -> int:
             "new ones, which skip what is done."
         )
         return STOPPED
-    for entry, job in zip(entries, jobs, strict=True):
-        entry.log = job.paths.stderr
-    return summarise(entries, codes, stopped=False)
+    return summarise(entries, codes, stopped=False, comparison=comparison)
 
 
 def shown_command(entry: Entry) -> str:

@@ -115,14 +115,15 @@ def run_table(table: Path, call: Call, args: argparse.Namespace) -> int:
         for entry in entries:
             print(batch.shown_command(entry))
         return 0
+    comparison = batch.compare(entries, args.out)
     if call.launcher == "submitit":
         slurm = {"slurm_partition": call.slurm_partition, "timeout_min": call.slurm_time}
         slurm = {key: value for key, value in slurm.items() if value is not None}
         jobs = batch.submit(entries, args.out / "batch" / "jobs", slurm)
-        return batch.wait_for(entries, jobs)
+        return batch.wait_for(entries, jobs, comparison)
     # a scene that gets a second Ctrl-C kills its own task
     with Interrupt(second=signal.SIGINT) as interrupt:
-        code = batch.run_here(entries, gpus, interrupt)
+        code = batch.run_here(entries, gpus, interrupt, comparison)
     if interrupt.asked:
         print(f"To go on:\n  {shlex.join(go_on(sys.argv))}")
         if any(word.startswith("--from") for entry in entries for word in entry.words):

@@ -3,6 +3,7 @@
 // file's animation; a file without one stands still.
 
 const FIELD_OF_VIEW = 30; // degrees, of the picture's height
+const MARGIN = 1.1; // round the mesh
 const STEP = Math.PI / 24; // that a key turns the view, radians
 const ZOOM = 1.1; // of a key
 
@@ -115,7 +116,7 @@ class View {
     this.camera.add(new THREE.DirectionalLight(0xffffff, 1.5));
   }
 
-  // The sphere round the mesh, over all of its motion.
+  // The box round the mesh, over all of its motion.
   bounds(motion) {
     const box = new THREE.Box3();
     for (let i = 0; i < 5; i++) {
@@ -127,17 +128,20 @@ class View {
       }
     }
     motion.at(0);
-    return box.getBoundingSphere(new THREE.Sphere());
+    return box;
   }
 
-  // In front, where the reference camera stood.
-  stand(sphere) {
-    const away = sphere.radius / Math.sin((FIELD_OF_VIEW * Math.PI) / 360);
+  // In front, where the reference camera stood, so far that it can turn about the vertical.
+  stand(box) {
+    const { x, y, z } = box.getSize(new THREE.Vector3()).multiplyScalar(0.5);
+    const around = Math.hypot(x, z);
+    const slope = Math.tan((FIELD_OF_VIEW * Math.PI) / 360);
+    const away = (MARGIN * Math.max(around, y)) / slope + around;
     this.camera.near = away / 100;
     this.camera.far = away * 10;
     this.camera.updateProjectionMatrix();
-    this.controls.target.copy(sphere.center);
-    this.camera.position.copy(sphere.center).z += away;
+    box.getCenter(this.controls.target);
+    this.camera.position.copy(this.controls.target).z += away;
     this.controls.minDistance = away / 20;
     this.controls.maxDistance = away * 4;
     this.controls.update();

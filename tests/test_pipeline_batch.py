@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -13,6 +14,7 @@ import animate124
 import pytest
 from animate124.pipeline import batch
 from animate124.pipeline.process import STOPPED, Interrupt
+from animate124.pipeline.request import Request
 from threestudio.utils import gpus
 
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
@@ -45,7 +47,20 @@ def table(tmp_path, text):
 
 
 def entries(tmp_path, *labels):
-    return [batch.Entry(label, [label], tmp_path / "logs" / f"{label}.log") for label in labels]
+    """Scenes whose pictures have their names."""
+    return [
+        batch.Entry(
+            Request(Path(f"{label}.png"), "", out=tmp_path / "out"),
+            [label],
+            tmp_path / "logs" / f"{label}.log",
+        )
+        for label in labels
+    ]
+
+
+def run_here(scenes, gpus, interrupt):
+    out = scenes[0].request.out
+    return batch.run_here(scenes, gpus, interrupt, batch.compare(scenes, out))
 
 
 @pytest.fixture
@@ -156,7 +171,7 @@ def test_all_rows_that_cant_be_run_are_named_at_once(tmp_path):
 def test_one_scene_a_gpu_at_a_time_and_no_gpu_idle(tmp_path, stand_in, capsys):
     stand_in[0]["waits"] = "meets"
     labels = ["a", "b", "c", "d"]
-    code = batch.run_here(entries(tmp_path, *labels), ["4", "5"], Interrupt())
+    code = run_here(entries(tmp_path, *labels), ["4", "5"], Interrupt())
     assert code == 0
     runs = [stand_in[1](label) for label in labels]
     assert {run["gpu"] for run in runs} == {"4", "5"}
@@ -170,9 +185,13 @@ def test_one_scene_a_gpu_at_a_time_and_no_gpu_idle(tmp_path, stand_in, capsys):
 
 def test_one_failure_stops_no_other_and_shows_in_the_exit_code(tmp_path, stand_in, capsys):
     stand_in[0]["fails"] = "b"
-    assert batch.run_here(entries(tmp_path, "a", "b", "c"), [None], Interrupt()) == 1
+    assert run_here(entries(tmp_path, "a", "b", "c"), [None], Interrupt()) == 1
     assert stand_in[1]("c")["gpu"] == os.environ.get("CUDA_VISIBLE_DEVICES")
+    page = tmp_path / "out" / "batch" / "scenes.html"
+    states = re.findall(r"<span[^>]*>([^<]*)", page.read_text())
+    assert states == ["done", "failed (exit code 5)", "done"]
     out = capsys.readouterr().out
+    assert f"Side by side: {page}" in out
     assert f"b: failed (exit code 5), see {tmp_path / 'logs' / 'b.log'}" in out
     assert "2 of 3 scenes are done" in out
 
@@ -189,16 +208,18 @@ def test_ctrl_c_stops_what_runs_and_begins_nothing(tmp_path, stand_in, capsys):
 
     threading.Thread(target=press).start()
     with Interrupt() as interrupt:
-        code = batch.run_here(entries(tmp_path, "a", "b"), [None], interrupt)
+        code = run_here(entries(tmp_path, "a", "b"), [None], interrupt)
     assert code == STOPPED
     out = capsys.readouterr().out
     assert "a: stopped" in out and "b: not begun" in out
+    html = (tmp_path / "out" / "batch" / "scenes.html").read_text()
+    assert ">stopped<" in html and ">not begun<" in html and "refresh" not in html
 
 
 def test_a_log_that_cant_be_written_fails_its_scene_alone(tmp_path, stand_in, capsys):
     scenes = entries(tmp_path, "a", "b")
     scenes[0].log.mkdir(parents=True)
-    assert batch.run_here(scenes, [None], Interrupt()) == 1
+    assert run_here(scenes, [None], Interrupt()) == 1
     out = capsys.readouterr().out
     assert "a: error" in out and "a.log" in out and "1 of 2 scenes are done" in out
 
@@ -214,7 +235,7 @@ def test_all_scenes_stop_when_nobody_reads(tmp_path, stand_in, monkeypatch):
     interrupt = Interrupt()
     monkeypatch.setattr("sys.stdout", Closed())
     with pytest.raises(BrokenPipeError):
-        batch.run_here(entries(tmp_path, "a", "b"), [None], interrupt)
+        run_here(entries(tmp_path, "a", "b"), [None], interrupt)
     assert interrupt.asked
 
 
@@ -238,7 +259,10 @@ def test_submitit_runs_each_scene_as_a_job(tmp_path, stand_in, capsys):
     stand_in[0]["fails"] = "b"
     scenes = entries(tmp_path, "a", "b")
     jobs = batch.submit(scenes, tmp_path / "jobs", {"timeout_min": 5}, cluster="local")
-    assert batch.wait_for(scenes, jobs) == 1
+    page = batch.compare(scenes, tmp_path / "out")
+    assert batch.wait_for(scenes, jobs, page) == 1
+    html = page.path.read_text()
+    assert ">failed (exit code 1)<" in html and ">done<" in html
     assert stand_in[1]("a") and stand_in[1]("b")
     out = capsys.readouterr().out
     assert f"a: job {jobs[0].job_id}" in out and "a: done" in out

@@ -7,7 +7,7 @@ export {
   MeshNormalMaterial,
   PerspectiveCamera,
   Scene,
-  Sphere,
+  Vector3,
   WebGLRenderer,
 } from "three";
 export { OrbitControls } from "three/addons/controls/OrbitControls.js";
