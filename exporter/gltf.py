@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer
 
-BYTE, UNSIGNED_SHORT, UNSIGNED_INT, FLOAT = 5120, 5123, 5125, 5126  # componentType
+BYTE, UNSIGNED_BYTE, UNSIGNED_SHORT = 5120, 5121, 5123  # componentType
+UNSIGNED_INT, FLOAT = 5125, 5126
 VERTEX_DATA, INDEX_DATA = 34962, 34963  # bufferView.target
 LARGEST_FILE = 2**32 - 1  # bytes: the header has 32 bits for the length
 MOST_SHORT = 65535  # vertices that 16 bits can number: the last number has another meaning
 FACING_Z_UP_Y = [-0.5, -0.5, -0.5, 0.5]  # quaternion x y z w: (x, y, z) -> (y, z, x)
-COLUMNS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4"}
+COLUMNS = {1: "SCALAR", 2: "VEC2", 3: "VEC3", 4: "VEC4", 16: "MAT4"}
 UNLIT, QUANTIZATION = "KHR_materials_unlit", "KHR_mesh_quantization"
 
 

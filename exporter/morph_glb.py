@@ -41,14 +41,14 @@ def write_moving_glb(
     lit: shaded by the viewer's lights, instead of the colours as they are."""
     buffer = Buffer()
     frames = len(moving.places)
-    mesh: dict[str, Any] = {"name": name, "primitives": [_primitive(buffer, moving)]}
+    mesh: dict[str, Any] = {"name": name, "primitives": [primitive(buffer, moving)]}
     gltf: dict[str, Any] = {
         "nodes": [
             {"name": name, "rotation": FACING_Z_UP_Y, "children": [1]},
             {"name": f"{name}_mesh", "mesh": 0},
         ],
         "meshes": [mesh],
-        **_looks(buffer, moving, lit),
+        **looks(buffer, moving, lit),
     }
     if frames > 1:
         mesh["weights"] = [0.0] * (frames - 1)
@@ -58,7 +58,7 @@ def write_moving_glb(
     write_file(path, gltf, buffer, [QUANTIZATION] if frames > 1 else [])
 
 
-def _primitive(buffer: Buffer, moving: MovingMesh) -> dict[str, Any]:
+def primitive(buffer: Buffer, moving: MovingMesh) -> dict[str, Any]:
     """The mesh at the first frame."""
     rest = moving.frame(0)
     attributes = {
@@ -73,7 +73,7 @@ def _primitive(buffer: Buffer, moving: MovingMesh) -> dict[str, Any]:
     return {"attributes": attributes, "indices": buffer.add_faces(rest.faces), "material": 0}
 
 
-def _looks(buffer: Buffer, moving: MovingMesh, lit: bool) -> dict[str, Any]:
+def looks(buffer: Buffer, moving: MovingMesh, lit: bool) -> dict[str, Any]:
     """The material, and its texture if there is one."""
     if moving.texture is None:
         return {"materials": [material("vertex colours", lit)]}
