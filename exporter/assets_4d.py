@@ -29,6 +29,7 @@ from .flip_book import write_glb
 from .following import moving_mesh
 from .mesh_files import write_obj, write_ply
 from .morph_glb import write_moving_glb
+from .moving_files import MOVING_WRITERS, Playing, check_moving_formats, write_moving_files
 from .moving_mesh import MovingMesh
 from .old_files import drop_old_files
 from .surface import Mesh, drop_small_parts, isosurface, load, sample_surface, simplify
@@ -42,12 +43,13 @@ FRAME_WRITERS: dict[str, tuple[str, Callable[[Path, Mesh], None]]] = {
 }
 ANIMATED = "animated-glb"
 ANIMATION = "animation.glb"
-FORMATS = [ANIMATED, *FRAME_WRITERS]
+FORMATS = [ANIMATED, *MOVING_WRITERS, *FRAME_WRITERS]
 
 
 @threestudio.register("animate124-4d-exporter")
 class Assets4DExporter(Exporter):
-    """Writes `animation.glb`, `meshes/`, `points/` and `frames.json` (which file has which tau)."""
+    """Writes `animation.glb` and other files of what moves, `meshes/`, `points/` and `frames.json`
+    (which file has which tau)."""
 
     @dataclass
     class Config(Exporter.Config, Bounded):
@@ -61,7 +63,8 @@ class Assets4DExporter(Exporter):
         # parts with less than this share of a frame's faces are dropped
         min_part: float = bounded(0.01, 0, 1)
         faces: int = bounded(12_000, 0, 2**31)  # of a mesh, at most; 0: as many as the lattice has
-        lit: bool = False  # animation.glb is shaded by a viewer's lights; else colours as they are
+        lit: bool = False  # animations are shaded by a viewer's lights; else colours as they are
+        bones: int = bounded(16, 1, 256)  # of the skeleton in skinned.glb, at most
         formats: list[str] = bounded(["animated-glb", "ply", "points"], names=tuple(FORMATS))
         num_points: int = bounded(100_000, 1, 2**31)  # points of a frame's point cloud
         chunk_size: int = bounded(2**18, 1, 2**31)  # points a geometry call
@@ -83,6 +86,7 @@ class Assets4DExporter(Exporter):
                 "animate124-4d-exporter needs an implicit geometry with a density, but "
                 f"{type(geometry).__name__} has no forward_density. Try the host's mesh-exporter."
             )
+        check_moving_formats(self.cfg.formats, self.field.can_follow())
 
     @property
     def field(self) -> Field:
@@ -139,7 +143,11 @@ class Assets4DExporter(Exporter):
             write_moving_glb(folder / ANIMATION, moving, self.cfg.fps, self.cfg.lit)
         elif animated:
             write_glb(folder / ANIMATION, meshes, self.cfg.fps, self.cfg.lit)
-        summary = {"threshold": threshold, "fps": self.cfg.fps}
+        summary: dict[str, Any] = {"threshold": threshold, "fps": cfg.fps}
+        if moving is not None:
+            playing = Playing(cfg.fps, cfg.lit, cfg.bones)
+            summary |= write_moving_files(folder, cfg.formats, moving, playing)
+        summary["files"] = sorted(path.name for path in folder.iterdir() if path.is_file())
         summary |= {"animation": ANIMATION if animated else None, "frames": rows}
         (folder / "frames.json").write_text(json.dumps(summary, indent=1) + "\n")
 

@@ -4,13 +4,15 @@ import json
 import re
 from pathlib import Path
 
+from .moving_files import MOVING_FILES
+
 # the names of FRAME_WRITERS in assets_4d.py; whatever else lies there is a person's
 FRAME = re.compile(r"meshes/frame_\d{4}\.(glb|ply|obj)|points/frame_\d{4}\.ply")
 
 
 def drop_old_files(folder: Path) -> list[Path]:
-    """Removes frames of earlier exports that `frames.json` doesn't name, and an animation that
-    isn't the new one; returns what was removed. Nothing else is touched."""
+    """Removes frames and animations of earlier exports that `frames.json` doesn't name; returns
+    what was removed. Nothing else is touched."""
     held = json.loads((folder / "frames.json").read_text())
     named = {str(value) for row in held["frames"] for value in row.values()}
     ours = [
@@ -19,8 +21,8 @@ def drop_old_files(folder: Path) -> list[Path]:
         if FRAME.fullmatch(path.relative_to(folder).as_posix())
     ]
     old = [path for path in ours if path.relative_to(folder).as_posix() not in named]
-    if held["animation"] is None:
-        old += [path for path in [folder / "animation.glb"] if path.is_file()]
+    whole = {"animation.glb", *MOVING_FILES}
+    old += [folder / name for name in whole - {*held["files"]} if (folder / name).is_file()]
     for path in old:
         path.unlink()
     return old

@@ -1,0 +1,79 @@
+"""The exporter's formats of what moves: from a scene to files that all hold the same tracks."""
+
+import importlib.util
+import sys
+
+import numpy as np
+import pytest
+from animate124.exporter.moving_files import MOVING_FILES, MOVING_WRITERS
+from animate124.exporter.old_files import drop_old_files
+
+from test_exporter import Ball, StillBall, export, make_exporter
+from test_moving_glb import Rider, frames_of
+
+LIBRARIES = {"usd": "pxr", "usdz": "pxr", "alembic": "alembic3d"}
+
+
+def needs(*formats):
+    for name in formats:
+        if importlib.util.find_spec(LIBRARIES.get(name, "numpy")) is None:
+            pytest.skip(f"needs {LIBRARIES[name]}: pip install -e '.[usd,alembic]'")
+
+
+@pytest.fixture(scope="module")
+def ridden(tmp_path_factory):
+    """The folder and frames.json of a ball that rides in a circle and turns."""
+    folder = tmp_path_factory.mktemp("files")
+    formats = ["animated-glb", "skinned-glb", "tracks"]
+    summary = export(folder, Rider(), num_frames=5, formats=formats, bones=3)
+    return folder / "it7-export", summary
+
+
+def test_tracks_and_skeleton_are_those_of_the_scene(ridden):
+    folder, summary = ridden
+    tracks = np.load(folder / "tracks.npz")
+    places, _ = frames_of(folder / "animation.glb")
+    np.testing.assert_allclose(tracks["points"], places, atol=1e-3)  # what is still is left out
+    np.testing.assert_allclose(tracks["times"], np.arange(5) / 16)
+    np.testing.assert_array_equal(tracks["taus"], [0, 0.25, 0.5, 0.75, 1])
+    # a ball that turns as a whole: one bone does it
+    assert summary["skeleton"]["bones"] == 1
+    assert 0 <= summary["skeleton"]["rms_error"] <= summary["skeleton"]["max_error"] < 1e-5
+    assert summary["files"] == ["animation.glb", "skinned.glb", "tracks.npz"]
+    assert (folder / "skinned.glb").stat().st_size < (folder / "animation.glb").stat().st_size
+
+
+@pytest.mark.parametrize("kind", ["usd", "usdz", "alembic"])
+def test_a_format_of_another_library_is_written(tmp_path, kind):
+    needs(kind)
+    summary = export(tmp_path, Rider(), num_frames=2, formats=[kind], resolution=12)
+    assert summary["files"][0] == MOVING_WRITERS[kind][0] and summary["animation"] is None
+    assert (tmp_path / "it7-export" / summary["files"][0]).stat().st_size > 1000
+
+
+def test_what_stands_still_is_written_too(tmp_path):
+    summary = export(tmp_path, StillBall(), formats=["skinned-glb", "tracks"], resolution=12)
+    assert np.load(tmp_path / "it7-export/tracks.npz")["points"].shape[0] == 1
+    assert summary["skeleton"]["bones"] == 1
+
+
+def test_formats_of_an_earlier_export_go(ridden, tmp_path):
+    export(tmp_path, Rider(), num_frames=2, formats=["tracks"], resolution=12)
+    folder = tmp_path / "it7-export"
+    for name in (*MOVING_FILES, "animation.glb", "mine.glb"):
+        (folder / name).touch()
+    gone = {path.name for path in drop_old_files(folder)}
+    assert gone == {*MOVING_FILES, "animation.glb"} - {"tracks.npz"}
+    assert (folder / "mine.glb").exists()
+
+
+def test_a_scene_without_tracks_is_refused_before_it_is_computed():
+    with pytest.raises(ValueError, match=r"Format skinned-glb, tracks: .* Try animated-glb"):
+        make_exporter(Ball(), formats=["tracks", "ply", "skinned-glb"])
+
+
+@pytest.mark.parametrize(("kind", "extra"), [("usdz", "usd"), ("alembic", "alembic")])
+def test_a_missing_library_is_named_before_anything_is_computed(monkeypatch, kind, extra):
+    monkeypatch.setitem(sys.modules, LIBRARIES[kind], None)
+    with pytest.raises(ImportError, match=rf"pip install 'threestudio-animate124\[{extra}\]'"):
+        make_exporter(Rider(), formats=[kind])
