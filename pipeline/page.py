@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from .charts import BOX, charts
 from .progress import duration
+from .request import REST, TURN
 from .result_files import ANIMATION, MESH, REFERENCE, SHEET, TURNTABLE
 
 HERE = Path(__file__).parent
@@ -86,16 +87,26 @@ def template(name: str) -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["duration"] = duration
+    environment.filters |= {"duration": duration, "file_size": file_size}
     environment.globals["asset"] = asset
     return environment.get_template(name)
+
+
+def captions(playback: Mapping[str, Any] | None) -> dict[str, str]:
+    """Of what a result shows; playback: playback.json, None for a scene that stands still."""
+    camera = playback["camera"] if playback else TURN
+    if camera == TURN:
+        return CAPTIONS
+    way = "rests" if camera == REST else f"passes {camera}"
+    return {**CAPTIONS, ANIMATION: f"The camera {way} while time runs"}
 
 
 def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
     """The whole page of what report.json says; `folder` has the result's files."""
     media = [figure(path, "The subject, cut out") for path in inputs if path.is_file()]
     shown_apart = (SHEET, MESH)
-    media += [figure(folder / n, CAPTIONS[n]) for n in facts["files"] if n not in shown_apart]
+    says = captions(facts["playback"])
+    media += [figure(folder / n, says[n]) for n in facts["files"] if n not in shown_apart]
     tasks = facts["steps"]  # as report.json has called tasks since the first version
     return template("report.html").render(
         facts=facts,

@@ -127,6 +127,19 @@ def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
     return facts
 
 
+def further(result: Path) -> list[dict[str, Any]]:
+    """What else lies in a result, for other programs: files and folders, with their bytes."""
+    known = {*CAPTIONS, *REPORT, PLAYBACK}
+    paths = sorted(p for p in result.iterdir() if p.name not in known and p.name[0] != ".")
+    return [
+        {
+            "name": path.name + "/" * path.is_dir(),
+            "bytes": sum(p.stat().st_size for p in [path, *path.rglob("*")] if p.is_file()),
+        }
+        for path in paths
+    ]
+
+
 def place(path: Path | None, folder: Path) -> str | None:
     """Of a file that is there, within the folder."""
     if path is None or not path.is_file():
@@ -155,6 +168,7 @@ def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "steps": tasks,
         "playback": read_json(result / PLAYBACK) if (result / PLAYBACK).is_file() else None,
         "files": [name for name in CAPTIONS if (result / name).is_file()],
+        "further_files": further(result),
         "versions": versions(),
     }
 

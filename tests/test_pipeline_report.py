@@ -3,6 +3,7 @@
 import json
 import re
 import statistics
+from urllib.parse import unquote
 
 import cv2
 import numpy as np
@@ -67,6 +68,10 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end(n):
         assert statistics.fmean(value for _, value in thin) == pytest.approx(mean)
 
 
+PLAYBACK = {"frames": 60, "fps": 24, "seconds": 2.5, "loop": True, "camera": "0,10,2 90,,"}
+PLAYBACK |= {"end_to_start": 1.5, "largest_step": 2.0}
+
+
 @pytest.fixture(scope="module")
 def written(tmp_path_factory):
     """A scene with a result, made by hand, and its report."""
@@ -86,11 +91,15 @@ def written(tmp_path_factory):
             elif path.suffix == ".png":
                 cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
             else:
-                path.write_text('{"end_to_start": 1.5}' if path.suffix == ".json" else "x")
+                path.write_text(json.dumps(PLAYBACK) if path.suffix == ".json" else "x")
         if task.name.startswith("stage"):
             values = [f"0,{n},{100 / (n + 1)},{0.5},1000" for n in range(0, 500, 5)]
             log(task.folder, 0, values)
         manifest.finish(task.name, task.outputs, steps=task.steps, command=task.shown())
+    more = request.folder / "result" / "frames #1"
+    more.mkdir()
+    for n in range(2):
+        (more / f"{n}.ply").write_bytes(bytes(5000))
     return report.write(plan, manifest)
 
 
@@ -106,7 +115,7 @@ def test_the_json_says_what_each_task_took(written):
     assert stage["checkpoint"] == "stage2/ckpts/last.ckpt"
     assert stage["config"] == "stage2/configs/parsed.yaml"
     assert "launch.py --config configs/toy/deformation-stage2.yaml" in stage["command"]
-    assert facts["playback"] == {"end_to_start": 1.5}
+    assert facts["playback"] == PLAYBACK
     assert facts["field"] == "deformation" and facts["versions"]["torch"]
     assert set(facts["files"]) == {
         "animation.mp4",
@@ -119,9 +128,25 @@ def test_the_json_says_what_each_task_took(written):
 def test_the_page_holds_everything_it_shows(written):
     text = written.read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
+    beside = sources.pop(sources.index("frames%20%231/"))  # what else is there, for other programs
+    assert (written.parent / unquote(beside)).is_dir()
     assert len(sources) == 6 and all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|url\(|@import|<script", text)
     assert "<b>panda" not in text and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in text
+
+
+def test_the_page_says_how_it_plays_and_what_else_there_is(written):
+    text = written.read_text()
+    said = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", "", text[text.index("</style>") :]))
+    assert "2.5 s at 24 frames a second, made to loop. From its end to its start" in said
+    assert "changes by 1.5 of 255, from frame to frame by up to 2.0." in said
+    assert "The camera passes 0,10,2 90,, while time runs" in said
+    assert "Beside this page: frames #1/ (10 kB) " in said
+    assert '<a href="frames%20%231/">' in text
+    assert page.captions({**PLAYBACK, "camera": "rest"})["animation.mp4"].startswith(
+        "The camera rests"
+    )
+    assert page.captions({**PLAYBACK, "camera": "turn"}) == page.captions(None) == page.CAPTIONS
 
 
 @pytest.mark.parametrize("size", [(360, 740), (1280, 900)], ids=["phone", "desktop"])
@@ -145,7 +170,7 @@ def test_a_browser_shows_the_page(size, written):
 def test_a_run_that_broke_off_early_has_a_page(written):
     """A task that never ran has no time, one that failed no memory; a log had words in it."""
     facts = json.loads(written.with_name("report.json").read_text())
-    facts["files"] = []
+    facts |= {"files": [], "further_files": [], "playback": None}
     facts["steps"] = [
         {"name": "preprocess", "state": "begun", "seconds": 3.0, "steps": None},
         {"name": "token", "state": "not run", "unread": ["loss.csv, line 3"]},

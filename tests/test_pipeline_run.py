@@ -31,6 +31,8 @@ TASKS = PRESETS["toy"].tasks
 STAGES = [stage.name for stage in PRESETS["toy"].stages]
 GO_ON = ["python", "animate.py", "again"]
 PICTURE = np.zeros((8, 8, 4), np.uint8)
+PLAYBACK = {"frames": 4, "fps": 2, "seconds": 2.0, "loop": False, "camera": "turn"}
+PLAYBACK |= {"end_to_start": 1.5, "largest_step": 2.0}
 
 
 class Runner:
@@ -78,7 +80,7 @@ class Runner:
             for file in [*names, *([] if static else ["reference_view.mp4"])]:
                 write(task / file, content)
             if not static:
-                write(task / "playback.json", json.dumps({"frames": 4}))
+                write(task / "playback.json", json.dumps(PLAYBACK))
             Image.fromarray(PICTURE).save(task / "contact_sheet.png")
         return Outcome(0, 1.0, {"host": 1.0})
 

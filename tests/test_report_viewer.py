@@ -33,6 +33,7 @@ def switched(path, frames=5):
 
 def facts(**more):
     base = {"prompt": "a box", "preset": "toy", "field": "grid", "seconds": 1.0, "files": []}
+    base |= {"playback": None, "further_files": []}
     return {**base, "written": "2000-01-01T00:00", "steps": [], "versions": {}, **more}
 
 
