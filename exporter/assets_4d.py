@@ -33,6 +33,7 @@ from .moving_files import MOVING_WRITERS, Playing, check_moving_formats, write_m
 from .moving_mesh import MovingMesh
 from .old_files import drop_old_files
 from .surface import Mesh, drop_small_parts, isosurface, load, sample_surface, simplify
+from .texture import textured
 
 # format -> (file name, writer of one frame); `animated-glb` holds all frames, at the end
 FRAME_WRITERS: dict[str, tuple[str, Callable[[Path, Mesh], None]]] = {
@@ -63,6 +64,9 @@ class Assets4DExporter(Exporter):
         # parts with less than this share of a frame's faces are dropped
         min_part: float = bounded(0.01, 0, 1)
         faces: int = bounded(12_000, 0, 2**31)  # of a mesh, at most; 0: as many as the lattice has
+        # texels along the longer side of what moves' texture; 0: colours at the vertices, as where
+        # points can't be followed
+        texture: int = bounded(512, 0, 2**14)
         lit: bool = False  # animations are shaded by a viewer's lights; else colours as they are
         bones: int = bounded(16, 1, 256)  # of the skeleton in skinned.glb, at most
         formats: list[str] = bounded(["animated-glb", "ply", "points"], names=tuple(FORMATS))
@@ -81,6 +85,8 @@ class Assets4DExporter(Exporter):
         load("skimage.measure", "scikit-image")  # missing? then say so now, not after the videos
         if self.cfg.faces:
             load("fast_simplification", "fast-simplification")
+        if self.cfg.texture:
+            load("xatlas", "xatlas", "Textures")
         if not hasattr(geometry, "forward_density"):
             raise TypeError(
                 "animate124-4d-exporter needs an implicit geometry with a density, but "
@@ -117,18 +123,17 @@ class Assets4DExporter(Exporter):
 
     def _export(self, folder: Path) -> None:
         """What moves as one, or all frames, one by one; then what needs all of them."""
-        taus, field = self.frame_times(), self.field
+        cfg, taus, field = self.cfg, self.frame_times(), self.field
         follow = field.can_follow()
         looks = taus[:1] if follow else taus  # surveyed: all of it is there at tau = 0
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
         meshes, rows = [], []
-        with tqdm(total=len(looks) + len(taus), desc="Exporting 4D assets", unit="step") as bar:
+        with tqdm(total=len(looks) + len(taus) + 1, desc="Exporting 4D assets", unit="step") as bar:
 
             def done() -> None:
                 bar.update()
                 progress(bar.n, int(bar.total), "assets")
 
-            cfg = self.cfg
             threshold, lattice = survey(field, looks, cfg.threshold, cfg.resolution, done)
             threestudio.info(f"Surface at density {threshold:.4g}, lattice of {lattice.shape}.")
             moving = self.moving_mesh(threshold, lattice) if follow else None
@@ -138,18 +143,25 @@ class Assets4DExporter(Exporter):
                 rows.append({"tau": tau, "faces": len(mesh.faces), **files})
                 meshes.append(mesh)
                 done()
-        animated = ANIMATED in self.cfg.formats
-        if animated and moving is not None:
-            write_moving_glb(folder / ANIMATION, moving, self.cfg.fps, self.cfg.lit)
-        elif animated:
-            write_glb(folder / ANIMATION, meshes, self.cfg.fps, self.cfg.lit)
-        summary: dict[str, Any] = {"threshold": threshold, "fps": cfg.fps}
-        if moving is not None:
-            playing = Playing(cfg.fps, cfg.lit, cfg.bones)
-            summary |= write_moving_files(folder, cfg.formats, moving, playing)
+            summary: dict[str, Any] = {"threshold": threshold, "fps": cfg.fps}
+            if moving is not None:
+                summary |= self._write_moving(folder, moving)
+            elif ANIMATED in cfg.formats:
+                write_glb(folder / ANIMATION, meshes, cfg.fps, cfg.lit)
+            done()
         summary["files"] = sorted(path.name for path in folder.iterdir() if path.is_file())
-        summary |= {"animation": ANIMATION if animated else None, "frames": rows}
+        summary |= {"animation": ANIMATION if ANIMATED in cfg.formats else None, "frames": rows}
         (folder / "frames.json").write_text(json.dumps(summary, indent=1) + "\n")
+
+    def _write_moving(self, folder: Path, moving: MovingMesh) -> dict[str, Any]:
+        """The files that hold all of what moves; returns what is to be said of them."""
+        cfg = self.cfg
+        if cfg.texture and {ANIMATED, *MOVING_WRITERS}.intersection(cfg.formats):
+            moving = textured(moving, self.field, cfg.texture)
+        if ANIMATED in cfg.formats:
+            write_moving_glb(folder / ANIMATION, moving, cfg.fps, cfg.lit)
+        playing = Playing(cfg.fps, cfg.lit, cfg.bones)
+        return write_moving_files(folder, cfg.formats, moving, playing)
 
     def moving_mesh(self, threshold: float, lattice: Lattice) -> MovingMesh:
         """The surface at tau = 0, followed to all frame times."""

@@ -3,11 +3,13 @@
 The geometry is threestudio's (one that was written for static scenes is given no times), the
 material says what of its output is colour, sRGB. Positions are in the scene's frame."""
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -15,10 +17,12 @@ from ..geometry.times import is_static
 from .surface import automatic_threshold, typical_density
 
 SURVEY_RESOLUTION = 64  # lattice points an edge of the box, for threshold and extent
-# Of a ray that looks at the surface, in shares of the scene's radius: how far outside it starts,
-# how far inside it ends. A soft surface shows what lies in between, not what is at the threshold.
-OUTSIDE, INSIDE = 1 / 50, 1 / 20
-RAY_POINTS = 16
+# Rays that look at the surface, from SIDES around the normal and SLANT radians off it: what is seen
+# in pictures, where hardly anything is seen straight on. In shares of the scene's radius, how far
+# outside they start and how far inside they end: a soft surface shows what lies in between.
+SIDES, SLANT = 3, math.pi / 4
+OUTSIDE, INSIDE = 0.03, 0.08
+RAY_POINTS = 8
 
 
 @dataclass
@@ -98,21 +102,22 @@ class Field:
     def seen(
         self, points: Float[Tensor, "N 3"], normals: Float[Tensor, "N 3"]
     ) -> Float[Tensor, "N 3"]:
-        """What rays against the normals see of the surface at tau = 0: the albedo on their short
-        way, weighed as a renderer does (Max 1995), in [0, 1]."""
-        away = torch.linspace(OUTSIDE, -INSIDE, RAY_POINTS) * self.radius
+        """What short rays at points of the surface see at tau = 0, the mean of some from all sides:
+        albedo, weighed along a ray as a renderer does (Max 1995), in [0, 1]."""
+        away = self.radius * torch.linspace(OUTSIDE, -INSIDE, RAY_POINTS, device=points.device)
         step = float(away[0] - away[1])
         colours = []
-        per_call = max(1, self.chunk // RAY_POINTS)
+        per_call = max(1, self.chunk // (SIDES * RAY_POINTS))
         for place, normal in zip(points.split(per_call), normals.split(per_call), strict=True):
-            ray = place[:, None] + away[:, None] * normal[:, None]  # [n RAY_POINTS 3]
-            density, rgb = zip(*self._evaluated(ray.flatten(0, 1), 0.0), strict=True)
-            thickness = step * torch.cat(density).view(len(place), RAY_POINTS)
+            shape = len(place), SIDES, RAY_POINTS
+            ray = place[:, None, None] + away[:, None] * slanted(normal)[:, :, None]
+            density, rgb = zip(*self._evaluated(ray.flatten(0, 2), 0.0), strict=True)
+            thickness = step * torch.cat(density).view(shape)
             light = torch.exp(thickness - thickness.cumsum(-1))
             weight = light * -torch.expm1(-thickness) + 1e-8  # where there is nothing: their mean
-            weight = weight / weight.sum(-1, keepdim=True)
-            rgb = torch.cat(rgb).view(len(place), RAY_POINTS, 3)
-            colours.append((weight[..., None] * rgb).sum(1))
+            weight = weight / (SIDES * weight.sum(-1, keepdim=True))
+            rgb = torch.cat(rgb).view(*shape, 3)
+            colours.append((weight[..., None] * rgb).sum((1, 2)))
         return torch.cat(colours).clamp(0, 1)
 
     def _times(self, tau: float) -> dict[str, Tensor]:
@@ -132,6 +137,16 @@ class Field:
                     "would have no colours. Try system.material_type=no-material."
                 )
             yield output["density"].float().cpu(), exported["albedo"].float().cpu()
+
+
+def slanted(normals: Float[Tensor, "N 3"]) -> Float[Tensor, "N sides 3"]:
+    """Unit vectors SLANT off each normal, evenly around it."""
+    axis = F.one_hot(normals.abs().argmin(-1), 3).to(normals)  # far from parallel
+    across = F.normalize(torch.linalg.cross(normals, axis), dim=-1)
+    along = torch.linalg.cross(normals, across)
+    turn = 2 * math.pi * torch.arange(SIDES, device=normals.device)[:, None] / SIDES
+    sideways = turn.cos() * across[:, None] + turn.sin() * along[:, None]
+    return math.cos(SLANT) * normals[:, None] + math.sin(SLANT) * sideways
 
 
 def survey(

@@ -22,7 +22,7 @@ class Mesh:
     colours: Float[np.ndarray, "V 3"] | None = None
 
 
-def load(module: str, package: str) -> Any:
+def load(module: str, package: str, need: str = "Meshes") -> Any:
     """A library that only exports need: it is looked for when something is exported, so that a
     threestudio without it trains.
 
@@ -32,7 +32,7 @@ def load(module: str, package: str) -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"Meshes need {package}. Try: pip install {package}") from error
+        raise ImportError(f"{need} need {package}. Try: pip install {package}") from error
 
 
 def isosurface(

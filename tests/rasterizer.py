@@ -29,7 +29,8 @@ def hits(vertices, faces, mvp, height, width):
     point = np.stack([column + 0.5, row + 0.5], -1)
 
     def area(a, b, c):
-        return np.cross(b - a, c - a)
+        (ux, uy), (vx, vy) = (b - a).T, (c - a).T
+        return ux * vy - uy * vx
 
     a, b, c = corners[triangle].transpose(1, 0, 2)
     whole = area(a, b, c)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -76,7 +77,7 @@ class StillBall(Ball):
 
 def make_exporter(geometry, **cfg):
     cfg = {"num_frames": 3, "resolution": 32, "num_points": 2000, "threshold": 30.0} | cfg
-    cfg = {"faces": 0} | cfg
+    cfg = {"faces": 0, "texture": 0} | cfg
     return threestudio.find("animate124-4d-exporter")(
         cfg,
         geometry=geometry,
@@ -242,7 +243,7 @@ def test_a_stage_exports_what_its_config_names(tmp_path, monkeypatch, stage):
     config = Path(__file__).parents[1] / "configs" / "toy" / f"stage{stage}.yaml"
     overrides = ["system.weights=null", "system.exporter.resolution=32"]
     overrides += ["system.exporter.num_frames=2", "system.exporter.num_points=10"]
-    overrides += ["system.exporter.faces=0"]
+    overrides += ["system.exporter.faces=0", "system.exporter.texture=0"]
     cfg = load_config(str(config), cli_args=overrides, n_gpus=1)
     system = threestudio.find(cfg.system_type)(cfg.system)
     system.set_save_dir(str(tmp_path / "save"))
@@ -407,12 +408,18 @@ def test_bad_config_says_what_would_do(cfg, message):
 
 @pytest.mark.parametrize(
     ("module", "package"),
-    [("skimage.measure", "scikit-image"), ("fast_simplification", "fast-simplification")],
+    [
+        ("skimage.measure", "scikit-image"),
+        ("fast_simplification", "fast-simplification"),
+        ("xatlas", "xatlas"),
+    ],
 )
 def test_a_missing_library_is_named(monkeypatch, module, package):
+    for other in ("fast_simplification", "xatlas"):
+        monkeypatch.setitem(sys.modules, other, types.ModuleType(other))
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(ImportError, match=f"pip install {package}"):
-        make_exporter(Ball(), faces=100)
+        make_exporter(Ball(), faces=100, texture=64)
 
 
 def test_a_geometry_without_density_is_refused():

@@ -7,6 +7,7 @@ import pytest
 import threestudio
 import torch
 import trimesh
+from animate124.exporter.field import slanted
 from animate124.exporter.following import mended
 from animate124.exporter.gltf import linear_light
 from animate124.exporter.morph_glb import STILL, write_moving_glb
@@ -246,22 +247,31 @@ def test_fewer_faces_keep_the_shape():
 
 
 class Skin(Ball):
-    """Empty for x > 0, of a density of 40 behind; red grows with depth."""
+    """Empty for x > 0, of a density of 15 behind; red grows with depth."""
 
     def forward(self, points, output_normal=False, times=None):
         x = points[:, :1]
         colour = torch.cat([0.2 - 4 * x.clamp(-0.1, 0), 0 * x + 0.5, 0 * x + 0.5], -1)
-        return {"density": 40.0 * (x < 0), "features": colour.logit()}
+        return {"density": 15.0 * (x < 0), "features": colour.logit()}
 
 
-def test_colours_are_what_a_ray_sees():
-    """The mean depth of light in matter of density s, over d: 1 / s - d / (exp(s d) - 1)."""
+def test_colours_are_what_slanted_rays_see():
+    """Light that ends in matter of density s, of no more than d, has gone 1/s - d / (exp(s d) - 1)
+    into it on average."""
     field = make_exporter(Skin()).field
     at = torch.tensor([[0.0, 0.3, 0.1]])
     seen = field.seen(at, torch.tensor([[1.0, 0.0, 0.0]]))[0]
-    s, d = 40.0, 0.05
-    assert seen[0].item() == pytest.approx(0.2 + 4 * (1 / s - d / np.expm1(s * d)), abs=0.01)
+    s, d = 15.0, 0.08
+    depth = (1 / s - d / np.expm1(s * d)) * np.cos(np.pi / 4)
+    assert seen[0].item() == pytest.approx(0.2 + 4 * depth, abs=0.01)
     assert seen[1].item() == pytest.approx(0.5, abs=1e-4)
+
+
+def test_rays_come_evenly_from_around_the_normal():
+    normals = torch.nn.functional.normalize(torch.randn(50, 3), dim=-1)
+    rays = slanted(normals)
+    torch.testing.assert_close(rays.norm(dim=-1), torch.ones(50, 3))
+    torch.testing.assert_close(rays.mean(1), np.cos(np.pi / 4) * normals)
 
 
 def test_a_scene_that_is_repainted_is_not_followed():
