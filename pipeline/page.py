@@ -25,6 +25,13 @@ CAPTIONS = {
     SHEET: "Views (rows) and times (columns)",
     MESH: "The moving mesh",
 }
+FOR_WHOM = {  # files for other programs: name -> who reads them
+    "animation.usdc": "USD: Houdini, Omniverse, Blender",
+    "animation.usdz": "USD in one file: iPhones too",
+    "animation.abc": "Alembic: Unreal, Maya",
+    "tracks.npz": "numpy: points, colours and faces over time",
+    "skinned.glb": "moved by a skeleton: small, and bones can be edited",
+}
 MEDIA_TYPES = {
     ".png": "image/png",
     ".jpg": "image/jpeg",
@@ -115,5 +122,6 @@ def page(facts: Mapping[str, Any], folder: Path, inputs: Iterable[Path]) -> str:
         sheet=figure(folder / SHEET, CAPTIONS[SHEET]) if SHEET in facts["files"] else None,
         charts=[(task["name"], charts(task["losses"])) for task in tasks if "losses" in task],
         unread=[line for task in tasks for line in task.get("unread", [])[:3]],
+        for_whom=FOR_WHOM,
         box=BOX,
     )

@@ -18,7 +18,7 @@ from ..files.whole import whole_file
 from .manifest import Manifest
 from .page import CAPTIONS, page
 from .plan import Plan
-from .result_files import PLAYBACK, REPORT
+from .result_files import ASSETS, PLAYBACK, REPORT
 from .task import Task
 
 Curve = list[tuple[int, float]]  # (training step, value)
@@ -129,7 +129,7 @@ def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
 
 def further(result: Path) -> list[dict[str, Any]]:
     """What else lies in a result, for other programs: files and folders, with their bytes."""
-    known = {*CAPTIONS, *REPORT, PLAYBACK}
+    known = {*CAPTIONS, *REPORT, PLAYBACK, ASSETS}
     paths = sorted(p for p in result.iterdir() if p.name not in known and p.name[0] != ".")
     return [
         {
@@ -138,6 +138,11 @@ def further(result: Path) -> list[dict[str, Any]]:
         }
         for path in paths
     ]
+
+
+def skeleton(assets: Path) -> dict[str, Any] | None:
+    """How far the skeleton's mesh is from what it was fitted to, in shares of the scene's size."""
+    return read_json(assets).get("skeleton") if assets.is_file() else None
 
 
 def place(path: Path | None, folder: Path) -> str | None:
@@ -167,6 +172,7 @@ def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "seconds": round(sum(task.get("seconds", 0.0) for task in tasks), 1),
         "steps": tasks,
         "playback": read_json(result / PLAYBACK) if (result / PLAYBACK).is_file() else None,
+        "skeleton": skeleton(result / ASSETS),
         "files": [name for name in CAPTIONS if (result / name).is_file()],
         "further_files": further(result),
         "versions": versions(),

@@ -38,7 +38,10 @@ function end(state, says) {
 }
 
 function bytesOf(base64) {
-  return Uint8Array.from(atob(base64.trim()), (letter) => letter.charCodeAt(0)).buffer;
+  const letters = atob(base64.trim());
+  const bytes = new Uint8Array(letters.length);
+  for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+  return bytes.buffer;
 }
 
 // The file can be had from the page, wherever that was sent alone.

@@ -69,6 +69,7 @@ def test_a_thinned_curve_keeps_its_mean_and_its_end(n):
 
 
 PLAYBACK = {"frames": 60, "fps": 24, "seconds": 2.5, "loop": True, "camera": "0,10,2 90,,"}
+SKELETON = {"bones": 16, "rms_error": 0.0026, "max_error": 0.0175}
 PLAYBACK |= {"end_to_start": 1.5, "largest_step": 2.0}
 
 
@@ -100,6 +101,8 @@ def written(tmp_path_factory):
     more.mkdir()
     for n in range(2):
         (more / f"{n}.ply").write_bytes(bytes(5000))
+    (more.parent / "skinned.glb").write_bytes(bytes(700))
+    (more.parent / "frames.json").write_text(json.dumps({"skeleton": SKELETON, "frames": []}))
     return report.write(plan, manifest)
 
 
@@ -128,8 +131,9 @@ def test_the_json_says_what_each_task_took(written):
 def test_the_page_holds_everything_it_shows(written):
     text = written.read_text()
     sources = re.findall(r'(?:src|href)="([^"]*)"', text)
-    beside = sources.pop(sources.index("frames%20%231/"))  # what else is there, for other programs
-    assert (written.parent / unquote(beside)).is_dir()
+    beside = sources.index("frames%20%231/")  # what else is there, for other programs
+    for name in (sources.pop(beside), sources.pop(beside)):
+        assert (written.parent / unquote(name)).exists()
     assert len(sources) == 6 and all(source.startswith("data:") for source in sources)
     assert not re.search(r"https?://|url\(|@import|<script", text)
     assert "<b>panda" not in text and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in text
@@ -141,8 +145,8 @@ def test_the_page_says_how_it_plays_and_what_else_there_is(written):
     assert "2.5 s at 24 frames a second, made to loop. From its end to its start" in said
     assert "changes by 1.5 of 255, from frame to frame by up to 2.0." in said
     assert "The camera passes 0,10,2 90,, while time runs" in said
-    assert "Beside this page: frames #1/ (10 kB) " in said
-    assert '<a href="frames%20%231/">' in text
+    assert "frames #1/ (10 kB) skinned.glb (1 kB): moved by a skeleton" in said
+    assert "16 bones. Its mesh is 0.3 % of the scene's size" in said and "1.8 % where" in said
     assert page.captions({**PLAYBACK, "camera": "rest"})["animation.mp4"].startswith(
         "The camera rests"
     )
@@ -170,7 +174,7 @@ def test_a_browser_shows_the_page(size, written):
 def test_a_run_that_broke_off_early_has_a_page(written):
     """A task that never ran has no time, one that failed no memory; a log had words in it."""
     facts = json.loads(written.with_name("report.json").read_text())
-    facts |= {"files": [], "further_files": [], "playback": None}
+    facts |= {"files": [], "further_files": [], "playback": None, "skeleton": None}
     facts["steps"] = [
         {"name": "preprocess", "state": "begun", "seconds": 3.0, "steps": None},
         {"name": "token", "state": "not run", "unread": ["loss.csv, line 3"]},

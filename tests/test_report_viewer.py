@@ -5,6 +5,8 @@ import re
 import numpy as np
 import pytest
 from animate124.exporter.flip_book import write_glb
+from animate124.exporter.morph_glb import write_moving_glb
+from animate124.exporter.moving_mesh import MovingMesh
 from animate124.exporter.surface import Mesh
 from animate124.pipeline import page
 from animate124.pipeline.result_files import MESH
@@ -31,9 +33,29 @@ def switched(path, frames=5):
     write_glb(path, meshes, fps=frames / 2)
 
 
+def followed(path, lit=False):
+    """The box as the exporter writes what can be followed."""
+    box, frames = textured_morph.box(), 5
+    up = np.linspace((0, 0, 0), (0, 1, 0), frames)
+    places = (box["POSITION"] + up[:, None])[..., [2, 0, 1]]
+    normals = np.repeat(box["NORMAL"][None, :, [2, 0, 1]], frames, axis=0)
+    uv = box["TEXCOORD_0"] * [1, -1] + [0, 1]  # from the lower left
+    texture = np.repeat(np.repeat([textured_morph.COLOURS], 16, axis=1), 16, axis=0)[..., ::-1]
+    moving = MovingMesh(
+        taus=np.linspace(0, 1, frames),
+        places=places.astype(np.float32),
+        normals=normals,
+        faces=box["indices"].reshape(-1, 3).astype(np.int64),
+        colours=np.ones((24, 3)),
+        uv=uv,
+        texture=texture.astype(np.uint8),
+    )
+    write_moving_glb(path, moving, fps=2.0, lit=lit)
+
+
 def facts(**more):
     base = {"prompt": "a box", "preset": "toy", "field": "grid", "seconds": 1.0, "files": []}
-    base |= {"playback": None, "further_files": []}
+    base |= {"playback": None, "skeleton": None, "further_files": []}
     return {**base, "written": "2000-01-01T00:00", "steps": [], "versions": {}, **more}
 
 
@@ -130,12 +152,22 @@ def test_time_is_dragged(tab):
     np.testing.assert_allclose(rises(tab), [0.25, 0.3, 0.5, 1], atol=0.03)
 
 
-def test_frames_that_are_switched_play_as_well(browser, tmp_path):
-    tab = Tab(browser, report(tmp_path, switched), **STILL)
+@pytest.mark.parametrize(("write", "at"), [(switched, 0.25), (followed, 0.3)])
+def test_both_animations_of_the_exporter_play(write, at, browser, tmp_path):
+    """One has five frames of a fifth of the time each, the other is linear between its frames."""
+    tab = Tab(browser, report(tmp_path, write), **STILL)
     assert ready(tab) == "moves"
-    # five frames of a fifth of the time each
-    np.testing.assert_allclose(rises(tab), [0.25, 0.25, 0.5, 1], atol=0.03)
+    np.testing.assert_allclose(rises(tab), [0.25, at, 0.5, 1], atol=0.03)
     assert tab.said == [] and tab.asked() == []
+
+
+def test_a_lit_mesh_has_light(browser, tmp_path):
+    tab = Tab(browser, report(tmp_path, lambda path: followed(path, lit=True)), **STILL)
+    ready(tab)
+    # shaded, yet the texture's hue: of the side in front blue is least
+    blue, green, red = centre(tab.picture(CANVAS))
+    assert 30 < blue < green < 256 and blue < red
+    assert tab.said == []
 
 
 def sides(picture):
