@@ -18,7 +18,7 @@ from ..files.whole import whole_file
 from .manifest import Manifest
 from .page import CAPTIONS, page
 from .plan import Plan
-from .result_files import ASSETS, PLAYBACK, REPORT
+from .result_files import EXPORTED, PLAYBACK, REPORT
 from .task import Task
 
 Curve = list[tuple[int, float]]  # (training step, value)
@@ -129,7 +129,7 @@ def task_report(task: Task, manifest: Manifest) -> dict[str, Any]:
 
 def further(result: Path) -> list[dict[str, Any]]:
     """What else lies in a result, for other programs: files and folders, with their bytes."""
-    known = {*CAPTIONS, *REPORT, PLAYBACK, ASSETS}
+    known = {*CAPTIONS, *REPORT, PLAYBACK, EXPORTED}
     paths = sorted(p for p in result.iterdir() if p.name not in known and p.name[0] != ".")
     return [
         {
@@ -140,9 +140,9 @@ def further(result: Path) -> list[dict[str, Any]]:
     ]
 
 
-def skeleton(assets: Path) -> dict[str, Any] | None:
+def skeleton(exported: Path) -> dict[str, Any] | None:
     """How far the skeleton's mesh is from what it was fitted to, in shares of the scene's size."""
-    return read_json(assets).get("skeleton") if assets.is_file() else None
+    return read_json(exported).get("skeleton") if exported.is_file() else None
 
 
 def place(path: Path | None, folder: Path) -> str | None:
@@ -172,7 +172,7 @@ def summary(plan: Plan, manifest: Manifest) -> dict[str, Any]:
         "seconds": round(sum(task.get("seconds", 0.0) for task in tasks), 1),
         "steps": tasks,
         "playback": read_json(result / PLAYBACK) if (result / PLAYBACK).is_file() else None,
-        "skeleton": skeleton(result / ASSETS),
+        "skeleton": skeleton(result / EXPORTED),
         "files": [name for name in CAPTIONS if (result / name).is_file()],
         "further_files": further(result),
         "versions": versions(),

@@ -4,7 +4,7 @@ ANIMATION, REFERENCE, TURNTABLE = "animation.mp4", "reference_view.mp4", "turnta
 SHEET = "contact_sheet.png"
 MESH = "animation.glb"
 PLAYBACK = "playback.json"  # how the motion plays, and how far its end is from its start
-ASSETS = "frames.json"  # what the exporter says of the mesh and the files beside it
+EXPORTED = "frames.json"  # what the exporter says of the mesh and the files beside it
 REPORT = ("report.json", "report.html")  # what report.py writes beside them
 
 

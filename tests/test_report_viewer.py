@@ -170,10 +170,13 @@ def test_a_lit_mesh_has_light(browser, tmp_path):
     assert tab.said == []
 
 
+LEFT, RIGHT, TOP, FRONT = 0, 1, 3, 5
+
+
 def sides(picture):
-    """How many of the box are seen."""
+    """Which of the box are seen, by their places in textured_morph's list."""
     seen = {tuple(pixel) for pixel in picture[covered(picture)].tolist()}
-    return sum(colour in seen for colour in textured_morph.COLOURS)
+    return {n for n, colour in enumerate(textured_morph.COLOURS) if colour in seen}
 
 
 def test_the_view_is_dragged(tab):
@@ -189,7 +192,7 @@ def test_the_view_is_dragged(tab):
     tab.page.mouse.move(x - size / 8, y + size / 8, steps=4)
     tab.page.mouse.up()
     turned = tab.picture(CANVAS)
-    assert (sides(still), sides(turned)) == (1, 3)
+    assert sides(still) == {FRONT} and sides(turned) == {FRONT, RIGHT, TOP}
     tab.page.mouse.wheel(0, -300)
     assert covered(tab.picture(CANVAS)).sum() > 1.2 * covered(turned).sum()
     tab.page.click("text=Front")
@@ -205,11 +208,16 @@ def test_keys_do_what_the_mouse_does(tab):
         clocks.append(tab.page.inner_text("[data-part=clock]").split()[0])
     assert clocks == ["0.50", "1.00", "0.50", "0.00", "2.00", "0.00"]
     seen = [tab.picture(CANVAS)]
-    for key in ("Shift+ArrowLeft", "Shift+ArrowUp", "+", "w", "c"):
-        press(key)
+    for key in ("Shift+ArrowLeft", "Shift+ArrowUp", "+", "-", "w", "c"):
+        for _ in range(3):
+            press(key)
         seen.append(tab.picture(CANVAS))
         assert (seen[-1] != seen[-2]).any(), key
-    assert covered(seen[-2]).sum() < 0.3 * covered(seen[-3]).sum()  # edges alone
+    # the camera goes where the arrow points
+    assert sides(seen[1]) == {FRONT, LEFT} and sides(seen[2]) == {FRONT, LEFT, TOP}
+    sizes = [covered(picture).sum() for picture in seen]
+    assert sizes[3] > 1.15 * sizes[2] and sizes[4] == pytest.approx(sizes[2], rel=0.01)
+    assert sizes[5] < 0.3 * sizes[4]  # edges alone
     for key in ("w", "c", "f"):
         press(key)
     assert (tab.picture(CANVAS) == seen[0]).all()
