@@ -15,7 +15,7 @@ from jaxtyping import Float, Integer
 from .moving_mesh import MovingMesh
 
 MOST_INFLUENCES = 4  # of one vertex: what glTF's JOINTS_0 holds
-FITTED_VERTICES = 3000  # the bones are found on so many, spread over the mesh
+FITTED_VERTICES = 1500  # the bones are found on so many, spread over the mesh
 ROUNDS = 12  # of weights and transforms in turn
 GROWING_ROUNDS = 3  # of clusters and transforms after each new bone
 DESCENT_STEPS = 60  # of the weights over all bones, before the best four are solved for exactly
@@ -123,14 +123,14 @@ def residuals(
     tracks: Float[np.ndarray, "V F 3"],
     rotations: Float[np.ndarray, "K F 3 3"],
     translations: Float[np.ndarray, "K F 3"],
-) -> Float[np.ndarray, "K V D"]:
+) -> Float[np.ndarray, "V K D"]:
     """Where each bone alone takes each vertex, less where the vertex goes; D = 3 F."""
-    goals = tracks.transpose(1, 0, 2)
-    apart = [
-        _moved(tracks[:, 0], rotation, translation) - goals
-        for rotation, translation in zip(rotations, translations, strict=True)
-    ]
-    return np.stack(apart).transpose(0, 2, 1, 3).reshape(len(apart), len(tracks), -1)
+    vertices, frames, _ = tracks.shape
+    apart = np.empty((vertices, len(rotations), frames, 3))
+    for bone, (rotation, translation) in enumerate(zip(rotations, translations, strict=True)):
+        moved = _moved(tracks[:, 0], rotation, translation)
+        np.subtract(moved.swapaxes(0, 1), tracks, out=apart[:, bone])
+    return apart.reshape(vertices, len(rotations), -1)
 
 
 def rigid_motion(
@@ -164,18 +164,19 @@ def grow_bones(
     size = np.linalg.norm(np.ptp(tracks.reshape(-1, 3), axis=0))
     count = min(len(rest), max(3, len(rest) // (4 * bones)))
     around = KDTree(rest).query(rest, count)[1].reshape(len(rest), count)
+
+    def errors() -> Float[np.ndarray, "K V"]:
+        return np.stack([((_moved(rest, *motion) - goals) ** 2).sum((0, 2)) for motion in motions])
+
     motions = [rigid_motion(rest, goals, ones)]
     while len(motions) < bones:
-        rotations, translations = (np.stack(part) for part in zip(*motions, strict=True))
-        error = (residuals(tracks, rotations, translations) ** 2).sum(-1).min(0)
-        worse = error[around].mean(1)
+        worse = errors().min(0)[around].mean(1)
         if np.sqrt(worse.max()) < 1e-6 * size:
             break
         seed = around[worse.argmax()]
         motions.append(rigid_motion(rest[seed], goals[:, seed], ones[seed]))
         for _ in range(GROWING_ROUNDS):
-            rotations, translations = (np.stack(part) for part in zip(*motions, strict=True))
-            nearest = (residuals(tracks, rotations, translations) ** 2).sum(-1).argmin(0)
+            nearest = errors().argmin(0)
             for bone in np.unique(nearest):
                 of = nearest == bone
                 if of.sum() >= 3:
@@ -197,7 +198,7 @@ def fit_weights(
     then solved for exactly."""
     parts = []
     for start in range(0, len(tracks), chunk):
-        apart = residuals(tracks[start : start + chunk], rotations, translations).swapaxes(0, 1)
+        apart = residuals(tracks[start : start + chunk], rotations, translations)
         form = apart @ apart.transpose(0, 2, 1)
         soft = _descend(form)
         four = np.argsort(-soft, axis=1)[:, :MOST_INFLUENCES]

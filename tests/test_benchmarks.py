@@ -123,3 +123,25 @@ def test_the_sheet_of_the_suite_has_the_characters_two_by_two(tmp_path):
     with Image.open(tmp_path / "sheet.png") as picture:
         assert [picture.getpixel(at)[0] for at in ((5, 5), (50, 5), (5, 40))] == [0, 80, 160]
         assert picture.getpixel((50, 40)) == (255, 255, 255)
+
+
+def test_formats_of_a_moving_mesh_are_measured(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import assets
+
+    from test_exporter import make_exporter
+    from test_moving_glb import Rider
+
+    def small(args):
+        return make_exporter(Rider(), num_frames=args.frames, resolution=12, texture=0)
+
+    figures = tmp_path / "figures.json"
+    options = ["assets.py", "TRIAL", "--frames", "3", "--figures", str(figures)]
+    monkeypatch.setattr(sys, "argv", options)
+    monkeypatch.setattr(assets, "make_exporter", small)
+    assets.main()
+    rows = re.findall(r"^\| ([\w -]+) \| ([\d.]+) \|", capsys.readouterr().out, re.MULTILINE)
+    assert {"animated-glb", "skinned-glb", "tracks", "obj a frame"} <= {kind for kind, _ in rows}
+    found = {key: figure["value"] for key, figure in json.loads(figures.read_text()).items()}
+    assert found["glb.bytes"] > 1000 and found["skin.bytes"] > 1000
+    assert 0 <= found["skin.error"] < 1e-5  # a ball that turns as a whole

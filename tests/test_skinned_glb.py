@@ -12,7 +12,7 @@ from PIL import Image
 from scipy.spatial.transform import Rotation, Slerp
 
 from moving_meshes import bending_tube, turned_about_z
-from node_packages import khronos_issues
+from node_packages import khronos_issues, run_node
 
 FPS = 12.0
 
@@ -160,3 +160,43 @@ def test_more_bones_than_bytes_number_are_refused(skinned, tmp_path):
     many = dataclasses.replace(skeleton, **bones)
     with pytest.raises(ValueError, match=r"300 bones are more than .* 256 or less"):
         write_skinned_glb(tmp_path / "tube.glb", mesh, many, FPS)
+
+
+THREE = """
+const {pathToFileURL} = require('url'), path = require('path');
+const load = file => import(pathToFileURL(file));
+(async () => {
+  const three = await load(path.join(path.dirname(require.resolve('three')), 'three.module.js'));
+  const {GLTFLoader} = await load(require.resolve('three/examples/jsm/loaders/GLTFLoader.js'));
+  const bytes = require('fs').readFileSync(process.argv[1]);
+  const data = bytes.buffer.slice(bytes.byteOffset, bytes.byteOffset + bytes.length);
+  const gltf = await new GLTFLoader().parseAsync(data, '');
+  const mixer = new three.AnimationMixer(gltf.scene), clip = gltf.animations[0];
+  mixer.clipAction(clip).play();
+  const mesh = gltf.scene.getObjectByProperty('isSkinnedMesh', true);
+  const places = process.argv.slice(2).map(time => {
+    mixer.setTime(Number(time));
+    gltf.scene.updateMatrixWorld(true);
+    const points = [], at = mesh.geometry.attributes.position;
+    for (let v = 0; v < at.count; v++) {
+      const point = new three.Vector3().fromBufferAttribute(at, v);
+      points.push(mesh.localToWorld(mesh.applyBoneTransform(v, point)).toArray());
+    }
+    return points;
+  });
+  console.log(JSON.stringify({duration: clip.duration, bones: mesh.skeleton.bones.length, places}));
+})();
+"""
+
+
+def test_three_js_plays_it(tmp_path):
+    mesh = dataclasses.replace(bending_tube(around=8)[0], uv=None, texture=None)
+    skeleton = fit_skeleton(mesh, bones=4)
+    path = tmp_path / "tube.glb"
+    write_skinned_glb(path, mesh, skeleton, FPS)
+    moments = [0, 1 / FPS, 2.5 / FPS, 5.9999 / FPS]  # three.js begins again at the very end
+    said = run_node(THREE, str(path), *map(str, moments), packages=("three",))
+    assert said["duration"] == pytest.approx(6 / FPS) and said["bones"] == len(skeleton.parents)
+    gltf = pygltflib.GLTF2().load(str(path))
+    for moment, places in zip(moments, said["places"], strict=True):
+        np.testing.assert_allclose(places, played(gltf, moment), atol=1e-5)
