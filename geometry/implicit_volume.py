@@ -90,6 +90,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     cfg: Config
     # to be looked at: without six more densities a sample, for nothing
     light: ClassVar[dict[str, Any]] = {"normal_type": None}
+    with_normals: ClassVar[dict[str, Any]] = {"normal_type": "finite_difference"}  # or with them
 
     def configure(self) -> None:
         super().configure()

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from . import batch
+from .live import check_viewer
 from .machine import CPU
 from .overrides import by_task, is_override, read_words
 from .plan import make_plan
@@ -51,8 +52,10 @@ def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str]) -> int:
     if call.dry_run:
         print(describe(make_plan(request, check=True), beginning(request)))
         return 0
+    if call.viewer:
+        check_viewer()
     with Interrupt() as interrupt:
-        return run_request(request, go_on(argv), interrupt)
+        return run_request(request, go_on(argv), interrupt, call.viewer)
 
 
 def request_of(args: argparse.Namespace) -> Request:
@@ -97,6 +100,8 @@ def go_on(argv: Sequence[str]) -> list[str]:
 def run_table(table: Path, call: Call, args: argparse.Namespace) -> int:
     """Every scene of a table."""
     images = [word for word in args.words if not is_override(word)]
+    if call.viewer:
+        raise ValueError("--viewer shows one scene; `animate124 view FOLDER` one of a table.")
     if images or args.prompt:
         raise ValueError("With --batch the images and prompts are those of the table.")
     if call.launcher == "submitit" and args.gpu is not None:

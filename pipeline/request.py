@@ -25,7 +25,8 @@ TURN, REST = "turn", "rest"  # camera paths that have a name
 Stop = tuple[float | None, ...]  # azimuth, elevation, distance; None: the reference camera's
 USAGE = (
     "%(prog)s IMAGE --prompt TEXT [options] [task.key=value ...]\n"
-    "       %(prog)s --batch scenes.csv [options] [task.key=value ...]"
+    "       %(prog)s --batch scenes.csv [options] [task.key=value ...]\n"
+    "       %(prog)s view RUN [options]"
 )
 EPILOG = (
     "Tasks: preprocess, token, stage1, stage2, stage3, result. task.key=value changes a stage's "
@@ -190,6 +191,9 @@ class Call:
     """What the command line says beside one scene."""
 
     dry_run: bool = option("print the plan and its command lines", False, action="store_true")
+    viewer: bool = option(
+        "the scene in a browser as it becomes, on this machine alone", False, action="store_true"
+    )
     batch: Path | None = option(
         "table of many scenes: image, prompt, ...", metavar="CSV", type=path
     )

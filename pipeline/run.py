@@ -19,6 +19,7 @@ from ..files.whole import clear_parts
 from ..pretrained.learned_tokens import read_learned_tokens
 from . import process, report
 from .earlier import put_aside
+from .live import viewer
 from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
@@ -178,14 +179,17 @@ def of_another_field(
     ]
 
 
-def run_request(request: Request, go_on: Sequence[str], interrupt: Interrupt) -> int:
+def run_request(
+    request: Request, go_on: Sequence[str], interrupt: Interrupt, with_viewer: bool = False
+) -> int:
     """Runs what is not done; returns the exit code.
 
-    go_on: the command line that continues this run.
+    go_on: the command line that continues this run. with_viewer: shows the scene meanwhile.
     """
     plan = make_plan(request, check=True)
     states = check_here(plan)
-    with locked(request.folder, interrupt) as note:
+    beside = viewer(request.folder) if with_viewer else contextlib.nullcontext()
+    with locked(request.folder, interrupt) as note, beside:
         clear_parts(request.folder)
         manifest = Manifest(request.folder)
         manifest.claim(request.prompt, request.image)

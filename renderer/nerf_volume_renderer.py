@@ -77,6 +77,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     cfg: Config
     light: ClassVar[dict[str, Any]] = {"return_comp_normal": False}  # to be looked at
+    with_normals: ClassVar[dict[str, Any]] = {"return_comp_normal": True}  # or so
 
     def configure(
         self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground

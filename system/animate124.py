@@ -46,6 +46,7 @@ from . import checkpoints, terms
 from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 from .losses import total
+from .snapshots import Snapshots
 
 MODULES = ("geometry", "material", "background", "renderer")
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
@@ -98,6 +99,7 @@ class Animate124(BaseLift3DSystem):
         self.base_seed = torch.initial_seed()  # before the first step reseeds
         self.speed = parse_structured(SpeedConfig, self.cfg.speed)
         self.loss_watch = LossWatch(self.way_back)
+        self.snapshots = Snapshots(None)
         self.writes_down = True  # whether the trainer writes down what this step logs
         super().configure()
 
@@ -146,6 +148,7 @@ class Animate124(BaseLift3DSystem):
                 setattr(self, name, threestudio.find(kind)(self.cfg[name]))
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
+        self.snapshots = Snapshots.asked_for(self)
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         for name in terms.priors():
             prior = getattr(self, name, None)
@@ -244,8 +247,13 @@ class Animate124(BaseLift3DSystem):
             # a number becomes a CPU tensor: Lightning would wait for the GPU
             self.log(name, torch.as_tensor(value).float(), **options)
 
+    def on_train_batch_end(self, outputs: Any, batch: dict, batch_idx: int) -> None:
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        self.snapshots.take(self)
+
     def on_train_end(self) -> None:
         """The last step's weights have to be numbers as well, saved or not."""
+        self.snapshots.remove()
         self.check_finite(self.state_dict())
 
     # ------------------------------------------------------------------ numbers that are none

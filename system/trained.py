@@ -86,8 +86,10 @@ class Scene:
         return places
 
 
-def load_scene(config: Path, checkpoint: Path) -> Scene:
+def load_scene(config: Path, checkpoint: Path, normals: bool = False) -> Scene:
     """The scene of a trial: its configs/parsed.yaml, and what it trained.
+
+    normals: whether they are rendered too, by finite differences.
 
     Raises:
         ValueError, FileNotFoundError: files that aren't a trial's, or don't go together.
@@ -100,7 +102,7 @@ def load_scene(config: Path, checkpoint: Path) -> Scene:
         )
     state_dict, epoch, global_step = checkpoints.read(checkpoint)
     check_loaded(state_dict, str(checkpoint))
-    lighten(cfg.system)
+    lighten(cfg.system, normals)
     data = parse_data_config(cfg.get("data"))
     system = threestudio.find(cfg.system_type)(cfg.system, resumed=True)
     try:
@@ -113,10 +115,12 @@ def load_scene(config: Path, checkpoint: Path) -> Scene:
     return Scene(system, data)
 
 
-def lighten(system: DictConfig) -> None:
-    """Leaves out of a system's config what only training needs, normals among it."""
+def lighten(system: DictConfig, normals: bool = False) -> None:
+    """Leaves out of a system's config what only training needs, normals among it if they aren't
+    asked for."""
     system.weights = None
     for part in PARTS:
-        light = getattr(threestudio.find(system[f"{part}_type"]), "light", {})
+        kind = threestudio.find(system[f"{part}_type"])
+        light = getattr(kind, "with_normals" if normals else "light", {})
         for key, value in light.items():
             OmegaConf.update(system, f"{part}.{key}", value)

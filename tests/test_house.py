@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = (
     ("benchmarks",),
     ("doors",),
-    ("evaluation",),
+    ("evaluation", "viewer"),
     ("pipeline",),
     ("system",),
     ("exporter",),

@@ -35,6 +35,7 @@ LAUNCH_FILES = (  # that each launch of a stage writes, without a checkpoint wor
     "csv_logs/version_*/hparams.yaml",
     "tb_logs/version_*/events.out.tfevents.*",
     "tb_logs/version_*/hparams.yaml",
+    "snapshot.ckpt",
 )
 
 
