@@ -10,7 +10,6 @@ hosts have."""
 
 import json
 import tempfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from ..events import progress
 from .field import Field, Lattice, survey
 from .flip_book import write_glb
 from .following import moving_mesh
-from .mesh_files import write_obj, write_ply
+from .frame_files import ANIMATED, FORMATS, FRAME_WRITERS
 from .morph_glb import write_moving_glb
 from .moving_files import MOVING_WRITERS, Playing, check_moving_formats, write_moving_files
 from .moving_mesh import MovingMesh
@@ -35,16 +34,19 @@ from .old_files import drop_old_files
 from .surface import Mesh, drop_small_parts, isosurface, load, sample_surface, simplify
 from .texture import textured
 
-# format -> (file name, writer of one frame); `animated-glb` holds all frames, at the end
-FRAME_WRITERS: dict[str, tuple[str, Callable[[Path, Mesh], None]]] = {
-    "glb": ("meshes/frame_{:04d}.glb", lambda path, mesh: write_glb(path, [mesh])),
-    "ply": ("meshes/frame_{:04d}.ply", write_ply),
-    "obj": ("meshes/frame_{:04d}.obj", write_obj),
-    "points": ("points/frame_{:04d}.ply", write_ply),
-}
-ANIMATED = "animated-glb"
 ANIMATION = "animation.glb"
-FORMATS = [ANIMATED, *MOVING_WRITERS, *FRAME_WRITERS]
+
+
+def if_there(value: int, module: str, package: str, need: str, instead: str) -> int:
+    """The value of an option; 0, with a warning, where the library isn't there that it needs: of a
+    threestudio that was installed by itself."""
+    if value:
+        try:
+            load(module, package, need)
+        except ImportError as error:
+            threestudio.warn(f"{error} Until then {instead}.")
+            return 0
+    return value
 
 
 @threestudio.register("animate124-4d-exporter")
@@ -69,7 +71,7 @@ class Assets4DExporter(Exporter):
         texture: int = bounded(512, 0, 2**14)
         lit: bool = False  # animations are shaded by a viewer's lights; else colours as they are
         bones: int = bounded(16, 1, 256)  # of the skeleton in skinned.glb, at most
-        formats: list[str] = bounded(["animated-glb", "ply", "points"], names=tuple(FORMATS))
+        formats: list[str] = bounded(["animated-glb", "ply", "points"], names=FORMATS)
         num_points: int = bounded(100_000, 1, 2**31)  # points of a frame's point cloud
         chunk_size: int = bounded(2**18, 1, 2**31)  # points a geometry call
 
@@ -83,10 +85,10 @@ class Assets4DExporter(Exporter):
     def configure(self, geometry, material, background) -> None:
         super().configure(geometry, material, background)
         load("skimage.measure", "scikit-image")  # missing? then say so now, not after the videos
-        if self.cfg.faces:
-            load("fast_simplification", "fast-simplification")
-        if self.cfg.texture:
-            load("xatlas", "xatlas", "Textures")
+        simplifier = "fast_simplification", "fast-simplification", "Fewer faces"
+        self.faces = if_there(self.cfg.faces, *simplifier, "meshes keep all of theirs")
+        xatlas = "xatlas", "xatlas", "Textures"
+        self.texture = if_there(self.cfg.texture, *xatlas, "colours are at the vertices")
         if not hasattr(geometry, "forward_density"):
             raise TypeError(
                 "animate124-4d-exporter needs an implicit geometry with a density, but "
@@ -156,8 +158,8 @@ class Assets4DExporter(Exporter):
     def _write_moving(self, folder: Path, moving: MovingMesh) -> dict[str, Any]:
         """The files that hold all of what moves; returns what is to be said of them."""
         cfg = self.cfg
-        if cfg.texture and {ANIMATED, *MOVING_WRITERS}.intersection(cfg.formats):
-            moving = textured(moving, self.field, cfg.texture)
+        if self.texture and {ANIMATED, *MOVING_WRITERS}.intersection(cfg.formats):
+            moving = textured(moving, self.field, self.texture)
         if ANIMATED in cfg.formats:
             write_moving_glb(folder / ANIMATION, moving, cfg.fps, cfg.lit)
         playing = Playing(cfg.fps, cfg.lit, cfg.bones)
@@ -207,8 +209,9 @@ class Assets4DExporter(Exporter):
             raise ValueError(
                 f"No surface at tau = {tau:.4g}: densities there lie in [{low:.4g}, {high:.4g}], "
                 f"the threshold is {threshold:.4g}. Try a density in between, for example "
-                f"system.exporter.threshold={(low + high) / 2:.3g}. If there is next to nothing, "
-                "the scene is empty: look at its videos, and at system.weights or resume."
+                f"system.exporter.threshold={(low + high) / 2:.3g} (of animate.py: "
+                "assets.threshold). If there is next to nothing, the scene is empty: look at its "
+                "videos, and at system.weights or resume."
             )
         mesh = isosurface(density, threshold, lattice.origin.cpu().numpy(), lattice.step)
-        return simplify(drop_small_parts(mesh, self.cfg.min_part), self.cfg.faces)
+        return simplify(drop_small_parts(mesh, self.cfg.min_part), self.faces)

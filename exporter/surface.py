@@ -32,7 +32,7 @@ def load(module: str, package: str, need: str = "Meshes") -> Any:
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{need} need {package}. Try: pip install {package}") from error
+        raise ImportError(f"{need} need {package}. Try: pip install {package}.") from error
 
 
 def isosurface(

@@ -21,19 +21,19 @@ class Layout(NamedTuple):
     vertex: Integer[np.ndarray, " W"]  # the mesh's vertex that each is
     faces: Integer[np.ndarray, "T 3"]
     uv: Float[np.ndarray, "W 2"]  # in [0, 1], v upwards
-    shape: tuple[int, int]  # height and width of the picture, the longer one as asked for
+    size: int  # of the picture's sides, texels
 
 
 class Texels(NamedTuple):
     """The centres of texels that lie on a triangle."""
 
-    place: Integer[np.ndarray, " N"]  # row * width + column
+    place: Integer[np.ndarray, " N"]  # row * size + column
     face: Integer[np.ndarray, " N"]
     weights: Float[np.ndarray, "N 3"]  # of the triangle's corners
 
 
 def textured(moving: MovingMesh, field: Field, size: int) -> MovingMesh:
-    """The mesh with a texture whose longer side has `size` texels."""
+    """The mesh with a texture of size x size texels."""
     layout = lay_out(moving, size)
     texels = texels_of(layout)
     faces = moving.faces[texels.face]
@@ -43,10 +43,9 @@ def textured(moving: MovingMesh, field: Field, size: int) -> MovingMesh:
 
     normals = torch.from_numpy(unit(blend(moving.normals[0]).numpy()).astype(np.float32))
     colours = field.seen(blend(moving.places[0]).float(), normals).numpy()
-    height, width = layout.shape
-    picture, there = np.zeros((height * width, 3), np.float32), np.zeros(height * width, bool)
+    picture, there = np.zeros((size * size, 3), np.float32), np.zeros(size * size, bool)
     picture[texels.place], there[texels.place] = colours, True
-    picture = spread(picture.reshape(height, width, 3), there.reshape(height, width))
+    picture = spread(picture.reshape(size, size, 3), there.reshape(size, size))
     return MovingMesh(
         moving.taus,
         moving.places[:, layout.vertex],
@@ -67,18 +66,16 @@ def lay_out(moving: MovingMesh, size: int) -> Layout:
     packed.resolution, packed.padding = size, PADDING
     atlas.generate(xatlas.ChartOptions(), packed)
     vertex, faces, uv = atlas[0]
-    scale = size / max(atlas.width, atlas.height)  # it takes the resolution as a hint
-    shape = (max(1, round(scale * atlas.height)), max(1, round(scale * atlas.width)))
-    return Layout(vertex.astype(np.int64), faces.astype(np.int64), uv.astype(np.float32), shape)
+    # xatlas takes the resolution as a hint: its atlas is a little larger, and nearly square
+    return Layout(vertex.astype(np.int64), faces.astype(np.int64), uv.astype(np.float32), size)
 
 
 def texels_of(layout: Layout) -> Texels:
     """Each texel's triangle: where islands touch, one of them."""
-    height, width = layout.shape
     flipped = np.stack([layout.uv[:, 0], 1 - layout.uv[:, 1]], -1).astype(np.float64)
-    corners = (flipped * [width, height])[layout.faces]  # texel (0, 0) has its centre at 1/2, 1/2
+    corners = (flipped * layout.size)[layout.faces]  # texel (0, 0) has its centre at 1/2, 1/2
     first = np.ceil(corners.min(1) - 0.5).clip(0).astype(np.int64)
-    last = np.minimum(np.floor(corners.max(1) - 0.5), [width - 1, height - 1]).astype(np.int64)
+    last = np.minimum(np.floor(corners.max(1) - 0.5), layout.size - 1).astype(np.int64)
     size = (last - first + 1).clip(0)  # of each triangle's box
     count = size.prod(-1)
     face = np.repeat(np.arange(len(count)), count)
@@ -86,7 +83,7 @@ def texels_of(layout: Layout) -> Texels:
     column, row = first[face, 0] + nth % size[face, 0], first[face, 1] + nth // size[face, 0]
     weights = barycentric(np.stack([column + 0.5, row + 0.5], -1), corners[face])
     on = (weights >= 0).all(-1)
-    place, one = np.unique((row * width + column)[on], return_index=True)
+    place, one = np.unique((row * layout.size + column)[on], return_index=True)
     return Texels(place, face[on][one], weights[on][one])
 
 

@@ -12,15 +12,15 @@ from .draft import Draft
 from .machine import CPU, variables
 from .overrides import check_handover, check_stage
 from .places import ROOT, check_writable, shown
-from .presets import Preset, check_name, preset_of, token_memory_options
+from .presets import AFTER, Preset, check_name, preset_of, token_memory_options
 from .prompts import by_stage, make_prompts
 from .request import FIELDS, GRID, Request
 from .subject import LATER, who
 from .task import Task
-from .tasks import preprocess, result, stage, token
+from .tasks import assets, preprocess, result, stage, token
 from .wording import Subject
 
-LEAVES = {leaf.NAME: leaf for leaf in (preprocess, token, result)}  # the others are stages
+LEAVES = {leaf.NAME: leaf for leaf in (preprocess, token, result, assets)}  # the others are stages
 
 
 @dataclass
@@ -105,7 +105,7 @@ def wanted(request: Request, preset: Preset) -> tuple[str, ...]:
     if until is None:
         return names
     names = names[: names.index(until) + 1]
-    return (*names, result.NAME) if until in {row.name for row in preset.stages} else names
+    return (*names, *AFTER) if until in {row.name for row in preset.stages} else names
 
 
 def check_draft(draft: Draft) -> None:
@@ -117,6 +117,7 @@ def check_draft(draft: Draft) -> None:
     for row in draft.preset.stages:
         check_stage(row.name, ROOT / row.config, draft.words[row.name], map(shown, later))
     check_handover(draft.configs)
+    assets.check(draft)
 
 
 def environment(draft: Draft, name: str) -> dict[str, str]:

@@ -13,7 +13,8 @@ from .request import FIELDS, GRID, Request
 
 Options = Mapping[str, Any]
 FAST = 4  # --fast divides the training steps of the token and of each stage by this
-BEFORE, AFTER = ("preprocess",), ("result",)  # tasks around the stages; the latter look at one
+# tasks around the stages; the latter look at one
+BEFORE, AFTER = ("preprocess",), ("result", "assets")
 
 
 class Cost(NamedTuple):
@@ -153,7 +154,12 @@ def full(video: str) -> Preset:
                 "seed": 0,
             },
         },
-        costs={"preprocess": Cost(30), "token": Cost(40, 0.12), "result": Cost(90)},  # one H200
+        costs={  # one H200
+            "preprocess": Cost(30),
+            "token": Cost(40, 0.12),
+            "result": Cost(90),
+            "assets": Cost(30),
+        },
     )
 
 
@@ -188,8 +194,14 @@ PRESETS = {
                 "report_to": "none",
             },
             "result": {"size": 128, "frames": 32, "fps": 16},
+            "assets": {"faces": 10000, "texture": 256},
         },
-        costs={"preprocess": Cost(1), "token": Cost(8, 0.1), "result": Cost(11)},  # two CPU cores
+        costs={  # two CPU cores
+            "preprocess": Cost(1),
+            "token": Cost(8, 0.1),
+            "result": Cost(11),
+            "assets": Cost(9),
+        },
         offline=True,
         on_cpu=True,
         words="load/toy-priors/words.json",

@@ -29,8 +29,8 @@ USAGE = (
     "       %(prog)s view RUN [options]"
 )
 EPILOG = (
-    "Tasks: preprocess, token, stage1, stage2, stage3, result. task.key=value changes a stage's "
-    "config (stage2.trainer.max_steps=500) or a flag of another task's script "
+    "Tasks: preprocess, token, stage1, stage2, stage3, result, assets. task.key=value changes a "
+    "stage's config (stage2.trainer.max_steps=500) or a flag of another task's script "
     "(token.max_train_steps=500, result.size=256). Run it again to go on where it stopped: what is "
     "done is skipped."
 )
@@ -167,7 +167,7 @@ class Request:
         metavar="TASK",
     )
     until: str | None = option(
-        "stop there; after a stage its own result is rendered", metavar="TASK"
+        "stop there; after a stage its own result is rendered and exported", metavar="TASK"
     )
     overrides: dict[str, dict[str, str]] = dataclasses.field(
         default_factory=dict

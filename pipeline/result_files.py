@@ -6,6 +6,9 @@ MESH = "animation.glb"
 PLAYBACK = "playback.json"  # how the motion plays, and how far its end is from its start
 EXPORTED = "frames.json"  # what the exporter says of the mesh and the files beside it
 REPORT = ("report.json", "report.html")  # what report.py writes beside them
+# what the task "assets" may write beside the others' files (patterns)
+ASSETS = (MESH, "skinned.glb", "animation.usd*", "animation.abc", "animation.png", "tracks.npz")
+ASSETS += ("meshes", "points", "frames.json")
 
 
 def file_names(static: bool) -> list[str]:

@@ -29,6 +29,7 @@ from .presets import preset_of
 from .process import STOPPED, Interrupt
 from .progress import Estimate, ProgressLine, Work, duration
 from .request import FIELDS, Request
+from .result_files import MESH
 from .task import Task
 from .tasks.stage import resume_words
 from .wording import unknown_words
@@ -218,7 +219,10 @@ def run_request(
         finally:
             line.close()
             page = write_report(plan, manifest) if manifest.records else None
-    print(f"Done: {plan.tasks[-1].folder}" + (f"; the report is {page}." if page else "."))
+    mesh = plan.tasks[-1].folder / MESH
+    there = {"the report is": page, "the mesh for other programs": mesh if mesh.is_file() else None}
+    more = [f"{words} {path}" for words, path in there.items() if path]
+    print(f"Done: {'; '.join([str(plan.tasks[-1].folder), *more])}.")
     return 0
 
 

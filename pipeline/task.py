@@ -3,7 +3,9 @@
 import shlex
 import shutil
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,9 @@ class Task:
     checkpoint: Path | None = None  # what a half-done task goes on from
     resume: list[str] = field(default_factory=list)  # words that make it go on
     slight: tuple[str, ...] = ()  # patterns of its files that are worth nothing by themselves
+    # of the names in its folder, patterns of those that are its own, and of another task's
+    own: tuple[str, ...] = ("*",)
+    others: tuple[str, ...] = ()
     environment: dict[str, str] = field(default_factory=dict)
     models: frozenset[str] = frozenset()  # folders and hub ids that it reads
 
@@ -42,6 +47,10 @@ class Task:
         if None in contents.values():
             return None
         return settings_hash([self.name, self._settings_hash, contents])
+
+    def owns(self, name: str) -> bool:
+        """Whether a file or folder directly in its folder is its own."""
+        return not matches(name, self.others) and matches(name, self.own)
 
     def words(self, again: bool = False) -> list[str]:
         """The command line; `again`: to go on where the task stopped."""
@@ -63,6 +72,10 @@ class Task:
             folder = shlex.quote(str(self.copies[0][1].parent))
             line = f"{' && '.join([f'mkdir -p {folder}', *copied])}\n{line}"
         return line
+
+
+def matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
 
 
 def interpreter(folder: Path = ROOT) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import sys
-import types
 from pathlib import Path
 
 import numpy as np
@@ -406,20 +405,21 @@ def test_bad_config_says_what_would_do(cfg, message):
         make_exporter(Ball(), **cfg)
 
 
-@pytest.mark.parametrize(
-    ("module", "package"),
-    [
-        ("skimage.measure", "scikit-image"),
-        ("fast_simplification", "fast-simplification"),
-        ("xatlas", "xatlas"),
-    ],
-)
-def test_a_missing_library_is_named(monkeypatch, module, package):
-    for other in ("fast_simplification", "xatlas"):
-        monkeypatch.setitem(sys.modules, other, types.ModuleType(other))
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=f"pip install {package}"):
-        make_exporter(Ball(), faces=100, texture=64)
+def test_missing_scikit_image_is_named(monkeypatch):
+    monkeypatch.setitem(sys.modules, "skimage.measure", None)
+    with pytest.raises(ImportError, match=r"Meshes need scikit-image\. Try: pip install scikit-im"):
+        make_exporter(Ball())
+
+
+def test_without_the_other_libraries_meshes_are_plain(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "fast_simplification", None)
+    monkeypatch.setitem(sys.modules, "xatlas", None)
+    with caplog.at_level("WARNING", logger="threestudio"):
+        export(tmp_path, StillBall(), faces=100, texture=64, formats=["animated-glb"])
+    assert "pip install fast-simplification. Until then meshes keep all of theirs" in caplog.text
+    assert "pip install xatlas. Until then colours are at the vertices" in caplog.text
+    gltf = pygltflib.GLTF2().load(str(tmp_path / "it7-export/animation.glb"))
+    assert gltf.meshes[0].primitives[0].attributes.COLOR_0 is not None and not gltf.images
 
 
 def test_a_geometry_without_density_is_refused():

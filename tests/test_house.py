@@ -35,6 +35,7 @@ DOORS = (
     "console/animate124_commands.py",
     "image_preprocess.py",
     "launch.py",
+    "pipeline/assets.py",
     "pipeline/result.py",
     "textual-inversion/textual_inversion.py",
     "toyworld/evaluate.py",

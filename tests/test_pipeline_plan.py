@@ -15,6 +15,7 @@ import pytest
 import threestudio.launch
 from animate124.geometry.encoding import Encoding
 from animate124.geometry.otypes import ENCODINGS
+from animate124.pipeline.exporting import exporter_config
 from animate124.pipeline.manifest import Manifest, settings_hash
 from animate124.pipeline.overrides import by_task, check_handover, flags, stage_config, written
 from animate124.pipeline.places import ROOT
@@ -22,7 +23,7 @@ from animate124.pipeline.plan import make_plan
 from animate124.pipeline.presets import CHUNK, PRESETS, preset_of
 from animate124.pipeline.request import FIELDS, Request, slug
 from animate124.pipeline.run import check_here, describe
-from animate124.pipeline.tasks import result
+from animate124.pipeline.tasks import assets, result
 from animate124.preprocess import command as preprocess
 from animate124.textual_inversion.parser import parser as token_parser
 from omegaconf import OmegaConf
@@ -56,6 +57,7 @@ def test_every_task_is_a_command_line_of_its_script(preset, field, tmp_path):
         "image_preprocess.py": preprocess.parser(),
         "textual-inversion/textual_inversion.py": token_parser(),
         "pipeline/result.py": result.parser(),
+        "pipeline/assets.py": assets.parser(),
     }
     for task in plan.tasks:
         script, *words = task.command
@@ -179,6 +181,8 @@ def test_a_persons_overrides_win(tmp_path):
         ("token.max_train_step=1", "token.max_train_step .*max_train_steps"),
         ("preprocess.sise=1", "preprocess.sise .*size"),
         ("result.frame=1", "result.frame .*frames"),
+        ("assets.face=1", "assets.face .*faces"),
+        ("assets.also=fbx", "assets.also=fbx: 'fbx' is no format; there are .*usdz"),
     ],
 )
 def test_what_nothing_would_read_is_an_error_before_anything_runs(word, says, tmp_path):
@@ -292,16 +296,47 @@ def test_unclear_options_say_what_to_do(tmp_path):
     assert plan.prompts["stage1"] == "a toy bear"
 
 
+def test_assets_play_as_the_result_does(tmp_path):
+    def told(*words, **given):
+        task = make_plan(request(tmp_path, overrides=by_task(words), **given))["assets"]
+        args = assets.parser().parse_args(task.command[1:])
+        return exporter_config(args)
+
+    def seconds(config):
+        return (config["num_frames"] - 1) / config["fps"]
+
+    usual = told()
+    assert usual["num_frames"] == 32 and usual["fps"] == pytest.approx(16)
+    assert told("result.fps=8")["fps"] == pytest.approx(8)
+    long = told(seconds=10.0, fps=24)
+    assert long["num_frames"] == 33 and seconds(long) == pytest.approx(10 - 1 / 24)
+    assert seconds(told(seconds=10.0, fps=24, loop=True)) == pytest.approx(10)
+    assert told("assets.keys=1")["num_frames"] == 1
+    assert told("assets.also=usdz,tracks")["formats"] == ["animated-glb", "usdz", "tracks"]
+    with pytest.raises(ValueError, match=r"assets.fps=3: animate.py sets fps itself; --seconds"):
+        told("assets.fps=3")
+
+
+def test_formats_that_need_tracks_are_refused_before_anything_is_trained(tmp_path):
+    asked = request(tmp_path, field="grid", overrides=by_task(["assets.also=tracks"]))
+    with pytest.raises(ValueError, match=r"tracks: .*can't be followed.*--field deformation"):
+        make_plan(asked, check=True)
+    make_plan(replace(asked, until="stage1"), check=True)  # what stands still can be
+
+
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("until", TOY.tasks)
 def test_until_ends_with_that_tasks_result(until, field, tmp_path):
-    tasks = make_plan(request(tmp_path, until=until, field=field)).tasks
-    rest = ["result"] if until in STAGES else []
-    assert [task.name for task in tasks] == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
-    task = tasks[-1]
-    if until in STAGES:
-        assert task.reads["checkpoint"].parts[-3] == until
-        assert ("animation.mp4" in {p.name for p in task.outputs}) == (until != "stage1")
+    plan = make_plan(request(tmp_path, until=until, field=field))
+    names = [task.name for task in plan.tasks]
+    rest = ["result", "assets"] if until in STAGES else []
+    assert names == [*TOY.tasks[: TOY.tasks.index(until) + 1], *rest]
+    for name in rest:
+        assert plan[name].reads["checkpoint"].parts[-3] == until
+    if rest:
+        shown = {path.name for path in plan["result"].outputs}
+        assert ("animation.mp4" in shown) == (until != "stage1")
+        assert [path.name for path in plan["assets"].outputs] == ["animation.glb"]
 
 
 def test_all_tasks_get_the_persons_gpus(tmp_path, monkeypatch):
@@ -456,9 +491,9 @@ def test_a_preset_has_as_many_stages_as_it_has_rows(tmp_path, monkeypatch):
     first, second, third = TOY.stages
     again = replace(third, name="again", starts_from="stage3")
     for rows, names in (
-        ([first], ["preprocess", "stage1", "result"]),
-        ([first, second], ["preprocess", "stage1", "stage2", "result"]),
-        ([first, second, third, again], [*TOY.tasks[:-1], "again", "result"]),
+        ([first], ["preprocess", "stage1", "result", "assets"]),
+        ([first, second], ["preprocess", "stage1", "stage2", "result", "assets"]),
+        ([first, second, third, again], [*TOY.tasks[:-2], "again", "result", "assets"]),
     ):
         monkeypatch.setitem(PRESETS, "rows", replace(TOY, stages=tuple(rows), grid=()))
         plan = make_plan(request(tmp_path, preset="rows"), check=True)
@@ -488,7 +523,9 @@ def test_the_published_methods_tasks_have_the_settings_of_the_release_before(tmp
     before = json.loads((ROOT / "tests" / "before" / "settings.json").read_text())
     for preset in PRESETS:
         plan = make_plan(request(tmp_path, preset=preset, field="grid"))
-        assert {task.name: settings_hash(task.settings) for task in plan.tasks} == before[preset]
+        settings = {task.name: settings_hash(task.settings) for task in plan.tasks}
+        assert settings.pop("assets")  # it is newer
+        assert settings == before[preset]
 
 
 GEOMETRY = "system.geometry"

@@ -46,7 +46,8 @@ class Runner:
 
     def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
         name = log.stem
-        task = self.folder / ("input" if name == "preprocess" else name)
+        folders = {"preprocess": "input", "assets": "result"}
+        task = self.folder / folders.get(name, name)
         words = " ".join(command)
         again = "resume=" in words or "--resume_from_checkpoint" in words
         self.ran.append((name, again))
@@ -74,6 +75,8 @@ class Runner:
             write(task / "ckpts" / "last.ckpt", content)
             write(task / "configs" / "parsed.yaml", content)
             write(task / "csv_logs" / "version_0" / "metrics.csv", "step,train/loss_rgb\n1,0.5\n")
+        elif name == "assets":
+            write(task / "animation.glb", content)
         else:
             static = "stage1" in words
             names = ["turntable.mp4"] if static else ["turntable.mp4", "animation.mp4"]
@@ -184,12 +187,14 @@ def test_everything_runs_once_and_in_order(world):
 @pytest.mark.parametrize(
     ("words", "options", "runs"),
     [
-        (["stage3.system.loss.lambda_rgb=5"], {}, ["stage3", "result"]),
-        (["stage2.seed=1"], {}, ["stage2", "stage3", "result"]),
-        (["result.frames=9"], {}, ["result"]),
-        (["token.seed=3"], {}, ["token", "stage3", "result"]),
-        ([], {"refine_prompt": "the <token> is dancing"}, ["stage3", "result"]),
-        ([], {"static_prompt": "a toy"}, [*STAGES, "result"]),
+        (["stage3.system.loss.lambda_rgb=5"], {}, ["stage3", "result", "assets"]),
+        (["stage2.seed=1"], {}, ["stage2", "stage3", "result", "assets"]),
+        (["result.size=9"], {}, ["result"]),
+        (["result.frames=9"], {}, ["result", "assets"]),
+        (["assets.faces=9"], {}, ["assets"]),
+        (["token.seed=3"], {}, ["token", "stage3", "result", "assets"]),
+        ([], {"refine_prompt": "the <token> is dancing"}, ["stage3", "result", "assets"]),
+        ([], {"static_prompt": "a toy"}, [*STAGES, "result", "assets"]),
         ([], {"fast": True}, list(TASKS[1:])),
         (["preprocess.size=64"], {}, list(TASKS)),
     ],
@@ -233,7 +238,11 @@ def test_a_scene_of_another_field_is_trained_anew_and_the_person_is_told(
     again = describe(make_plan(world.request(field=before)), beginning(world.request(field=before)))
     assert "trained with" not in again and world.go(field=before) == []
     capsys.readouterr()
-    assert world.go(field=now) == [*STAGES, "result"]  # the cut-out and the token serve both
+    assert world.go(field=now) == [
+        *STAGES,
+        "result",
+        "assets",
+    ]  # the cut-out and the token serve both
     assert told in capsys.readouterr().out
     aside = world.folder / "earlier" / "stage3-1" / "ckpts" / "last.ckpt"
     assert aside.read_text() == kept
@@ -253,7 +262,7 @@ def test_a_retrained_model_is_another_model(world, tmp_path):
     from animate124.pipeline.manifest import model_hash
 
     model_hash.cache_clear()  # a new process has none
-    assert world.go(word) == ["token", "stage3", "result"]
+    assert world.go(word) == ["token", "stage3", "result", "assets"]
 
 
 def test_an_interrupted_stage_goes_on_from_its_checkpoint(world, capsys):
@@ -263,7 +272,7 @@ def test_an_interrupted_stage_goes_on_from_its_checkpoint(world, capsys):
     assert "Stopped in stage2. To go on:\n  python animate.py again" in capsys.readouterr().out
     code = run_request(world.request(), GO_ON, Interrupt())
     assert (code, world.runner.ran[0]) == (0, ("stage2", True))
-    assert world.runner.take() == ["stage2", "stage3", "result"]
+    assert world.runner.take() == ["stage2", "stage3", "result", "assets"]
     record = json.loads((world.folder / "manifest.json").read_text())["steps"]["stage2"]
     assert record["seconds"] == 2.0  # of both runs
     assert record["peak_memory"] == {"host": 2.0}
@@ -299,6 +308,19 @@ def test_what_a_person_put_into_a_tasks_folder_is_kept(task, name, world):
     world.go()
     assert (world.folder / "earlier" / f"{task}-1" / name).read_text() == "mine"
     assert not (world.folder / task / name).exists()
+
+
+def test_tasks_that_share_a_folder_keep_each_others_files(done):
+    mesh, video = (done.folder / "result" / name for name in ("animation.glb", "animation.mp4"))
+    before = mesh.read_text(), video.read_text()
+    assert done.go("assets.faces=9") == ["assets"]
+    assert video.read_text() == before[1] and mesh.read_text() != before[0]
+    assert files_in(done.folder / "earlier") == {"assets-1/animation.glb"}
+    again = mesh.read_text()
+    assert done.go("assets.faces=9", "result.size=99") == ["result"]
+    assert mesh.read_text() == again and video.read_text() != before[1]
+    assert (done.folder / "earlier" / "result-1" / "animation.mp4").read_text() == before[1]
+    assert not (done.folder / "earlier" / "result-1" / "animation.glb").exists()
 
 
 def test_a_launch_that_came_to_nothing_leaves_nothing(world):
@@ -389,7 +411,7 @@ def test_a_failed_task_says_so_and_the_next_run_goes_on(world):
     world.runner.take()
     report = json.loads((world.folder / "result" / "report.json").read_text())
     assert [step["state"] for step in report["steps"]][:4] == ["done", "done", "begun", "not run"]
-    assert world.go() == ["stage1", "stage2", "stage3", "result"]
+    assert world.go() == ["stage1", "stage2", "stage3", "result", "assets"]
 
 
 @pytest.mark.parametrize("told", [False, True])
@@ -414,11 +436,11 @@ def test_a_tasks_messages_are_shown_and_its_lines_are_not(world, capsys):
 
 def test_from_forces_and_keeps_what_was_there(done):
     before = (done.folder / "stage2" / "ckpts" / "last.ckpt").read_text()
-    assert done.go(start="stage2") == ["stage2", "stage3", "result"]
+    assert done.go(start="stage2") == ["stage2", "stage3", "result", "assets"]
     assert (done.folder / "earlier" / "stage2-1" / "ckpts" / "last.ckpt").read_text() == before
     done.runner.stops = {"stage3"}
     assert done.go(start="stage2") == ["stage2", "stage3"]
-    assert done.go() == ["stage3", "result"]  # what goes on doesn't force again
+    assert done.go() == ["stage3", "result", "assets"]  # what goes on doesn't force again
 
 
 def test_a_token_that_cant_be_read_is_said_before_the_stages(done):
@@ -429,14 +451,14 @@ def test_a_token_that_cant_be_read_is_said_before_the_stages(done):
     with pytest.raises(ValueError, match=r"learned_embeds\.bin.*--from token"):
         done.go("stage1.seed=5")
     assert done.runner.take() == []
-    assert done.go("stage1.seed=5", until="stage2") == ["stage1", "stage2", "result"]
+    assert done.go("stage1.seed=5", until="stage2") == ["stage1", "stage2", "result", "assets"]
 
 
 def test_until_stops_and_later_runs_go_on(world):
     assert world.go(until="token") == ["preprocess", "token"]
-    assert world.go(until="stage1") == ["stage1", "result"]
+    assert world.go(until="stage1") == ["stage1", "result", "assets"]
     assert not (world.folder / "result" / "animation.mp4").exists()
-    assert world.go() == ["stage2", "stage3", "result"]
+    assert world.go() == ["stage2", "stage3", "result", "assets"]
     assert (world.folder / "result" / "animation.mp4").exists()
 
 
@@ -473,7 +495,7 @@ def test_dry_run_prints_what_runs_and_writes_nothing(world, tmp_path):
     printed.clear()
     world.go()
     plain = text.replace("'", "")
-    assert len(printed) == 3 and all(line in plain for line in printed)
+    assert len(printed) == 4 and all(line in plain for line in printed)
 
 
 def test_one_run_at_a_time_in_a_folder(world):

@@ -10,7 +10,7 @@ from ..draft import Draft
 from ..overrides import flags
 from ..places import shown
 from ..request import TURN, camera_path, frame_rate
-from ..result_files import REPORT, file_names
+from ..result_files import ASSETS, REPORT, file_names
 from ..task import Task
 
 NAME = "result"
@@ -86,4 +86,5 @@ def make(draft: Draft) -> Task:
         outputs=[folder / name for name in file_names(stands_still(draft.configs[stage]))],
         cost=draft.preset.costs[NAME],
         slight=REPORT,
+        others=ASSETS,
     )

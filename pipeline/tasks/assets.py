@@ -1,0 +1,121 @@
+"""Files for other programs of what the result shows: animation.glb, and others if asked for."""
+
+import argparse
+
+from argument_types import finite_number, path, whole_number
+
+from ...exporter.frame_files import FORMATS
+from ...exporter.moving_files import check_moving_formats
+from ..draft import Draft
+from ..overrides import flags
+from ..places import shown
+from ..request import GRID
+from ..result_files import ASSETS, MESH
+from ..task import Task
+from . import result
+
+NAME = "assets"
+SCRIPT = "pipeline/assets.py"
+PLANNED = {
+    "config": "--from",
+    "checkpoint": "--from",
+    "out": "--out",
+    "loop": "--loop",
+    **dict.fromkeys(("seconds", "fps", "frames"), "--seconds and --fps"),
+}
+KEYS = 33  # four a span of a deformation's splines, between which it is nearly straight
+
+
+def formats(text: str) -> list[str]:
+    """An argparse type: usdz,tracks."""
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in FORMATS:
+            raise argparse.ArgumentTypeError(
+                f"{name!r} is no format; there are {', '.join(FORMATS)}."
+            )
+    return names
+
+
+def parser() -> argparse.ArgumentParser:
+    """The script's."""
+    p = argparse.ArgumentParser(
+        description="Files for other programs: a scene as animation.glb, from a stage's checkpoint."
+    )
+    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
+    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
+    p.add_argument("--out", type=path, required=True, help="folder to write to")
+    result.add_playback(p)
+    p.add_argument(
+        "--keys",
+        type=whole_number(1, 10000),
+        default=KEYS,
+        help="moments of the motion that are in the files, at most; viewers play what is between "
+        f"them ({KEYS})",
+    )
+    p.add_argument(
+        "--faces", type=whole_number(0, 2**31), default=12000, help="of a mesh; 0: all (12000)"
+    )
+    p.add_argument(
+        "--texture",
+        type=whole_number(0, 2**14),
+        default=1024,
+        help="texels of a side; 0: colours at the vertices (1024)",
+    )
+    p.add_argument("--lit", action="store_true", help="shaded by a viewer's lights")
+    p.add_argument(
+        "--also", type=formats, default=[], help=f"further formats: {', '.join(FORMATS)}"
+    )
+    p.add_argument(
+        "--resolution",
+        type=whole_number(2, 4096),
+        default=128,
+        help="lattice points along the object's longest side, on which its surface is found (128)",
+    )
+    p.add_argument(
+        "--threshold",
+        type=finite_number(1e-6, 1e6),
+        help="density at the surface (default: from the scene's densities)",
+    )
+    p.add_argument(
+        "--bones", type=whole_number(1, 256), default=16, help="of skinned-glb's skeleton (16)"
+    )
+    return p
+
+
+def check(draft: Draft) -> None:
+    """Whether the formats that are asked for can be written.
+
+    Raises:
+        ValueError, ImportError: they can't, for want of tracks or of a library.
+    """
+    asked = draft.flags(NAME).get("also", "")
+    try:
+        names = formats(str(asked))
+    except argparse.ArgumentTypeError:
+        return  # `make` says it, as of any flag
+    still = result.stands_still(draft.configs[draft.last])
+    check_moving_formats(names, can_follow=still or draft.request.field != GRID)
+
+
+def make(draft: Draft) -> Task:
+    """Plays as the result does."""
+    stage, folder = draft.last, draft.folder(result.NAME)
+    played = {
+        key: value
+        for key, value in draft.flags(result.NAME, *result.PLAYED).items()
+        if key in (*result.PLAYED, "frames")
+    }
+    options = {**played, **draft.flags(NAME)}
+    reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
+    paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
+    return Task(
+        name=NAME,
+        command=[SCRIPT, *flags(NAME, {**paths, **options}, parser())],
+        folder=folder,
+        settings={**options, "stage": stage},
+        reads=reads,
+        outputs=[folder / MESH],
+        cost=draft.preset.costs[NAME],
+        own=ASSETS,
+    )
