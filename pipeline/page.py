@@ -59,7 +59,7 @@ def figure(path: Path, caption: str) -> Figure:
 
 @dataclass(frozen=True)
 class MeshFile:
-    """The animation as a file, for the viewer of the page."""
+    """The animation as a file, for the player of the page."""
 
     name: str
     size: str

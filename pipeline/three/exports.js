@@ -1,4 +1,4 @@
-// What viewer.js needs of three.js; build.sh makes three.min.js of it.
+// What player.js needs of three.js; build.sh makes three.min.js of it.
 export {
   AnimationMixer,
   Box3,

@@ -14,7 +14,7 @@ from animate124.pipeline.result_files import MESH
 import textured_morph
 from browser import Tab, chromium
 
-CANVAS = "#viewer canvas"
+CANVAS = "#player canvas"
 CARD = (255, 255, 255)  # the page's ground where nothing is drawn
 STILL = {"reduced_motion": "reduce"}  # of a context: then nothing moves by itself
 EVIL = "</script></title><script>hurt = 1</script><img src=x onerror='hurt = 1'>{{7*7}}"
@@ -69,8 +69,8 @@ def report(folder, write=textured_morph.write, **more):
 
 def ready(tab):
     """Waits until the mesh is there or isn't going to be; what the page says it does."""
-    tab.page.wait_for_function("document.getElementById('viewer').dataset.state !== 'loading'")
-    return tab.page.evaluate("document.getElementById('viewer').dataset.state")
+    tab.page.wait_for_function("document.getElementById('player').dataset.state !== 'loading'")
+    return tab.page.evaluate("document.getElementById('player').dataset.state")
 
 
 def drag_time(tab, share):
@@ -247,7 +247,7 @@ def test_it_fits_a_phone(tab):
     width = 360
     tab.page.set_viewport_size({"width": width, "height": 740})
     assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
-    for place in ("#viewer", *["#viewer button"] * 4):
+    for place in ("#player", "#player button"):
         for found in tab.page.locator(place).all():
             box = found.bounding_box()
             assert box["x"] >= 0 and box["x"] + box["width"] <= width and box["height"] >= 40
@@ -312,7 +312,7 @@ def test_a_browser_without_webgl_says_so(launch, tmp_path):
 
 
 def test_no_script_can_end_early():
-    for name in ("viewer.js", "three/three.min.js"):
+    for name in ("player.js", "three/three.min.js"):
         assert not re.search(r"</script|<!--|<script", page.asset(name), re.IGNORECASE), name
 
 

@@ -7,8 +7,8 @@ const MARGIN = 1.1; // round the mesh
 const STEP = Math.PI / 24; // that a key takes the camera round the mesh, radians
 const ZOOM = 0.9; // that "+" brings the camera nearer: a share of its distance
 
-const viewer = document.getElementById("viewer");
-const part = (name) => viewer.querySelector(`[data-part="${name}"]`);
+const player = document.getElementById("player");
+const part = (name) => player.querySelector(`[data-part="${name}"]`);
 const canvas = part("canvas");
 const calm = matchMedia("(prefers-reduced-motion: reduce)").matches; // nothing moves by itself
 
@@ -33,7 +33,7 @@ async function show() {
 
 // What report.html's style and whoever waits for the mesh go by, and a line for a person.
 function end(state, says) {
-  viewer.dataset.state = state;
+  player.dataset.state = state;
   part("says").textContent = says;
 }
 
@@ -213,7 +213,7 @@ function connectLook(view) {
   part("front").addEventListener("click", () => view.controls.reset());
   // the wheel scrolls the page until someone has taken hold of the mesh
   const held = (event) => document.activeElement === canvas || event.ctrlKey;
-  viewer.addEventListener("wheel", (event) => held(event) || event.stopPropagation(), true);
+  player.addEventListener("wheel", (event) => held(event) || event.stopPropagation(), true);
 }
 
 function connectKeys(motion, view) {
@@ -239,7 +239,7 @@ function connectKeys(motion, view) {
   };
   document.addEventListener("keydown", (event) => {
     const at = event.target;
-    const ours = viewer.contains(at) || at === document.body;
+    const ours = player.contains(at) || at === document.body;
     if (!ours || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key === " " && at.closest("button, summary, a")) return; // it presses that
     const shift = event.shiftKey && event.key.startsWith("Arrow") ? "Shift+" : "";
