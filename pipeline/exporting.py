@@ -11,7 +11,7 @@ import torch
 from ..events import peak_memory, say
 from ..exporter.frame_files import ANIMATED
 from ..files.whole import whole_file
-from ..system.trained import Scene, load_scene
+from ..system.trained import load_scene
 from .places import check_writable
 from .tasks.result import number_of_frames
 
@@ -30,9 +30,9 @@ def exporter_config(args: argparse.Namespace) -> dict[str, Any]:
     return config if args.threshold is None else config | {"threshold": args.threshold}
 
 
-def export(scene: Scene, config: dict[str, Any], out: Path) -> list[Path]:
-    """Writes a scene's files, each under its name when it is whole; returns them."""
-    system: Any = scene.system
+def export(system: Any, config: dict[str, Any], out: Path) -> list[Path]:
+    """Writes the files of a scene's system (its geometry, material and background), each under its
+    name when it is whole; returns them."""
     exporter = threestudio.find("animate124-4d-exporter")(
         config, geometry=system.geometry, material=system.material, background=system.background
     )
@@ -52,7 +52,7 @@ def write_assets(args: argparse.Namespace) -> None:
     scene = load_scene(args.config, args.checkpoint)
     if args.loop:
         scene.loop()
-    for path in export(scene, exporter_config(args), args.out):
+    for path in export(scene.system, exporter_config(args), args.out):
         if path.parent == args.out and path.suffix != ".json":
             say(f"{path.name}: {path.stat().st_size / 1e6:.2f} MB")
     if scene.static:

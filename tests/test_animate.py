@@ -140,7 +140,7 @@ def test_the_report_has_every_task(finished):
         assert tasks[name]["steps"] == 2
         assert all(len(loss["curve"]) <= 2 for loss in tasks[name]["losses"].values())
     assert "loss_cn_sds" in tasks["stage3"]["losses"]
-    assert set(facts["files"]) == {p.name for p in (finished[0] / "result").glob("*.png")} | {
+    assert set(facts["files"]) == {p.name for p in (finished[0] / "result").glob("*.*g*")} | {
         "animation.mp4",
         "reference_view.mp4",
         "turntable.mp4",
