@@ -42,10 +42,12 @@ def fixed_seed():
     torch.manual_seed(0)
 
 
-@pytest.fixture(autouse=True)
-def priors_in_float32(monkeypatch):
+@pytest.fixture(scope="session", autouse=True)
+def priors_in_float32():
     """On a CPU, whatever it multiplies: what is compared here is compared exactly."""
-    monkeypatch.setattr(models, "multiplies_bfloat16", lambda: False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "multiplies_bfloat16", lambda: False)
+        yield
 
 
 @pytest.fixture(scope="session")
