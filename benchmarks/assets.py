@@ -1,6 +1,6 @@
 """A moving mesh as a file, every format side by side: megabytes, seconds, and the skeleton's error.
 
-python benchmarks/assets.py outputs/<scene>/stage3 --frames 48
+python benchmarks/assets.py outputs/<scene>/stage3
 
 Beside them what other 4D projects hand out: an OBJ a frame, and a GLB with a shape key a frame in
 full (24 bytes a vertex and frame, as Blender exports it; reckoned, not written). Formats whose
@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from animate124.exporter.assets_4d import ANIMATED, ANIMATION, FRAME_WRITERS, Assets4DExporter
+from animate124.exporter.assets_4d import ANIMATION, Assets4DExporter
 from animate124.exporter.field import survey
+from animate124.exporter.frame_files import ANIMATED, FRAME_WRITERS
 from animate124.exporter.morph_glb import write_moving_glb
 from animate124.exporter.moving_files import MOVING_WRITERS, Playing, check_moving_formats
 from animate124.exporter.moving_mesh import MovingMesh
@@ -31,23 +32,20 @@ SHAPE_KEY = 24  # bytes of a vertex in a frame: position and normal in full
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("trial", type=Path, help="folder of stage 2's or 3's trial")
-    parser.add_argument("--frames", type=int, default=48, help="as a result's (48)")
+    parser.add_argument("--frames", type=int, default=32, help="as a toy result has (32)")
     parser.add_argument("--faces", type=int, help="of the mesh, at most; else the exporter's")
-    parser.add_argument(
-        "--texture", type=int, help="texels of its longer side; else the exporter's"
-    )
-    parser.add_argument("--fps", type=float, default=24.0)
+    parser.add_argument("--texture", type=int, default=1024, help="texels of a side (1024)")
+    parser.add_argument("--fps", type=float, default=16.0)
     parser.add_argument("--figures", type=Path, help="figures.json to write into")
     return parser
 
 
 def make_exporter(args: argparse.Namespace) -> Assets4DExporter:
     scene = load_scene(args.trial / "configs" / "parsed.yaml", args.trial / "ckpts" / "last.ckpt")
-    asked = {"faces": args.faces, "texture": args.texture}
-    given = {key: value for key, value in asked.items() if value is not None}
+    given = {} if args.faces is None else {"faces": args.faces}
     system = scene.system
     return Assets4DExporter(
-        {"num_frames": args.frames, "fps": args.fps, **given},
+        {"num_frames": args.frames, "fps": args.fps, "texture": args.texture, **given},
         geometry=system.geometry,
         material=system.material,
         background=system.background,
@@ -137,7 +135,9 @@ def main() -> None:
             "skin.bytes": (sizes["skinned-glb"], "bytes"),
             "skin.error": (error["rms_error"], "of the scene's size, root mean square"),
         }
-        command = f"python benchmarks/assets.py TRIAL --frames {args.frames} --fps {args.fps:g}"
+        command = (
+            f"python benchmarks/assets.py TRIAL --frames {args.frames} --texture {args.texture}"
+        )
         record(figures, command, args.figures)
 
 
