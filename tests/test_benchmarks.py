@@ -10,6 +10,8 @@ from pathlib import Path
 import torch
 from PIL import Image
 
+from trials import write_trial
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 MILLIONS = {  # of parameters, as counted in the published models
     ("sd", "unet"): 859.520964,
@@ -54,6 +56,15 @@ def test_a_tiny_step_is_timed_and_split(tmp_path):
             assert float(split[f"{part} {what}"]) > 0
     parts = sum(float(ms) for label, ms in split.items() if label not in ("step", "of it march"))
     assert parts > 0.9 * float(split["step"])
+
+
+def test_the_viewers_pictures_are_counted(tmp_path):
+    write_trial(tmp_path / "run" / "stage2", rise=0.1)
+    options = ["run", "--size", "24", "--seconds", "0.2"]
+    said = output_of("view.py", *options, folder=tmp_path)
+    found = re.findall(r"(\w+) 24 x 24: ([\d.]+) pictures a second", said)
+    assert [mode for mode, _ in found] == ["colour", "opacity", "normal", "depth"]
+    assert all(float(number) > 0 for _, number in found)
 
 
 def test_a_vae_is_timed_with_and_without_a_gradient_through_it(monkeypatch):
