@@ -15,6 +15,7 @@ from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
 from animate124.pipeline.request import Request
 
+import textured_morph
 from browser import Tab, chromium
 
 
@@ -89,6 +90,8 @@ def written(tmp_path_factory):
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.suffix == ".mp4":
                 videos.write_video(path, colours)
+            elif path.suffix == ".glb":
+                textured_morph.write(path)
             elif path.suffix == ".png":
                 cv2.imwrite(str(path), np.full((640, 1000, 3), 90, np.uint8))
             else:
@@ -108,7 +111,7 @@ def written(tmp_path_factory):
 
 def test_the_json_says_what_each_task_took(written):
     facts = json.loads(written.with_name("report.json").read_text())
-    assert facts["seconds"] == pytest.approx(6 * 61.5)
+    assert facts["seconds"] == pytest.approx(7 * 61.5)
     stage = facts["steps"][3]
     assert stage["name"] == "stage2" and stage["state"] == "done"
     assert stage["peak_memory_gb"] == {"host": 1.25, "gpu": 10.5}
@@ -121,6 +124,7 @@ def test_the_json_says_what_each_task_took(written):
     assert facts["playback"] == PLAYBACK
     assert facts["field"] == "deformation" and facts["versions"]["torch"]
     assert set(facts["files"]) == {
+        "animation.glb",
         "animation.mp4",
         "reference_view.mp4",
         "turntable.mp4",
@@ -134,7 +138,9 @@ def test_the_page_holds_everything_it_shows(written):
     beside = sources.index("frames%20%231/")  # what else is there, for other programs
     for name in (sources.pop(beside), sources.pop(beside)):
         assert (written.parent / unquote(name)).exists()
+    sources.remove("#")  # the mesh, which the player hands out
     assert len(sources) == 6 and all(source.startswith("data:") for source in sources)
+    text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r"https?://|url\(|@import|<script", text)
     assert "<b>panda" not in text and "a &lt;b&gt;panda&lt;/b&gt; is dancing &amp; nodding" in text
 
@@ -171,7 +177,7 @@ def test_a_browser_shows_the_page(size, written):
         assert tab.page.inner_text("h1") == "a <b>panda</b> is dancing & nodding"
 
 
-def test_a_run_that_broke_off_early_has_a_page(written):
+def test_a_run_that_broke_off_early_has_a_page(written, tmp_path):
     """A task that never ran has no time, one that failed no memory; a log had words in it."""
     facts = json.loads(written.with_name("report.json").read_text())
     facts |= {"files": [], "further_files": [], "playback": None, "skeleton": None}
@@ -179,6 +185,6 @@ def test_a_run_that_broke_off_early_has_a_page(written):
         {"name": "preprocess", "state": "begun", "seconds": 3.0, "steps": None},
         {"name": "token", "state": "not run", "unread": ["loss.csv, line 3"]},
     ]
-    text = page.page(facts, written.parent, [])
+    text = page.page(facts, tmp_path, [])
     assert "<td>3 s</td>" in text and "no number: loss.csv, line 3" in text
     assert "Contact sheet" not in text and "None" not in text
