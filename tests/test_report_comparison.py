@@ -101,19 +101,20 @@ def test_a_page_that_cant_be_written_is_a_line(page, capsys):
 def test_a_browser_shows_it_and_loads_what_is_seen(page):
     with chromium() as launch:
         browser = launch()
-        for size in ((1280, 800), (360, 740)):
-            tab = Tab(browser, page.path, size)
-            tab.page.wait_for_function("document.querySelector('video').currentTime > 0.1")
-            assert tab.page.evaluate("document.documentElement.scrollWidth") <= size[0]
-            assert tab.page.evaluate("window.hurt") is None and tab.said == []
-            assert tab.page.inner_text("article h2 >> nth=0") == EVIL
-            assert tab.page.locator("article").count() == 5
-            folder = page.path.parents[1].as_uri()
-            assert all(url.startswith(folder) for url in tab.asked())
+        tab = Tab(browser, page.path, (1280, 800))
+        tab.page.wait_for_function("document.querySelector('video').currentTime > 0.1")
+        for width in (1280, 360):
+            tab.page.set_viewport_size({"width": width, "height": 740})
+            assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+        assert tab.page.evaluate("window.hurt") is None and tab.said == []
+        assert tab.page.inner_text("article h2 >> nth=0") == EVIL
+        assert tab.page.locator("article").count() == 5
+        folder = page.path.parents[1].as_uri()
+        assert all(url.startswith(folder) for url in tab.asked())
         tab.page.evaluate("document.body.style.paddingBottom = '2000px'; scrollTo(0, 2000)")
         tab.page.wait_for_function("document.querySelector('video').paused")
         tab.page.click("text=report")
         assert tab.page.title() == "its report"
-        calm = Tab(browser, page.path, size, reduced_motion="reduce")
+        calm = Tab(browser, page.path, reduced_motion="reduce")
         calm.page.wait_for_function("[...document.images].every(image => image.complete)")
         assert not [url for url in calm.asked() if Path(url).suffix == ".mp4"]
