@@ -269,9 +269,10 @@ def overridden(cfg: DictConfig, arguments: list[str], **kwargs: Any) -> DictConf
         whole = OmegaConf.merge(cfg, kwargs)
         return OmegaConf.create(escaped(OmegaConf.to_container(whole, resolve=True)))
     except OmegaConfBaseException as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        key = next((f" ({line})" for line in lines[1:] if line.startswith("full_key")), "")
-        raise ValueError(f"The config cannot be resolved: {lines[0]}{key}") from error
+        reason = str(error).splitlines()[0]
+        # what is written there names the keys that it is made of
+        where = f" ({error.full_key}: {error.child_node})" if error.full_key else ""
+        raise ValueError(f"The config cannot be resolved: {reason}{where}") from error
 
 
 def load_yaml(path: str) -> DictConfig:
