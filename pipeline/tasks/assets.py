@@ -37,6 +37,11 @@ def formats(text: str) -> list[str]:
     return names
 
 
+def texels(text: str) -> int:
+    """An argparse type: of a side; none is 0."""
+    return 0 if text == "none" else whole_number(0, 2**14)(text)
+
+
 def parser() -> argparse.ArgumentParser:
     """The script's."""
     p = argparse.ArgumentParser(
@@ -58,9 +63,9 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument(
         "--texture",
-        type=whole_number(0, 2**14),
+        type=texels,
         default=1024,
-        help="texels of a side; 0: colours at the vertices (1024)",
+        help="texels of a side; none: colours at the vertices (1024)",
     )
     p.add_argument("--lit", action="store_true", help="shaded by a viewer's lights")
     p.add_argument(

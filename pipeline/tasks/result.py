@@ -16,7 +16,12 @@ from ..task import Task
 NAME = "result"
 SCRIPT = "pipeline/result.py"
 PLAYED = ("seconds", "fps", "loop")  # options of animate.py: how a motion plays
-PLANNED = {"config": "--from", "checkpoint": "--from", "out": "--out"}
+PLANNED = {
+    "config": "--from",
+    "checkpoint": "--from",
+    "out": "--out",
+    **{name: f"--{name}" for name in ("seconds", "loop", "camera")},
+}
 
 
 def parser() -> argparse.ArgumentParser:
