@@ -52,7 +52,7 @@ def camera_stops(text: str) -> list[Stop]:
     Raises:
         argparse.ArgumentTypeError: it is no list of such places.
     """
-    bounds = (-math.inf, math.inf), (-90, 90), (0, 100)
+    bounds = (-math.inf, math.inf), (-90, 90), (0.1, 100)
 
     def number(word: str, low: float, high: float) -> float | None:
         return finite_number(low, high)(word) if word else None

@@ -1,8 +1,10 @@
 """The stage YAMLs: their numbers are the method's, and every key in them is read by something."""
 
 import functools
+import shutil
 from pathlib import Path
 
+import animate124
 import pytest
 import pytorch_lightning as pl
 import threestudio
@@ -358,8 +360,14 @@ def test_a_toy_has_the_modules_and_terms_of_its_stage():
 
 def test_a_config_is_found_by_its_name_in_the_package(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    package = tmp_path / "package"
+    shutil.copytree(CONFIGS, package / "configs")
+    trial = package / "outputs" / "fox" / "stage1" / "configs" / "parsed.yaml"
+    trial.parent.mkdir(parents=True)
+    trial.touch()
+    monkeypatch.setattr(animate124, "__path__", [str(package)])
     found = config_of("animate124", "toy/stage1.yaml")
-    assert Path(found).samefile(CONFIGS / "toy" / "stage1.yaml")
+    assert Path(found).samefile(package / "configs" / "toy" / "stage1.yaml")
     with pytest.raises(FileNotFoundError, match=r"toy/stage1\.yaml"):
         config_of("animate124", "stage1.yaml")
     Path("stage1.yaml").touch()

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -315,6 +316,13 @@ def test_assets_play_as_the_result_does(tmp_path):
     assert told("assets.also=usdz,tracks")["formats"] == ["animated-glb", "usdz", "tracks"]
     with pytest.raises(ValueError, match=r"assets.fps=3: animate.py sets fps itself; --seconds"):
         told("assets.fps=3")
+
+
+def test_a_format_whose_library_is_missing_is_said_at_once(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pxr", None)
+    asked = request(tmp_path, overrides=by_task(["assets.also=usdz"]))
+    with pytest.raises(ValueError, match=r"assets\.also=usdz: .*pip install"):
+        make_plan(asked, check=True)
 
 
 def test_formats_that_need_tracks_are_refused_before_anything_is_trained(tmp_path):

@@ -62,7 +62,7 @@ def test_lines_come_one_by_one_and_go_into_the_log(tmp_path):
 
 
 def test_peak_memory_is_the_childs(tmp_path):
-    pause = "print(1, flush=True); import time; time.sleep(0.1); print(2)"
+    pause = "print(1, flush=True); import time; time.sleep(0.5); print(2)"
     fill = "x = bytearray(300_000_000); x[::4096] = x[::4096]; del x;"
     big, small = (child(code + pause, tmp_path, Interrupt()) for code in (fill, ""))
     assert 0.3 < big.peak_memory["host"] < 0.6

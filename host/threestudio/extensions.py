@@ -59,12 +59,8 @@ def config_of(extension: str, given: str) -> str:
     for place in [*folders, *(folder / "configs" for folder in folders)]:
         if (place / given).is_file():
             return str(place / given)
-    found = [
-        (folder / "configs", path)
-        for folder in folders
-        for path in folder.rglob("configs/**/*.yaml")
-    ]
-    names = [path.relative_to(place).as_posix() for place, path in found]
+    places = [folder / "configs" for folder in folders]  # a checkout holds trials' configs too
+    names = [p.relative_to(place).as_posix() for place in places for p in place.rglob("*.yaml")]
     if len(Path(given).parts) == 1 and (near := close_names(given, names)):
         raise FileNotFoundError(f"There is no config {given!r}; {extension} has {', '.join(near)}.")
     return given

@@ -92,7 +92,7 @@ def check(draft: Draft) -> None:
     """Whether the formats that are asked for can be written.
 
     Raises:
-        ValueError, ImportError: they can't, for want of tracks or of a library.
+        ValueError: they can't, for want of tracks or of a library.
     """
     asked = draft.flags(NAME).get("also", "")
     try:
@@ -100,7 +100,10 @@ def check(draft: Draft) -> None:
     except argparse.ArgumentTypeError:
         return  # `make` says it, as of any flag
     still = result.stands_still(draft.configs[draft.last])
-    check_moving_formats(names, can_follow=still or draft.request.field != GRID)
+    try:
+        check_moving_formats(names, can_follow=still or draft.request.field != GRID)
+    except ImportError as error:
+        raise ValueError(f"{NAME}.also={asked}: {error}") from None
 
 
 def make(draft: Draft) -> Task:
