@@ -295,6 +295,7 @@ def test_a_point_that_is_followed_is_seen_where_it_went():
 
 
 BENT = [f"geometry.encoding.encoding.deformation.{part}" for part in ("whole", "lattices")]
+EXACT = "guidance_scale=1.5", "half_precision_weights=false"
 
 
 @pytest.mark.slow
@@ -308,8 +309,9 @@ def test_the_surface_of_a_trained_toy_is_followed(tmp_path, monkeypatch):
         args = ["--config", f"configs/toy/deformation-stage{stage}.yaml", "--train"]
         start = [f"system.weights={trial / 'ckpts/last.ckpt'}"] if trial else []
         start.append(f"trainer.max_steps={steps}")
-        if stage == 2:  # gently: so few steps of the config's would fold the scene
+        if stage == 2:  # gently: so few steps of the config's size would fold the scene
             start += [f"system.optimizer.params.{name}.lr=0.002" for name in BENT]
+            start += [f"system.guidance.{word}" for word in EXACT]
         trial = Path(main(parser().parse_args(args), [*words, *start], "animate124"))
     assert trial is not None
     scene = load_scene(trial / "configs" / "parsed.yaml", trial / "ckpts" / "last.ckpt")
