@@ -80,7 +80,7 @@ def test_one_place_is_where_the_camera_stays():
         ("spin", "'spin' is not azimuth,elevation,distance, such as .*turn and rest would do too"),
         ("0,10 90,10,3", "'0,10' is not"),
         ("0,91,2", "'91' is not a finite number, -90 or more and 90 or less"),
-        ("0,0,-1", "'-1' is not a finite number, 0 or more"),
+        ("0,0,-1", "'-1' is not a finite number, 0.1 or more"),
         ("nan,0,1", "'nan' is not a finite number"),
         (" ", "it names no place"),
     ],
