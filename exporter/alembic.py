@@ -6,7 +6,6 @@ other writers have it, it is y up and faces turn clockwise; the transform above 
 scene. Colours (`Cd`, linear light) are a vertex's; a texture, for which Alembic has no place, is a
 PNG beside the file."""
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +14,24 @@ from PIL import Image
 
 from .gltf import linear_light
 from .moving_mesh import MovingMesh
+from .surface import load
 
 THIRD_TURN = 240.0  # degrees about (1, 1, 1): (x, y, z) -> (y, z, x)
 
 
-def load_alembic() -> Any:
-    """alembic3d; it is looked for only when Alembic is written.
+def load_alembic() -> tuple[Any, Any]:
+    """alembic3d, and imath, whose arrays it takes; looked for only when Alembic is written.
 
     Raises:
-        ImportError: it is not installed; says what to install.
+        ImportError: they are not installed; says what to install.
     """
-    try:
-        import alembic3d.Abc
-        import alembic3d.AbcCoreAbstract
-        import alembic3d.AbcGeom
-        import imath  # noqa: F401, its arrays are what PyAlembic takes
-    except ImportError as error:
-        raise ImportError(
-            "Alembic files need alembic3d. Try: pip install 'threestudio-animate124[alembic]'"
-        ) from error
-    return alembic3d
+    which: Any = {"package": "alembic3d", "need": "Alembic files", "extra": "alembic"}
+    alembic = load("alembic3d", parts=("Abc", "AbcCoreAbstract", "AbcGeom"), **which)
+    return alembic, load("imath", **which)
 
 
-def _array(values: np.ndarray) -> Any:
+def _array(imath: Any, values: np.ndarray) -> Any:
     """imath's array of rows of three or two floats, or of whole numbers."""
-    imath = sys.modules["imath"]
     if values.ndim == 1:
         return imath.IntArrayFromBuffer(np.ascontiguousarray(values, "i4"))
     make = {2: imath.V2fArrayFromBuffer, 3: imath.V3fArrayFromBuffer}[values.shape[1]]
@@ -52,8 +44,8 @@ def write_alembic(path: Path, mesh: MovingMesh, fps: float, name: str = "scene")
     Raises:
         ImportError: alembic3d is not installed.
     """
-    alembic = load_alembic()
-    Abc, AbcGeom, imath = alembic.Abc, alembic.AbcGeom, sys.modules["imath"]
+    alembic, imath = load_alembic()
+    Abc, AbcGeom = alembic.Abc, alembic.AbcGeom
     archive = Abc.CreateArchiveWithInfo(str(path), "threestudio-animate124", "")
     turned = AbcGeom.OXform(archive.getTop(), name)
     turn = AbcGeom.XformSample()
@@ -65,17 +57,17 @@ def write_alembic(path: Path, mesh: MovingMesh, fps: float, name: str = "scene")
     corners = np.ascontiguousarray(mesh.faces[:, ::-1]).reshape(-1)
     for i, (places, normals) in enumerate(zip(mesh.places, mesh.normals, strict=True)):
         sample = AbcGeom.OPolyMeshSchemaSample()
-        sample.setPositions(_array(places))
-        sample.setNormals(AbcGeom.ON3fGeomParamSample(_array(normals), scope.kVertexScope))
+        sample.setPositions(_array(imath, places))
+        sample.setNormals(AbcGeom.ON3fGeomParamSample(_array(imath, normals), scope.kVertexScope))
         if i == 0:
-            sample.setFaceIndices(_array(corners))
-            sample.setFaceCounts(_array(np.full(len(mesh.faces), 3)))
+            sample.setFaceIndices(_array(imath, corners))
+            sample.setFaceCounts(_array(imath, np.full(len(mesh.faces), 3)))
         if i == 0 and mesh.uv is not None:
             at = imath.UnsignedIntArray(imath.DoubleArrayFromBuffer(corners.astype("f8")))
-            uv = AbcGeom.OV2fGeomParamSample(_array(mesh.uv), at, scope.kFacevaryingScope)
+            uv = AbcGeom.OV2fGeomParamSample(_array(imath, mesh.uv), at, scope.kFacevaryingScope)
             sample.setUVs(uv)
         surface.set(sample)
-    colours = imath.C3fArray(_array(linear_light(np.clip(mesh.colours, 0, 1))))
+    colours = imath.C3fArray(_array(imath, linear_light(np.clip(mesh.colours, 0, 1))))
     kept = surface.getArbGeomParams()
     shown = AbcGeom.OC3fGeomParam(kept, "Cd", False, scope.kVertexScope, 1)
     shown.set(AbcGeom.OC3fGeomParamSample(colours, scope.kVertexScope))

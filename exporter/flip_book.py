@@ -9,20 +9,8 @@ from pathlib import Path
 
 import numpy as np
 
-from .gltf import FACING_Z_UP_Y, FLOAT, VERTEX_DATA, Buffer, material, write_file
+from .gltf import FACING_Z_UP_Y, FLOAT, Buffer, add_surface, material, write_file
 from .surface import Mesh
-
-
-def _add_mesh(buffer: Buffer, mesh: Mesh) -> dict:
-    """One glTF mesh."""
-    attributes = {
-        "POSITION": buffer.add(mesh.vertices.astype("<f4"), FLOAT, VERTEX_DATA, bounds=True),
-        "NORMAL": buffer.add(mesh.normals.astype("<f4"), FLOAT, VERTEX_DATA),
-    }
-    if mesh.colours is not None:
-        attributes["COLOR_0"] = buffer.add_colours(mesh.colours)
-    faces = buffer.add_faces(mesh.faces)
-    return {"primitives": [{"attributes": attributes, "indices": faces, "material": 0}]}
 
 
 def _one_after_the_other(buffer: Buffer, nodes: Sequence[int], fps: float) -> dict:
@@ -56,7 +44,7 @@ def write_glb(
 
     lit: shaded by the viewer's lights, instead of the colours as they are."""
     buffer = Buffer()
-    meshes = [_add_mesh(buffer, mesh) for mesh in frames]
+    meshes = [{"primitives": [add_surface(buffer, mesh)]} for mesh in frames]
     children = list(range(1, len(frames) + 1))
     nodes: list[dict] = [{"name": name, "rotation": FACING_Z_UP_Y, "children": children}]
     for i in range(len(frames)):

@@ -15,5 +15,6 @@ FRAME_WRITERS: dict[str, tuple[str, Callable[[Path, Mesh], None]]] = {
     "obj": ("meshes/frame_{:04d}.obj", write_obj),
     "points": ("points/frame_{:04d}.ply", write_ply),
 }
+FRAME_FOLDERS = tuple(dict.fromkeys(name.partition("/")[0] for name, _ in FRAME_WRITERS.values()))
 ANIMATED = "animated-glb"  # all frames, whether they are one mesh that moves or a mesh each
 FORMATS = (ANIMATED, *MOVING_WRITERS, *FRAME_WRITERS)

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Integer
 
+from .surface import Mesh
+
 BYTE, UNSIGNED_BYTE, UNSIGNED_SHORT = 5120, 5121, 5123  # componentType
 UNSIGNED_INT, FLOAT = 5125, 5126
 VERTEX_DATA, INDEX_DATA = 34962, 34963  # bufferView.target
@@ -80,6 +82,23 @@ class Buffer:
         linear = np.rint(linear_light(np.clip(colours, 0, 1)) * 65535)
         rgba = np.concatenate([linear, np.full((len(linear), 1), 65535.0)], -1).astype("<u2")
         return self.add(rgba, UNSIGNED_SHORT, VERTEX_DATA, normalized=True)
+
+
+def add_surface(
+    buffer: Buffer, mesh: Mesh, uv: Float[np.ndarray, "V 2"] | None = None
+) -> dict[str, Any]:
+    """A mesh as a primitive of the first material: its colours at the vertices, or, with uv, in a
+    texture."""
+    attributes = {
+        "POSITION": buffer.add(mesh.vertices.astype("<f4"), FLOAT, VERTEX_DATA, bounds=True),
+        "NORMAL": buffer.add(mesh.normals.astype("<f4"), FLOAT, VERTEX_DATA),
+    }
+    if uv is not None:  # glTF's v goes down
+        down = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)
+        attributes["TEXCOORD_0"] = buffer.add(down.astype("<f4"), FLOAT, VERTEX_DATA)
+    elif mesh.colours is not None:
+        attributes["COLOR_0"] = buffer.add_colours(mesh.colours)
+    return {"attributes": attributes, "indices": buffer.add_faces(mesh.faces), "material": 0}
 
 
 def extremes(table: np.ndarray) -> dict[str, list]:

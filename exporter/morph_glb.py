@@ -23,6 +23,7 @@ from .gltf import (
     UNSIGNED_SHORT,
     VERTEX_DATA,
     Buffer,
+    add_surface,
     extremes,
     material,
     write_file,
@@ -60,17 +61,7 @@ def write_moving_glb(
 
 def primitive(buffer: Buffer, moving: MovingMesh) -> dict[str, Any]:
     """The mesh at the first frame."""
-    rest = moving.frame(0)
-    attributes = {
-        "POSITION": buffer.add(rest.vertices.astype("<f4"), FLOAT, VERTEX_DATA, bounds=True),
-        "NORMAL": buffer.add(rest.normals.astype("<f4"), FLOAT, VERTEX_DATA),
-    }
-    if moving.texture is None or moving.uv is None:
-        attributes["COLOR_0"] = buffer.add_colours(moving.colours)
-    else:  # glTF's v goes down
-        uv = np.stack([moving.uv[:, 0], 1 - moving.uv[:, 1]], -1)
-        attributes["TEXCOORD_0"] = buffer.add(uv.astype("<f4"), FLOAT, VERTEX_DATA)
-    return {"attributes": attributes, "indices": buffer.add_faces(rest.faces), "material": 0}
+    return add_surface(buffer, moving.frame(0), None if moving.texture is None else moving.uv)
 
 
 def looks(buffer: Buffer, moving: MovingMesh, lit: bool) -> dict[str, Any]:

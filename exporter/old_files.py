@@ -6,7 +6,7 @@ from pathlib import Path
 
 from .moving_files import MOVING_FILES
 
-# the names of FRAME_WRITERS in assets_4d.py; whatever else lies there is a person's
+# the names of FRAME_WRITERS in frame_files.py; whatever else lies there is a person's
 FRAME = re.compile(r"meshes/frame_\d{4}\.(glb|ply|obj)|points/frame_\d{4}\.ply")
 
 

@@ -5,6 +5,7 @@ Faces turn counter-clockwise seen from outside; normals are unit vectors that po
 colours are sRGB in [0, 1], as a screen shows them; positions are in the scene's frame: z up."""
 
 import importlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,17 +23,24 @@ class Mesh:
     colours: Float[np.ndarray, "V 3"] | None = None
 
 
-def load(module: str, package: str, need: str = "Meshes") -> Any:
+def load(
+    module: str, package: str, need: str = "Meshes", *, extra: str = "", parts: Iterable[str] = ()
+) -> Any:
     """A library that only exports need: it is looked for when something is exported, so that a
     threestudio without it trains.
+
+    extra: ours that brings it, if one does. parts: submodules that it doesn't import itself.
 
     Raises:
         ImportError: it isn't there; the message says what to install.
     """
     try:
+        for part in parts:
+            importlib.import_module(f"{module}.{part}")
         return importlib.import_module(module)
     except ImportError as error:
-        raise ImportError(f"{need} need {package}. Try: pip install {package}.") from error
+        install = f"'threestudio-animate124[{extra}]'" if extra else package
+        raise ImportError(f"{need} need {package}. Try: pip install {install}.") from error
 
 
 def isosurface(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from .gltf import FACING_Z_UP_Y, linear_light
 from .moving_mesh import MovingMesh
+from .surface import load
 
 SUFFIXES = (".usdc", ".usda", ".usd", ".usdz")
 
@@ -24,16 +25,8 @@ def load_usd() -> Any:
     Raises:
         ImportError: it is not installed; says what to install.
     """
-    try:
-        import pxr.Usd
-        import pxr.UsdGeom
-        import pxr.UsdShade
-        import pxr.UsdUtils
-    except ImportError as error:
-        raise ImportError(
-            "USD files need usd-core. Try: pip install 'threestudio-animate124[usd]'"
-        ) from error
-    return pxr
+    parts = ("Usd", "UsdGeom", "UsdShade", "UsdUtils")
+    return load("pxr", "usd-core", "USD files", extra="usd", parts=parts)
 
 
 def write_usd(

@@ -20,10 +20,14 @@ def to_picture(image: Float[Tensor, "H W 3"]) -> Picture:
     return (clean * 255).round().byte().cpu().numpy()
 
 
+def png(picture: Picture) -> bytes:
+    """A whole file's."""
+    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
 def save_png(path: Path, picture: Picture) -> None:
     with whole_file(path) as part:
-        encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
-        part.write_bytes(encoded.tobytes())
+        part.write_bytes(png(picture))
 
 
 def surface_depth(

@@ -36,6 +36,7 @@ DOORS = (
     "image_preprocess.py",
     "launch.py",
     "pipeline/assets.py",
+    "pipeline/door.py",
     "pipeline/result.py",
     "textual-inversion/textual_inversion.py",
     "toyworld/evaluate.py",

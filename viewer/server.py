@@ -9,14 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import cv2
 import torch
 from threestudio.utils.config import load_yaml
 
 from ..data.cameras import camera_position
 from ..data.config import parse_data_config
 from ..data.frame_times import played
-from ..files.pictures import Picture
+from ..files.pictures import Picture, png
 from ..files.videos import write_video
 from ..pipeline.rendering import cameras_on, chosen
 from ..system.trained import Scene
@@ -29,10 +28,6 @@ NEWS_EVERY = 1.0  # seconds between two looks for newer checkpoints
 MOST = 30  # pictures a second
 FPS = 24  # of a video
 QUALITY = 85  # of JPEG
-
-
-def png(picture: Picture) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
 class Person:

@@ -2,13 +2,11 @@
 
 import argparse
 
-from argument_types import finite_number, path, whole_number
+from argument_types import finite_number, whole_number
 
 from ...exporter.frame_files import FORMATS
 from ...exporter.moving_files import check_moving_formats
 from ..draft import Draft
-from ..overrides import flags
-from ..places import shown
 from ..request import GRID
 from ..result_files import ASSETS, MESH
 from ..task import Task
@@ -17,9 +15,7 @@ from . import result
 NAME = "assets"
 SCRIPT = "pipeline/assets.py"
 PLANNED = {
-    "config": "--from",
-    "checkpoint": "--from",
-    "out": "--out",
+    **result.SCENE,
     "loop": "--loop",
     **dict.fromkeys(("seconds", "fps", "frames"), "--seconds and --fps"),
 }
@@ -47,9 +43,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="Files for other programs: a scene as animation.glb, from a stage's checkpoint."
     )
-    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
-    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
-    p.add_argument("--out", type=path, required=True, help="folder to write to")
+    result.add_scene(p)
     result.add_playback(p)
     p.add_argument(
         "--keys",
@@ -108,22 +102,10 @@ def check(draft: Draft) -> None:
 
 def make(draft: Draft) -> Task:
     """Plays as the result does."""
-    stage, folder = draft.last, draft.folder(result.NAME)
     played = {
         key: value
         for key, value in draft.flags(result.NAME, *result.PLAYED).items()
         if key in (*result.PLAYED, "frames")
     }
     options = {**played, **draft.flags(NAME)}
-    reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
-    paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
-    return Task(
-        name=NAME,
-        command=[SCRIPT, *flags(NAME, {**paths, **options}, parser())],
-        folder=folder,
-        settings={**options, "stage": stage},
-        reads=reads,
-        outputs=[folder / MESH],
-        cost=draft.preset.costs[NAME],
-        own=ASSETS,
-    )
+    return result.of_last_stage(draft, NAME, SCRIPT, options, parser(), [MESH], own=ASSETS)

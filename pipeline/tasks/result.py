@@ -1,7 +1,7 @@
 """Videos and a contact sheet of the last stage that a plan has."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from argument_types import finite_number, path, whole_number
@@ -16,12 +16,8 @@ from ..task import Task
 NAME = "result"
 SCRIPT = "pipeline/result.py"
 PLAYED = ("seconds", "fps", "loop")  # options of animate.py: how a motion plays
-PLANNED = {
-    "config": "--from",
-    "checkpoint": "--from",
-    "out": "--out",
-    **{name: f"--{name}" for name in ("seconds", "loop", "camera")},
-}
+SCENE = {"config": "--from", "checkpoint": "--from", "out": "--out"}  # flags of `add_scene`
+PLANNED = {**SCENE, **{name: f"--{name}" for name in ("seconds", "loop", "camera")}}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -29,9 +25,7 @@ def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         description="The result of a scene: videos and a contact sheet, from a stage's checkpoint."
     )
-    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
-    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
-    p.add_argument("--out", type=path, required=True, help="folder to write to")
+    add_scene(p)
     p.add_argument(
         "--size",
         type=whole_number(8, 4096),
@@ -52,6 +46,13 @@ def parser() -> argparse.ArgumentParser:
         "--times", type=whole_number(1, 64), default=5, help="columns of the contact sheet (5)"
     )
     return p
+
+
+def add_scene(p: argparse.ArgumentParser) -> None:
+    """The flags of a scene that is trained, and of where to write what is made of it."""
+    p.add_argument("--config", type=path, required=True, help="a trial's configs/parsed.yaml")
+    p.add_argument("--checkpoint", type=path, required=True, help="its ckpts/last.ckpt")
+    p.add_argument("--out", type=path, required=True, help="folder to write to")
 
 
 def add_playback(p: argparse.ArgumentParser) -> None:
@@ -78,18 +79,34 @@ def stands_still(config: Mapping[str, Any]) -> bool:
     return bool(config["system"]["geometry"].get("pos_encoding_config", {}).get("static", False))
 
 
-def make(draft: Draft) -> Task:
-    stage, options, folder = draft.last, draft.flags(NAME, *PLAYED, "camera"), draft.folder(NAME)
+def of_last_stage(
+    draft: Draft,
+    name: str,
+    script: str,
+    options: Mapping[str, Any],
+    parser: argparse.ArgumentParser,
+    outputs: Iterable[str],
+    **more: Any,
+) -> Task:
+    """A task that makes files in result/ of the last stage's scene. more: of the Task."""
+    stage, folder = draft.last, draft.folder(NAME)
     reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
     paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
     return Task(
-        name=NAME,
-        command=[SCRIPT, *flags(NAME, {**paths, **options}, parser())],
+        name=name,
+        command=[script, *flags(name, {**paths, **options}, parser)],
         folder=folder,
         settings={**options, "stage": stage},
         reads=reads,
-        outputs=[folder / name for name in file_names(stands_still(draft.configs[stage]))],
-        cost=draft.preset.costs[NAME],
-        slight=REPORT,
-        others=ASSETS,
+        outputs=[folder / file for file in outputs],
+        cost=draft.preset.costs[name],
+        **more,
+    )
+
+
+def make(draft: Draft) -> Task:
+    options = draft.flags(NAME, *PLAYED, "camera")
+    outputs = file_names(stands_still(draft.configs[draft.last]))
+    return of_last_stage(
+        draft, NAME, SCRIPT, options, parser(), outputs, slight=REPORT, others=ASSETS
     )

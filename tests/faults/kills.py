@@ -29,7 +29,8 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parents[2]
-SCRIPTS = ("launch.py", "textual_inversion.py", "image_preprocess.py", "pipeline/result.py")
+SCRIPTS = ("launch.py", "textual_inversion.py", "image_preprocess.py")
+SCRIPTS += ("pipeline/result.py", "pipeline/assets.py")
 KINDS = {  # who, and which signals
     "run SIGKILL": ("run", [signal.SIGKILL]),
     "run SIGTERM": ("run", [signal.SIGTERM]),
@@ -53,6 +54,8 @@ SMALL = [
     "stage1.data.single_view.n_test_views=2",
     "result.size=32",
     "result.frames=2",
+    "assets.resolution=24",
+    "assets.texture=none",
 ]
 
 
