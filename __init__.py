@@ -14,10 +14,11 @@ if importlib.util.find_spec("threestudio") is None:
 from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
-from .guidance import image, image_to_video, tile, video, zero123
+from .guidance import image, image_to_video, tile, video, wan, zero123
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
 from .prompt_processors import view_dependent
+from .prompt_processors import wan as wan_prompts
 from .renderer import nerf_volume_renderer
 from .system import animate124, stock_names
 
@@ -36,5 +37,7 @@ __all__ = [
     "video",
     "video_prompts",
     "view_dependent",
+    "wan",
+    "wan_prompts",
     "zero123",
 ]

@@ -21,6 +21,7 @@ class Codec(Protocol):
     """What all ways to latents have; an image VAE takes single pictures as well."""
 
     vae: Any
+    channels: int  # of latents
 
     def encode_clips(self, clips: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B C f h w"]:
         """A sample of the posterior, scaled."""
@@ -40,6 +41,18 @@ def check_multiples(factor: int, sizes: dict[str, int]) -> None:
             )
 
 
+def check_frames(n_frames: int, factor: int) -> None:
+    """A ValueError for clips that a causal video VAE can't encode whole; factor: in time."""
+    rest = (n_frames - 1) % factor
+    if n_frames < 1 or rest:
+        low = max(1, n_frames - rest)
+        raise ValueError(
+            f"Clips have {n_frames} frames, but this video VAE encodes 1, {factor + 1}, "
+            f"{2 * factor + 1}, ... of them: take data.single_view.num_frames={low} or "
+            f"{low + factor}."
+        )
+
+
 def halvings(vae: Any) -> int:
     """Pixels a latent: the VAE halves an image once after each block but the last."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
@@ -55,6 +68,7 @@ class ImageCodec:
     def __init__(self, vae: Any, chunk: int = 0):
         self.vae = vae
         self.chunk = chunk
+        self.channels = vae.config.latent_channels
         self.pixel_factor = halvings(vae)
 
     def check_size(self, **sizes: int) -> None:
@@ -133,6 +147,7 @@ class CausalVideoCodec:
 
     def __init__(self, vae: Any):
         self.vae = vae
+        self.channels = stated(vae, "z_dim", "latent_channels")
         self.frame_factor = stated(vae, "temporal_compression_ratio", "scale_factor_temporal")
         self.pixel_factor = stated(vae, "spatial_compression_ratio", "scale_factor_spatial")
         if self.pixel_factor is None:
@@ -144,22 +159,11 @@ class CausalVideoCodec:
     def check_size(self, **sizes: int) -> None:
         check_multiples(self.pixel_factor, sizes)
 
-    def check_frames(self, n_frames: int) -> None:
-        """A ValueError for clips that the VAE can't encode whole."""
-        rest = (n_frames - 1) % self.frame_factor
-        if n_frames < 1 or rest:
-            low = max(1, n_frames - rest)
-            raise ValueError(
-                f"Clips have {n_frames} frames, but this video VAE encodes 1, "
-                f"{self.frame_factor + 1}, {2 * self.frame_factor + 1}, ... of them: take "
-                f"data.single_view.num_frames={low} or {low + self.frame_factor}."
-            )
-
     def encode_clips(
         self, clips: Float[Tensor, "B F 3 H W"], *, mode: bool = False
     ) -> Float[Tensor, "B C f h w"]:
         """A sample of the posterior (or its `mode`), normalised."""
-        self.check_frames(clips.shape[1])
+        check_frames(clips.shape[1], self.frame_factor)
         with torch.autocast(clips.device.type, enabled=False):
             pixels = (2 * clips - 1).to(next(self.vae.parameters()).dtype).transpose(1, 2)
             posterior = self.vae.encode(pixels).latent_dist

@@ -73,9 +73,9 @@ class ScoreDistillation(BaseObject):
                 )
 
     cfg: Config
-    network_class: ClassVar[type] = UNet2DConditionModel
+    network_class: ClassVar[type | str] = UNet2DConditionModel  # a name: of diffusers
     network_folder: ClassVar[str] = "unet"  # of the model
-    network_channels: ClassVar[int] = 4  # what the network takes in
+    extra_channels: ClassVar[int] = 0  # that the network takes in beside the latents'
     half_dtype: ClassVar[torch.dtype] = torch.float16  # of half-precision weights
     cfg_start: ClassVar[str] = "uncond"  # where classifier-free guidance starts from
     clips_only: ClassVar[bool] = False  # whether single pictures make no sense to it
@@ -88,11 +88,12 @@ class ScoreDistillation(BaseObject):
         self.network = self.load(self.network_class, place, folder)
         self.codec = self.load_codec(model)
         channels = self.network.config.in_channels
-        if channels != self.network_channels:
+        needed = self.codec.channels + self.extra_channels
+        if channels != needed:
             raise ValueError(
-                f"The {self.network_class.__name__} of {place} takes {channels} channels, but "
-                f"{type(self).__name__} needs one with {self.network_channels}: "
-                "is the model of another kind (inpainting, Zero123)?"
+                f"The {type(self.network).__name__} of {place} takes {channels} channels, but "
+                f"{type(self).__name__} needs one with {needed}: "
+                "is the model of another kind (inpainting, Zero123, image to video)?"
             )
         if self.cfg.denoising_steps and not isinstance(self.codec, ImageCodec):
             raise ValueError(
@@ -124,8 +125,11 @@ class ScoreDistillation(BaseObject):
         except ValueError as error:
             raise ValueError(f"{model}: {error}") from None
 
-    def load(self, kind: type, model: str, subfolder: str = "") -> Any:
-        """A frozen component on this prior's device, in its precision."""
+    def load(self, kind: type | str, model: str, subfolder: str = "") -> Any:
+        """A frozen component on this prior's device, in its precision; kind: a class, or the name
+        of one that diffusers has had since some version."""
+        if isinstance(kind, str):
+            kind = models.class_of_diffusers(kind)
         return models.load_component(kind, model, subfolder, self.dtype).to(self.device)
 
     @property

@@ -7,7 +7,7 @@ unconditional one lacks the text alone, so that guidance pulls at the motion and
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import threestudio
 import torch
@@ -16,16 +16,16 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from . import sds
-from .clips import ClipDistillation
+from .clips import FramewiseDistillation
 from .conditions import Condition, both
 
 
 @threestudio.register("animate124-image-to-video-guidance")
-class ImageToVideoGuidance(ClipDistillation):
+class ImageToVideoGuidance(FramewiseDistillation):
     """A clip is one sample: [B*F H W 3], frames of a clip adjacent -> latents [B 4 F h w]."""
 
     @dataclass
-    class Config(ClipDistillation.Config):
+    class Config(FramewiseDistillation.Config):
         # of the VAE, text encoder and scheduler
         pretrained_model_name_or_path: str = path_of("model")
         unet_name_or_path: str = path_of("model")  # folder or hub id of the UNet alone
@@ -33,13 +33,15 @@ class ImageToVideoGuidance(ClipDistillation):
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t) = 1 - alpha_bar
 
     cfg: Config
-    network_channels: ClassVar[int] = 8
+    extra_channels: ClassVar[int] = 4
 
     @property
     def network_place(self) -> tuple[str, str]:
         return self.cfg.unet_name_or_path, ""
 
     @torch.no_grad()
-    def clip_condition(self, clips: Float[Tensor, "B F 3 H W"]) -> Condition:
+    def clip_condition(
+        self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
+    ) -> Condition:
         first = self.codec.encode(clips[:, 0], mode=True)
         return {"channels": both(first[:, :, None].expand(-1, -1, clips.shape[1], -1, -1))}

@@ -9,15 +9,15 @@ import threestudio
 
 from ..bounds import bounded, path_of
 from . import sds
-from .clips import ClipDistillation
+from .clips import FramewiseDistillation
 
 
 @threestudio.register("animate124-zeroscope-guidance")
-class VideoGuidance(ClipDistillation):
+class VideoGuidance(FramewiseDistillation):
     """A clip is one sample: [B*F H W 3], frames of a clip adjacent -> latents [B 4 F h w]."""
 
     @dataclass
-    class Config(ClipDistillation.Config):
+    class Config(FramewiseDistillation.Config):
         pretrained_model_name_or_path: str = path_of("model", "damo-vilab/text-to-video-ms-1.7b")
         guidance_scale: float = 100.0  # of classifier-free guidance
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t) = 1 - alpha_bar

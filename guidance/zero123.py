@@ -50,7 +50,7 @@ class Zero123Guidance(ScoreDistillation):
 
     cfg: Config
     codec: ImageCodec
-    network_channels: ClassVar[int] = 8
+    extra_channels: ClassVar[int] = 4
 
     def configure(self) -> None:
         super().configure()

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import huggingface_hub
 import threestudio
 import torch
@@ -51,6 +52,14 @@ SAMPLERS_OF_DDPM = """
     DPMSolverMultistep DPMSolverMultistepInverse DPMSolverSinglestep DPMSolverSDE UniPCMultistep
     SASolver
 """.split()  # noqa: SIM905
+
+# Classes that older versions of diffusers, threestudio's among them, lack: the first that has each
+SINCE = {
+    "AutoencoderKLLTXVideo": "0.32",
+    "AutoencoderKLWan": "0.33",
+    "LTXVideoTransformer3DModel": "0.32",
+    "WanTransformer3DModel": "0.33",
+}
 
 BFLOAT16_INSTRUCTIONS = "avx512_bf16", "amx_tile"  # as torch.cpu calls them
 
@@ -226,6 +235,24 @@ def load_component(
     return loaded.requires_grad_(False).eval()
 
 
+def stated_pipeline(model: str) -> dict[str, Any]:
+    """What a model's model_index.json states of its pipeline; {} where there is none."""
+    path = model_folder(model) / "model_index.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def class_of_diffusers(name: str) -> type:
+    """A ValueError where the installed diffusers is older than the class."""
+    found = getattr(diffusers, name, None)
+    if found is None:
+        raise ValueError(
+            f"diffusers {diffusers.__version__} has no {name}, which this model is made of: "
+            f"diffusers {SINCE[name]} or newer has it (`pip install -U diffusers`). An older one, "
+            "such as threestudio's own, can take ModelScope or ZeroScope instead."
+        )
+    return found
+
+
 def check_loaded(loaded: Any, missing: Iterable[str], path: Path, dtype: torch.dtype) -> None:
     """A ValueError where the first file of its weights, `path`, leaves some out or to nonsense."""
     kind = type(loaded).__name__
@@ -273,7 +300,8 @@ def check_class(kind: type, part: Path) -> None:
     if name not in (None, kind.__name__):
         raise ValueError(
             f"{part} holds a {name}, but a {kind.__name__} is needed. Is the model of another "
-            "kind? Text-to-video models have a UNet3DConditionModel, others a UNet2DConditionModel."
+            "kind? ModelScope and ZeroScope have a UNet3DConditionModel, newer video models a "
+            "transformer, image models a UNet2DConditionModel."
         )
 
 

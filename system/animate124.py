@@ -115,6 +115,7 @@ class Animate124(BaseLift3DSystem):
         terms.check_views(cfg)
         terms.check_any(cfg.loss)
         terms.check_targets(cfg, data)
+        terms.check_lengths(cfg, data)
         terms.check_rigidity(cfg.loss, is_deformed(cfg.geometry))
         features = cfg.geometry.get("n_feature_dims", 3)
         if cfg.material_type == "no-material" and features != cfg.material.get("n_output_dims", 3):

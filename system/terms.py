@@ -155,6 +155,15 @@ def check_clips(loss: Mapping[str, Any], clips: bool) -> None:
         )
 
 
+def check_lengths(cfg: Any, data: Any) -> None:
+    """A ValueError for clips of a length that their guidance's model can't take."""
+    length = getattr(getattr(data, "single_view", None), "num_frames", None)
+    for term in weighing(cfg.loss):
+        check = getattr(threestudio.find(cfg[f"{term.guidance}_type"]), "check_frames", None)
+        if term.view == CLIP and length is not None and check is not None:
+            check(length)
+
+
 def check_targets(cfg: Any, data: Any) -> None:
     """A ValueError for targets that are kept for cameras which never come again."""
     returning = getattr(getattr(data, "single_view", None), "n_cameras", 1)

@@ -40,6 +40,8 @@ OURS = {
     "animate124-zeroscope-guidance",
     "animate124-image-to-video-guidance",
     "animate124-controlnet-tile-guidance",
+    "animate124-wan-guidance",
+    "animate124-wan-prompt-processor",
     "animate124-prompt-processor",
     "animate124-zeroscope-prompt-processor",
     "animate124-textual-inversion-prompt-processor",

@@ -1,5 +1,7 @@
 """Random tiny parts of video models, of diffusers' and transformers' own classes."""
 
+import json
+
 import diffusers
 import torch
 import transformers
@@ -56,6 +58,50 @@ def ltx_transformer():
         num_layers=1,
         caption_channels=TEXT_WIDTH,
     )
+
+
+def wan_transformer(channels=4, **options):
+    return diffusers.WanTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=12,
+        in_channels=channels,
+        out_channels=4,
+        text_dim=TEXT_WIDTH,
+        freq_dim=16,
+        ffn_dim=24,
+        num_layers=2,
+        **options,
+    )
+
+
+def wan_scheduler(shift=3.0):
+    """As the published folders of Wan have it."""
+    return diffusers.UniPCMultistepScheduler(
+        prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift
+    )
+
+
+def write_family(folder, pipeline, kind, parts, **stated):
+    """A model's folder as diffusers writes it: `parts` by their name, a text encoder of `kind`, and
+    the model_index.json of that pipeline."""
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(0)
+    index = {"_class_name": pipeline, "_diffusers_version": diffusers.__version__, **stated}
+    for name, make in parts.items():
+        part = make()
+        part.save_pretrained(folder / name)
+        index[name] = ["diffusers", type(part).__name__]
+    write_text(folder, kind)
+    for name, of in (("tokenizer", "T5TokenizerFast"), ("text_encoder", kind)):
+        index[name] = ["transformers", of]
+    (folder / "model_index.json").write_text(json.dumps(index))
+    return folder
+
+
+def write_wan(folder, **options):
+    """Wan's text-to-video model."""
+    parts = {"transformer": wan_transformer, "vae": wan_vae, "scheduler": wan_scheduler}
+    return write_family(folder, "WanPipeline", "UMT5EncoderModel", parts, **options)
 
 
 def write_text(folder, kind="T5EncoderModel"):

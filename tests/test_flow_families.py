@@ -1,0 +1,209 @@
+"""Video models of rectified flow, tiny and random, of diffusers' own classes: a call of a guidance
+is one step of its pipeline, with the pipeline's latents, text, time and way of guiding.
+"""
+
+from dataclasses import dataclass, field
+
+import pytest
+import threestudio
+import torch
+
+from guidance_table import Row, cameras, check, rectified_flow, velocity_of_flow, watch
+
+diffusers = pytest.importorskip("diffusers", minversion="0.35")  # older ones lack a family
+
+import tiny_models as tiny
+
+PROMPT, NEGATIVE = "a panda is dancing", "a fox"
+SHIFTED = (0.06 / 1.04, 2.94 / 2.96)  # 0.02 and 0.98 of the way, shifted by 3
+
+
+@dataclass
+class Family:
+    row: Row
+    write: object  # its folder
+    pipeline: str
+    prompts: str  # its prompt processor
+    size: tuple[int, int]  # width and height in pixels
+    text_length: int
+    shift: float
+    config: dict = field(default_factory=dict)
+
+
+def flow_row(scale, latents, frames, t=SHIFTED, **options):
+    flow = {"path": rectified_flow, "noise_of": velocity_of_flow}
+    return Row(t, "uncond", scale, lambda a: 1 - a, latents, frames, **flow, **options)
+
+
+FAMILIES = {
+    "wan": Family(
+        flow_row(25, (2, 4, 2, 2, 4), 5),
+        tiny.write_wan,
+        "WanPipeline",
+        "wan",
+        (32, 16),
+        512,
+        3.0,
+    ),
+}
+every_family = pytest.mark.parametrize("name", FAMILIES)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """The families' model folders, in a working directory of their own (for the text cache)."""
+    place = tmp_path_factory.mktemp("families")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        yield {name: family.write(place / name) for name, family in FAMILIES.items()}
+
+
+def build(folders, name, **changes):
+    family = FAMILIES[name]
+    (width, height), model = family.size, str(folders[name])
+    config = {"pretrained_model_name_or_path": model, "width": width, "height": height}
+    return threestudio.find(f"animate124-{name}-guidance")(config | family.config | changes)
+
+
+def read(folders, name):
+    kind = threestudio.find(f"animate124-{FAMILIES[name].prompts}-prompt-processor")
+    texts = {"prompt": PROMPT, "negative_prompt": NEGATIVE}
+    return kind({"pretrained_model_name_or_path": str(folders[name]), **texts})()
+
+
+@pytest.fixture(scope="module")
+def prompts(folders):
+    return {name: read(folders, name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def priors(folders):
+    return {name: build(folders, name) for name in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def pipelines(folders):
+    """diffusers' own, of the same folders."""
+    return {
+        name: getattr(diffusers, family.pipeline).from_pretrained(folders[name])
+        for name, family in FAMILIES.items()
+    }
+
+
+@every_family
+def test_latents_get_the_gradient_of_the_table(priors, prompts, name):
+    check(priors[name], FAMILIES[name].row, prompts[name])
+
+
+@every_family
+def test_the_text_is_the_pipelines(pipelines, prompts, name):
+    family, text = FAMILIES[name], prompts[name]
+    own = pipelines[name].encode_prompt(
+        PROMPT, NEGATIVE, device="cpu", max_sequence_length=family.text_length
+    )
+    ours = text.text_embeddings, text.uncond_text_embeddings
+    for mine, its in zip(ours, (x for x in own if x.is_floating_point()), strict=True):
+        torch.testing.assert_close(mine, its, atol=1e-6, rtol=1e-5)
+
+
+# ---- one step of each pipeline, as its denoising loop takes it
+
+
+def wan_step(pipe, z_t, time, tokens, condition):
+    """The velocity of one half."""
+    return pipe.transformer(z_t, time.expand(len(z_t)), tokens, return_dict=False)[0]
+
+
+STEPS = {"wan": wan_step}
+
+
+@every_family
+@pytest.mark.parametrize("fraction", [0.3, 0.8])
+def test_a_call_is_a_step_of_the_pipeline(folders, pipelines, prompts, name, fraction):
+    family, pipe = FAMILIES[name], pipelines[name]
+    at = {"min_step_percent": fraction, "max_step_percent": fraction}
+    prior = build(folders, name, view_dependent_prompting=False, **at)
+    (width, height), frames, scale = family.size, family.row.frames, 7.0
+    prior.cfg.guidance_scale = scale
+    clip = torch.rand(frames, height, width, 3)
+    seen = watch(prior, clip, prompts[name], **cameras(frames, frames))
+    # the latents: the VAE's, normalised as the pipeline undoes it
+    pixels = pipe.video_processor.preprocess_video(clip.numpy()[None])
+    posterior = pipe.vae.encode(pixels).latent_dist
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (tiny.MEAN, tiny.STD))
+    drawn = (seen.z * std + mean - posterior.mean) / posterior.std
+    assert abs(drawn.mean()) < 0.5 and 0.5 < drawn.std() < 1.5  # a sample of it
+    # the step: noise at the scheduler's own sigma, both halves, guidance, and on to sigma 0
+    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=family.shift)
+    scheduler.set_timesteps(sigmas=[fraction])
+    time, sigma = scheduler.timesteps[:1], scheduler.sigmas[0]
+    torch.testing.assert_close(seen.shown[1].flatten()[-1:], time)
+    eps = (seen.z_t - (1 - sigma) * seen.z) / sigma
+    torch.testing.assert_close(scheduler.scale_noise(seen.z, time, eps), seen.z_t)
+    texts = prompts[name].text_embeddings, prompts[name].uncond_text_embeddings
+    with torch.no_grad():
+        cond, uncond = (STEPS[name](pipe, seen.z_t, time, x, seen.condition) for x in texts)
+    velocity = uncond + scale * (cond - uncond)
+    clean = scheduler.step(velocity, time[0], seen.z_t).prev_sample
+    # our gradient is of that same clean clip
+    eps_hat = (seen.z_t - (1 - sigma) * clean) / sigma
+    weight = sigma**2 / (sigma**2 + (1 - sigma) ** 2)
+    torch.testing.assert_close(seen.z_grad, weight * (eps_hat - eps), atol=1e-4, rtol=1e-3)
+
+
+@every_family
+def test_every_frame_that_is_shown_has_its_gradient(priors, prompts, name):
+    frames = FAMILIES[name].row.frames
+    seen = watch(
+        priors[name], torch.rand(frames, 8, 8, 3), prompts[name], **cameras(frames, frames)
+    )
+    assert seen.rgb_grad.isfinite().all() and seen.rgb_grad.flatten(1).any(1).all()
+
+
+# ---- what isn't taken
+
+
+@every_family
+def test_clips_of_other_lengths_are_refused_with_the_near_ones(priors, prompts, name):
+    factor = priors[name].frame_factor
+    assert priors[name].codec.frame_factor == factor
+    for wrong in (factor, factor + 2):
+        low = (wrong - 1) // factor * factor + 1
+        message = rf"have {wrong} frames.*num_frames={low} or {low + factor}"
+        with pytest.raises(ValueError, match=message):
+            priors[name](torch.rand(wrong, 8, 8, 3), prompts[name], **cameras(wrong, wrong))
+        with pytest.raises(ValueError, match=message):  # before anything is loaded
+            type(priors[name]).check_frames(wrong)
+
+
+@every_family
+@pytest.mark.parametrize("side", ["width", "height"])
+def test_sizes_that_make_no_whole_tokens_are_refused(folders, priors, name, side):
+    token = priors[name].codec.pixel_factor * priors[name].patch
+    wrong = token + priors[name].codec.pixel_factor // 2
+    with pytest.raises(ValueError, match=rf"{side} is {wrong}.*a multiple of {token}"):
+        build(folders, name, **{side: wrong})
+
+
+def test_a_model_of_another_kind_is_refused(folders, random_priors, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no folder 'transformer'.*another kind of model"):
+        build({"wan": random_priors / "text-to-video"}, "wan")
+    for name, (words, options) in {
+        "twice": ("two transformers", {"boundary_ratio": 0.9}),
+        "image": ("takes 8 channels.*needs one with 4", {}),
+    }.items():
+        folder = tiny.write_wan(tmp_path / name, **options)
+        if name == "image":
+            tiny.wan_transformer(8).save_pretrained(folder / "transformer")
+        with pytest.raises(ValueError, match=words):
+            build({"wan": folder}, "wan")
+    diffusers.DDPMScheduler().save_pretrained(folder / "scheduler")
+    tiny.wan_transformer().save_pretrained(folder / "transformer")
+    with pytest.raises(ValueError, match=r"no model of rectified flow.*DDPMScheduler"):
+        build({"wan": folder}, "wan")
+
+
+def test_an_older_diffusers_is_told_which_version_has_the_model(folders, monkeypatch):
+    monkeypatch.setattr(diffusers, "WanTransformer3DModel", None)
+    with pytest.raises(ValueError, match=r"has no WanTransformer3DModel.*diffusers 0\.33 or newer"):
+        build(folders, "wan")
