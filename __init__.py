@@ -14,7 +14,8 @@ if importlib.util.find_spec("threestudio") is None:
 from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
-from .guidance import image, image_to_video, tile, video, wan, zero123
+from .guidance import cogvideox, image, image_to_video, tile, video, wan, zero123
+from .prompt_processors import cogvideox as cogvideox_prompts
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
 from .prompt_processors import view_dependent
@@ -26,6 +27,8 @@ __version__ = "0.1.0"
 __all__ = [
     "animate124",
     "assets_4d",
+    "cogvideox",
+    "cogvideox_prompts",
     "image",
     "image_to_video",
     "image_video_datamodule",

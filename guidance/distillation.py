@@ -194,11 +194,15 @@ class ScoreDistillation(BaseObject):
         condition = {k: v for k, v in inputs.items() if k not in ("z_t", "t")}
         return self.predict_noise(*shown(inputs["z_t"], inputs["t"], condition), condition)
 
+    def guidance_scale(self, z_t: Float[Tensor, " B *shape"]) -> float | Tensor:
+        """Of classifier-free guidance: one for all, or a tensor that is spread over z_t."""
+        return self.cfg.guidance_scale
+
     def guided_noise(
         self, z_t: Float[Tensor, " B *shape"], t: Shaped[Tensor, " B"], condition: Condition
     ) -> Float[Tensor, " B *shape"]:
         """eps_hat: the prediction as noise, with classifier-free guidance."""
-        scale, start = self.cfg.guidance_scale, self.cfg_start
+        scale, start = self.guidance_scale(z_t), self.cfg_start
         if sds.is_conditional(scale, start):  # half the work
             return self.noise_in(z_t, t, {k: v[: len(v) // 2] for k, v in condition.items()})
         cond, uncond = self.noise_in(both(z_t), both(t), condition).chunk(2)

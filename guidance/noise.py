@@ -9,6 +9,7 @@ Torch alone. Shapes: z, z_t, eps and predictions [B ...], t and scales [B].
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -112,9 +113,22 @@ class DDPM:
                 "v_prediction will do."
             )
 
+    @cached_property
+    def last(self) -> int:
+        """The last timestep that keeps something of the data."""
+        return int(self.alphas_cumprod.count_nonzero()) - 1
+
     def time_at(self, fraction: float) -> int:
+        """A ValueError where nothing is left of the data (zero terminal SNR, Lin et al. 2024)."""
         n = len(self.alphas_cumprod)
-        return min(round(fraction * n), n - 1)
+        t = min(round(fraction * n), n - 1)
+        if t > self.last:
+            raise ValueError(
+                f"At timestep {t} of {n} this model's input is noise alone, which says nothing "
+                f"about what was rendered: take max_step_percent={self.last / n:.3g} or less, for "
+                "instance 0.98."
+            )
+        return t
 
     def nearer(self, t: Tensor, share: float) -> Tensor:
         return (t * share).round().long()

@@ -23,18 +23,23 @@ WEIGHTS: dict[str, Callable[[Tensor], Tensor]] = {
 
 
 def classifier_free_guidance(
-    cond: Float[Tensor, " *shape"], uncond: Float[Tensor, " *shape"], scale: float, start: str
+    cond: Float[Tensor, " *shape"],
+    uncond: Float[Tensor, " *shape"],
+    scale: float | Float[Tensor, "..."],
+    start: str,
 ) -> Float[Tensor, " *shape"]:
     """start + scale (cond - uncond), where `start` says "cond" or "uncond".
 
-    From `uncond` (Ho and Salimans 2021) a scale of 1 is no guidance; from `cond`, 0 is.
+    From `uncond` (Ho and Salimans 2021) a scale of 1 is no guidance; from `cond`, 0 is. A tensor
+    has a scale for each frame, for instance.
     """
     return {"cond": cond, "uncond": uncond}[start] + scale * (cond - uncond)
 
 
-def is_conditional(scale: float, start: str) -> bool:
-    """Whether guidance of this scale is `cond` alone."""
-    return scale == {"cond": 0, "uncond": 1}[start]
+def is_conditional(scale: float | Tensor, start: str) -> bool:
+    """Whether guidance of this scale is `cond` alone. (Nobody looks into a tensor: it may be on a
+    GPU.)"""
+    return not isinstance(scale, Tensor) and scale == {"cond": 0, "uncond": 1}[start]
 
 
 def sds_gradient(

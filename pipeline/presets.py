@@ -163,6 +163,26 @@ def full(video: str) -> Preset:
     )
 
 
+def further(video: str, memory: tuple[Memory, ...]) -> Preset:
+    """... with a video prior that has YAMLs of the deformation alone, and what --vram sets then.
+
+    memory: of stages 2 and 3; stage 3's tile prior has its own besides.
+    """
+    preset = full(video)
+    tile = tuple(row for row in REFINED_MEMORY if "guidance_cn" in row.key or row.key == CHUNK)
+    static, moving, refined = preset.stages
+    stages = static, replace(moving, memory=memory), replace(refined, memory=(*memory, *tile))
+    return replace(preset, stages=stages, grid=())
+
+
+# Not measured: the clip is what a causal VAE's gradient grows with.
+CAUSAL_MEMORY = (
+    Memory(32, math.inf, CHUNK, 2**23),
+    Memory(0, 20, "data.single_view.num_frames", 9),
+    Memory(0, 14, "data.single_view.num_frames", 5),
+    Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
+)
+
 PRESETS = {
     "toy": Preset(
         stages=animate124(
@@ -208,6 +228,8 @@ PRESETS = {
     ),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
+    "cogvideox": further("cogvideox", CAUSAL_MEMORY),
+    "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
 }
 
 

@@ -117,7 +117,8 @@ class Request:
         type=text_with_content,
     )
     preset: str = option(
-        "modelscope (default), zeroscope, or toy (small models, on a CPU)",
+        "modelscope (default), zeroscope, toy (small models, on a CPU), or a newer video model "
+        "(docs/priors.md): cogvideox, cogvideox-image",
         "modelscope",
         metavar="NAME",
     )

@@ -53,10 +53,19 @@ SAMPLERS_OF_DDPM = """
     SASolver
 """.split()  # noqa: SIM905
 
+# Schedulers that read a folder, and the samplers whose folders each reads rightly
+SAMPLERS = {
+    "DDPMScheduler": SAMPLERS_OF_DDPM,
+    "CogVideoXDDIMScheduler": ["CogVideoXDDIM", "CogVideoXDPM"],  # DDPM with a shift of the SNR
+}
+
 # Classes that older versions of diffusers, threestudio's among them, lack: the first that has each
 SINCE = {
+    "AutoencoderKLCogVideoX": "0.30",
     "AutoencoderKLLTXVideo": "0.32",
     "AutoencoderKLWan": "0.33",
+    "CogVideoXDDIMScheduler": "0.30",
+    "CogVideoXTransformer3DModel": "0.30",
     "LTXVideoTransformer3DModel": "0.32",
     "WanTransformer3DModel": "0.33",
 }
@@ -318,11 +327,13 @@ def read_scheduler(kind: type, folder: Path, subfolder: str) -> Any:
     config = read_json(path)
     name = str(config.get("_class_name"))
     flow = config.get("use_flow_sigmas") or "flow" in str(config.get("prediction_type"))
-    if name.removesuffix("Scheduler") not in SAMPLERS_OF_DDPM or flow:
-        what = "a flow-matching model" if flow or "Flow" in name else "no model of DDPM's kind"
+    if name.removesuffix("Scheduler") not in SAMPLERS[kind.__name__] or flow:
+        what = "a flow-matching model" if flow or "Flow" in name else "a model of another kind"
+        others = "Stable Diffusion 1.x and 2.x, ModelScope, ZeroScope and Zero123"
+        will_do = others if kind.__name__ == "DDPMScheduler" else "CogVideoX"
         raise ValueError(
-            f"{path} is of {what} (its class is {name}): noise isn't added to it with DDPM's "
-            "betas. Stable Diffusion 1.x and 2.x, ModelScope, ZeroScope and Zero123 will do."
+            f"{path} is of {what} (its class is {name}): noise isn't added to it with the betas "
+            f"that {kind.__name__} reads. {will_do} will do."
         )
     betas = {"beta_start", "beta_end", "beta_schedule"}
     if not betas <= config.keys() and not config.get("trained_betas"):

@@ -39,13 +39,14 @@ class Row:
 
     t: tuple[float, float]  # the first and the last that are drawn
     start: str  # of classifier-free guidance, "cond" or "uncond"
-    scale: float
+    scale: Any  # a number, or a tensor that is spread over the latents
     weight: Callable[[Any], Any]  # w of alpha_bar
     latents: tuple[int, ...]  # shape, of two clips or of eight images
     frames: int | None = None  # of a clip, for the priors that take clips
     clean: int = 0  # latent frames that the network sees without noise
     path: Callable = ddpm  # alpha and sigma of t
     noise_of: Callable = epsilon  # eps of the network's answer, z_t, alpha, sigma
+    seen_of: Callable = lambda z_t, sigma: z_t  # what the network has for z_t
     model: str = ""  # folder of random_priors
     config: dict = field(default_factory=dict)
 
@@ -153,8 +154,9 @@ def check(prior, row: Row, prompt=None) -> Seen:
     assert row.t[0] <= t.min() and t.max() <= row.t[1]
     # both halves see the same latents at the same time, noisy but for the clean frames
     latents, at = seen.shown
+    alpha, sigma = (per_row(x, z) for x in row.path(t))
     for half, time in zip(latents[:, : z.shape[1]].chunk(2), at.chunk(2), strict=True):
-        expected, model_time = z_t.clone(), prior.noise.model_time(t)
+        expected, model_time = row.seen_of(z_t, sigma).clone(), prior.noise.model_time(t)
         if row.clean:
             expected[:, :, : row.clean] = seen.condition["first"][: len(z)]
             model_time = model_time[:, None].repeat(1, z.shape[2])
@@ -162,7 +164,6 @@ def check(prior, row: Row, prompt=None) -> Seen:
         torch.testing.assert_close(half, expected)
         torch.testing.assert_close(time, model_time)
     # z_t gives away the noise; the gradient follows
-    alpha, sigma = (per_row(x, z) for x in row.path(t))
     eps = (z_t - alpha * z) / sigma
     assert abs(eps.mean()) < 0.2 and abs(eps.std() - 1) < 0.15
     eps_hat = row.noise_of(seen.answer, both(z_t), both(alpha), both(sigma))

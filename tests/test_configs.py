@@ -19,8 +19,10 @@ from threestudio.utils.config import load_config, parse_structured
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 FULL = sorted(CONFIGS.glob("animate124-*.yaml"))
-DEFORMED = [path for path in FULL if "deformation" in path.name]
-STAGES = [path for path in FULL if path not in DEFORMED]  # the method's
+STAGES = [path for path in FULL if "deformation" not in path.name]  # the method's
+PUBLISHED = ("ms", "zs")  # its video priors
+DEFORMED = [path for path in FULL if path not in STAGES and path.stem.endswith(PUBLISHED)]
+OTHERS = [path for path in FULL if path not in (*STAGES, *DEFORMED)]  # with further video priors
 TOYS = [CONFIGS / "toy" / f"stage{number}.yaml" for number in (1, 2, 3)]
 DEFORMED_TOYS = [path.with_name(f"deformation-{path.name}") for path in TOYS]
 ALL = sorted(CONFIGS.rglob("*.yaml"))  # ... and those of further presets
@@ -220,11 +222,27 @@ def test_a_deformation_changes_how_things_move_and_no_other_number(path):
     assert ours["system|loss|lambda_arap"] > 0 and ours["system|loss|lambda_fold"] > 0
 
 
+@pytest.mark.parametrize("path", OTHERS, ids=name)
+def test_a_further_video_prior_changes_no_other_number(path):
+    stage = path.name.removeprefix("animate124-deformation-").partition("-")[0]
+    usual = path.with_name(f"animate124-deformation-{stage}-ms.yaml")
+    ours, theirs = (flat(OmegaConf.to_container(as_written(p))) for p in (path, usual))
+    changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
+    may = ("data|single_view|num_frames", "data|single_view|width_vid")
+    may += ("data|single_view|height_vid", "system|guidance|", "system|guidance_type")
+    may += ("system|prompt_processor|", "system|prompt_processor_type")
+    assert {key for key in changed if not key.startswith(may)} == set()
+    kind = threestudio.find(ours["system|guidance_type"])
+    kind.check_frames(ours["data|single_view|num_frames"])
+
+
 def test_the_stages_and_toys_of_both_fields_are_there():
     assert {path.name for path in STAGES} == set(NUMBERS)
     moving = {path for path in STAGES if path.name != "animate124-stage1.yaml"}
     assert {path.name.replace("deformation-", "") for path in DEFORMED} == {p.name for p in moving}
-    assert set(ALL) == {*STAGES, *TOYS, *DEFORMED, *DEFORMED_TOYS}
+    assert set(ALL) == {*STAGES, *TOYS, *DEFORMED, *OTHERS, *DEFORMED_TOYS}
+    further = {path.name.replace("stage3", "stage2") for path in OTHERS}
+    assert {path.name for path in OTHERS if "stage2" in path.name} == further
 
 
 def build_or_parse(system):
@@ -312,7 +330,7 @@ def test_priors_read_the_same_model_and_the_same_image(path, tmp_path):
 def test_stages_share_the_scene():
     how = ("static", "otype", "freeze_canonical", "deformation_cells", "deformation_spans")
     full_size = CONFIGS / "animate124-stage1.yaml"
-    for group in (STAGES, TOYS, [full_size, *DEFORMED], DEFORMED_TOYS):
+    for group in (STAGES, TOYS, [full_size, *DEFORMED, *OTHERS], DEFORMED_TOYS):
         scenes = []
         for path in group:
             system = as_written(path).system
@@ -321,7 +339,7 @@ def test_stages_share_the_scene():
             scene["geometry"]["pos_encoding_config"] = {k: grid[k] for k in grid if k not in how}
             scenes.append(scene)
         assert all(scene == scenes[0] for scene in scenes)
-    for group in (DEFORMED, DEFORMED_TOYS[1:]):  # ... and the deformation
+    for group in ([*DEFORMED, *OTHERS], DEFORMED_TOYS[1:]):  # ... and the deformation
         grids = [as_written(path).system.geometry.pos_encoding_config for path in group]
         assert len({str([grid[key] for key in how[3:]]) for grid in grids}) == 1
 

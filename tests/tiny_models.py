@@ -38,10 +38,10 @@ def ltx_vae():
     return vae
 
 
-def cogvideox_vae():
+def cogvideox_vae(channels=4):
     return diffusers.AutoencoderKLCogVideoX(
         block_out_channels=(8, 8, 8, 8),
-        latent_channels=4,
+        latent_channels=channels,
         layers_per_block=1,
         norm_num_groups=2,
         scaling_factor=0.7,
@@ -102,6 +102,63 @@ def write_wan(folder, **options):
     """Wan's text-to-video model."""
     parts = {"transformer": wan_transformer, "vae": wan_vae, "scheduler": wan_scheduler}
     return write_family(folder, "WanPipeline", "UMT5EncoderModel", parts, **options)
+
+
+def cogvideox_transformer(in_channels=16, **options):
+    """For clips of 5 frames of 64 x 32 pixels."""
+    sizes = {"sample_width": 8, "sample_height": 4, "sample_frames": 5}
+    return diffusers.CogVideoXTransformer3DModel(
+        num_attention_heads=2,
+        attention_head_dim=16,
+        in_channels=in_channels,
+        out_channels=16,
+        time_embed_dim=8,
+        text_embed_dim=TEXT_WIDTH,
+        num_layers=2,
+        **(sizes | options),
+    )
+
+
+COGVIDEOX = {  # pipeline, shift of the SNR, transformer's options
+    "2b": ("CogVideoXPipeline", 3.0, {}),
+    "5b": ("CogVideoXPipeline", 1.0, {"use_rotary_positional_embeddings": True}),
+    "5b-I2V": (
+        "CogVideoXImageToVideoPipeline",
+        1.0,
+        {
+            "in_channels": 32,
+            "use_rotary_positional_embeddings": True,
+            "use_learned_positional_embeddings": True,
+        },
+    ),
+}
+
+
+def write_cogvideox(folder, name, **changes):
+    """CogVideoX's folder as its published ones are, by COGVIDEOX's name."""
+    pipeline, shift, options = COGVIDEOX[name]
+
+    def transformer():
+        made = cogvideox_transformer(**(options | changes))
+        if options.get("use_learned_positional_embeddings"):
+            made.patch_embed.pos_embedding.normal_()
+        return made
+
+    def scheduler():
+        return diffusers.CogVideoXDDIMScheduler(
+            prediction_type="v_prediction",
+            rescale_betas_zero_snr=True,
+            snr_shift_scale=shift,
+            clip_sample=False,
+            timestep_spacing="trailing",
+        )
+
+    parts = {
+        "transformer": transformer,
+        "vae": lambda: cogvideox_vae(16),
+        "scheduler": scheduler,
+    }
+    return write_family(folder, pipeline, "T5EncoderModel", parts)
 
 
 def write_text(folder, kind="T5EncoderModel"):
