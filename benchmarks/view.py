@@ -8,8 +8,11 @@ encoded as JPEG, for each mode. `--record` writes the least of colour, opacity a
 
 import argparse
 import math
+import os
 import time
 from pathlib import Path
+
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as animate.py, which starts the viewer
 
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import cv2

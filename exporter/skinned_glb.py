@@ -57,7 +57,7 @@ def write_skinned_glb(
         ],
         "meshes": [{"name": name, "primitives": [surface]}],
         "skins": [skin],
-        **looks(buffer, moving, lit),
+        **looks(buffer, moving, lit, small=True),
     }
     gltf["nodes"][ROOT]["children"] = _children(skeleton, -1)
     if len(moving.taus) > 1:

@@ -8,8 +8,11 @@ import sys
 from pathlib import Path
 
 import torch
+from animate124.exporter.morph_glb import write_moving_glb
 from PIL import Image
 
+from moving_meshes import bending_tube
+from node_packages import khronos_issues
 from trials import write_trial
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -22,6 +25,11 @@ MILLIONS = {  # of parameters, as counted in the published models
     ("text-to-video", "text_encoder"): 340.387840,
     ("controlnet-tile", ""): 361.279120,
 }
+
+
+def write_tube(path):
+    write_moving_glb(path, bending_tube(frames=3, around=8, along=9)[0])
+    return path
 
 
 def output_of(script, *options, folder):
@@ -156,3 +164,21 @@ def test_formats_of_a_moving_mesh_are_measured(monkeypatch, tmp_path, capsys):
     found = {key: figure["value"] for key, figure in json.loads(figures.read_text()).items()}
     assert found["glb.bytes"] > 1000 and found["skin.bytes"] > 1000
     assert 0 <= found["skin.error"] < 1e-5  # a ball that turns as a whole
+
+
+def test_what_the_validator_says_is_counted(monkeypatch, tmp_path, capsys):
+    khronos_issues(write_tube(tmp_path / "right.glb"))  # skipped where there is no validator
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import glb_validated
+
+    broken = (tmp_path / "right.glb").read_bytes().replace(b'"SCALAR"', b'"SKALAR"')
+    (tmp_path / "wrong.glb").write_bytes(broken)
+    figures = tmp_path / "figures.json"
+    files = [str(tmp_path / name) for name in ("right.glb", "wrong.glb")]
+    monkeypatch.setattr(sys, "argv", ["glb_validated.py", *files, "--figures", str(figures)])
+    glb_validated.main()
+    right, wrong, _ = capsys.readouterr().out.splitlines()
+    assert "right.glb  0 errors  0 warnings  0 infos" in right
+    assert "wrong.glb" in wrong and "VALUE_NOT_IN_LIST" in wrong
+    errors = json.loads(figures.read_text())["glb.validator_errors"]["value"]
+    assert f"  {errors:g} errors" in wrong and errors > 0
