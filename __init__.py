@@ -14,7 +14,7 @@ if importlib.util.find_spec("threestudio") is None:
 from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
-from .guidance import cogvideox, image, image_to_video, tile, video, wan, zero123
+from .guidance import cogvideox, image, image_to_video, tile, video, wan, wan_ti2v, zero123
 from .prompt_processors import cogvideox as cogvideox_prompts
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
@@ -42,5 +42,6 @@ __all__ = [
     "view_dependent",
     "wan",
     "wan_prompts",
+    "wan_ti2v",
     "zero123",
 ]

@@ -87,6 +87,8 @@ class SingleViewConfig(RandomCameraConfig):
     frame_precision: int = count(256)  # moments that [0, 1] is divided into, fps only
     zero_rate: float = bounded(0.2, 0, 1)  # probability that a clip starts at time 0, fps only
     mirror_rate: float = bounded(0.5, 0, 1)  # probability that a clip is mirrored in time, fps only
+    # probability that clips which start at time 0 begin at the reference image's camera
+    reference_rate: float = bounded(0.0, 0, 1)
 
     eval_height: int = pixels(256)  # of validation and test pictures
     eval_width: int = pixels(256)

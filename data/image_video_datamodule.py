@@ -125,14 +125,14 @@ class TrainingBatches(IterableDataset):
         self.fixed = fixed_cameras(cfg.single_view, batch_generator(seed, rank, -1))
         self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
         image = cfg.image
-        camera = Cameras.of(
+        self.taken_from = Cameras.of(
             image.default_elevation_deg,
             image.default_azimuth_deg,
             image.default_camera_distance,
             image.default_fovy_deg,
         )
         rgb, mask = reference(image.image_path, image.height, image.width)
-        self.reference = camera.to(device).batch(image.height, image.width)
+        self.reference = self.taken_from.to(device).batch(image.height, image.width)
         self.reference |= {"rgb": rgb[None].to(device), "mask": mask[None].to(device)}
 
     def __iter__(self) -> Iterator[int]:
@@ -150,6 +150,16 @@ class TrainingBatches(IterableDataset):
         order = torch.randperm(len(self.fixed), generator=generator)
         return self.fixed[int(order[place])]
 
+    def clip_cameras(self, starts_from_zero: bool, generator: torch.Generator) -> Cameras:
+        """Of the clips' first frames: random, or all where the reference image was taken."""
+        single = self.cfg.single_view
+        cameras = random_cameras(single, generator)
+        if starts_from_zero and single.reference_rate > 0:
+            (share,) = uniform(1, (0, 1), generator=generator)
+            if share < single.reference_rate:
+                return self.taken_from.frames(single.batch_size)
+        return cameras
+
     def collate(self, k: int) -> dict[str, Any]:
         """Batch k of this rank."""
         generator = batch_generator(self.seed, self.rank, k)
@@ -160,7 +170,7 @@ class TrainingBatches(IterableDataset):
             single = self.cfg.single_view
             times = clip_times(single, generator)
             starts_from_zero = times.starts_from_zero
-            cameras = random_cameras(single, generator)
+            cameras = self.clip_cameras(starts_from_zero, generator)
             if single.train_dynamic_camera:
                 cameras = cameras.drift(single.num_frames, generator=generator)
             else:

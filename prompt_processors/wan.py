@@ -12,7 +12,7 @@ from .prompts import PromptProcessor
 class WanPromptProcessor(PromptProcessor):
     @dataclass
     class Config(PromptProcessor.Config):
-        pretrained_model_name_or_path: str = path_of("model", "Wan-AI/Wan2.1-T2V-1.3B-Diffusers")
+        pretrained_model_name_or_path: str = path_of("model")
 
     cfg: Config
     text_length = 512

@@ -170,6 +170,22 @@ def test_modes_of_frame_times_decide_on_the_reference(batches):
         assert all(("reference" in offset.collate(k)) == (rate == 1) for k in range(5))
 
 
+@pytest.mark.parametrize("rate", [0.0, 0.4, 1.0])
+def test_clips_from_zero_begin_at_the_references_camera_at_their_rate(batches, rate):
+    single = {"zero_rate": 1.0, "reference_rate": rate, "batch_size": 2}
+    named = {f"single_view__{key}": value for key, value in single.items()}
+    data = batches(prob_single_view_video=1.0, image__default_azimuth_deg=30.0, **named)
+    there = []
+    for batch in map(data.collate, range(100)):
+        assert not torch.equal(*batch["clip"]["azimuth"].view(2, 4)[:, 1:])  # each drifts
+        if "reference" not in batch:  # mirrored
+            continue
+        first = {key: batch["clip"][key][::4] for key in ("c2w", "frame_times", "fovy")}
+        same = [torch.allclose(x, batch["reference"][key]) for key, x in first.items()]
+        there += [all(same)]
+    assert sum(there) / len(there) == pytest.approx(rate, abs=0.2 if 0 < rate < 1 else 0)
+
+
 def test_a_multi_view_ring_is_even_at_one_elevation(batches):
     data = batches(prob_multi_view=1.0, multi_view__n_view=5)
     for k in range(5):

@@ -2,7 +2,9 @@
 is one step of its pipeline, with the pipeline's latents, text, time and way of guiding.
 """
 
+import sys
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 
 import pytest
 import threestudio
@@ -45,6 +47,15 @@ FAMILIES = {
         512,
         3.0,
     ),
+    "wan-ti2v": Family(
+        flow_row(5, (2, 4, 2, 2, 4), 5, (0.1 / 1.08, 4.9 / 4.92), clean=1),
+        tiny.write_wan_ti2v,
+        "WanImageToVideoPipeline",
+        "wan",
+        (64, 32),
+        512,
+        5.0,
+    ),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -85,7 +96,9 @@ def priors(folders):
 def pipelines(folders):
     """diffusers' own, of the same folders."""
     return {
-        name: getattr(diffusers, family.pipeline).from_pretrained(folders[name])
+        name: getattr(diffusers, family.pipeline).from_pretrained(
+            folders[name], image_encoder=None, image_processor=None
+        )
         for name, family in FAMILIES.items()
     }
 
@@ -96,8 +109,11 @@ def test_latents_get_the_gradient_of_the_table(priors, prompts, name):
 
 
 @every_family
-def test_the_text_is_the_pipelines(pipelines, prompts, name):
+def test_the_text_is_the_pipelines(pipelines, prompts, name, monkeypatch):
     family, text = FAMILIES[name], prompts[name]
+    # diffusers 0.42's WanImageToVideoPipeline takes ftfy to be installed
+    plain = SimpleNamespace(fix_text=lambda text: text)
+    monkeypatch.setattr(sys.modules[type(pipelines[name]).__module__], "ftfy", plain, raising=False)
     own = pipelines[name].encode_prompt(
         PROMPT, NEGATIVE, device="cpu", max_sequence_length=family.text_length
     )
@@ -109,12 +125,24 @@ def test_the_text_is_the_pipelines(pipelines, prompts, name):
 # ---- one step of each pipeline, as its denoising loop takes it
 
 
-def wan_step(pipe, z_t, time, tokens, condition):
+def wan_step(pipe, z_t, time, tokens, clip):
     """The velocity of one half."""
     return pipe.transformer(z_t, time.expand(len(z_t)), tokens, return_dict=False)[0]
 
 
-STEPS = {"wan": wan_step}
+def wan_ti2v_step(pipe, z_t, time, tokens, clip):
+    """With a clean first frame, whose tokens have time 0."""
+    picture = pipe.video_processor.preprocess(clip[0].numpy())
+    height, width = clip.shape[1:3]
+    _, clean, mask = pipe.prepare_latents(
+        picture, 1, z_t.shape[1], height, width, len(clip), dtype=z_t.dtype, device="cpu"
+    )
+    shown = (1 - mask) * clean + mask * z_t
+    times = (mask[0][0][:, ::2, ::2] * time).flatten()[None]
+    return pipe.transformer(shown, times, tokens, return_dict=False)[0]
+
+
+STEPS = {"wan": wan_step, "wan-ti2v": wan_ti2v_step}
 
 
 @every_family
@@ -142,13 +170,15 @@ def test_a_call_is_a_step_of_the_pipeline(folders, pipelines, prompts, name, fra
     torch.testing.assert_close(scheduler.scale_noise(seen.z, time, eps), seen.z_t)
     texts = prompts[name].text_embeddings, prompts[name].uncond_text_embeddings
     with torch.no_grad():
-        cond, uncond = (STEPS[name](pipe, seen.z_t, time, x, seen.condition) for x in texts)
+        cond, uncond = (STEPS[name](pipe, seen.z_t, time, x, clip) for x in texts)
     velocity = uncond + scale * (cond - uncond)
     clean = scheduler.step(velocity, time[0], seen.z_t).prev_sample
     # our gradient is of that same clean clip
     eps_hat = (seen.z_t - (1 - sigma) * clean) / sigma
     weight = sigma**2 / (sigma**2 + (1 - sigma) ** 2)
-    torch.testing.assert_close(seen.z_grad, weight * (eps_hat - eps), atol=1e-4, rtol=1e-3)
+    expected = weight * (eps_hat - eps)
+    expected[:, :, : family.row.clean] = 0  # of a first frame that has no noise
+    torch.testing.assert_close(seen.z_grad, expected, atol=1e-4, rtol=1e-3)
 
 
 @every_family
@@ -207,3 +237,20 @@ def test_an_older_diffusers_is_told_which_version_has_the_model(folders, monkeyp
     monkeypatch.setattr(diffusers, "WanTransformer3DModel", None)
     with pytest.raises(ValueError, match=r"has no WanTransformer3DModel.*diffusers 0\.33 or newer"):
         build(folders, "wan")
+
+
+# ---- the first frame
+
+
+def test_a_model_that_knows_no_first_frame_is_refused(folders):
+    with pytest.raises(ValueError, match=r"expand_timesteps.*animate124-wan-guidance"):
+        build(folders | {"wan-ti2v": folders["wan"]}, "wan-ti2v")
+
+
+def test_without_a_first_frame_all_of_the_clip_has_noise(folders, pipelines, prompts):
+    prior = build(folders, "wan-ti2v", first_frame="none", view_dependent_prompting=False)
+    seen = watch(prior, torch.rand(5, 32, 64, 3), prompts["wan-ti2v"], **cameras(5, 5))
+    assert "first" not in seen.condition and seen.z_grad[:, :, 0].any()
+    (z_t, time), tokens = seen.shown, seen.condition["tokens"]
+    own = wan_step(pipelines["wan-ti2v"], z_t, time[:1], tokens, None)
+    torch.testing.assert_close(seen.answer, own)

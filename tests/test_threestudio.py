@@ -43,6 +43,7 @@ OURS = {
     "animate124-image-to-video-guidance",
     "animate124-controlnet-tile-guidance",
     "animate124-wan-guidance",
+    "animate124-wan-ti2v-guidance",
     "animate124-wan-prompt-processor",
     "animate124-prompt-processor",
     "animate124-cogvideox-prompt-processor",

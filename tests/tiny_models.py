@@ -1,5 +1,6 @@
 """Random tiny parts of video models, of diffusers' and transformers' own classes."""
 
+import functools
 import json
 
 import diffusers
@@ -11,7 +12,7 @@ WORDS = ["a", "panda", "fox", "is", "dancing", ",", "front", "side", "back", "ov
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 
 
-def wan_vae():
+def wan_vae(**options):
     return diffusers.AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
@@ -20,7 +21,14 @@ def wan_vae():
         temperal_downsample=[False, True, True],
         latents_mean=MEAN,
         latents_std=STD,
+        **options,
     )
+
+
+def wan_22_vae():
+    """Of 2 x 2 pixels a channel each, and with means as shortcuts."""
+    pixels = {"patch_size": 2, "in_channels": 12, "out_channels": 12}
+    return wan_vae(is_residual=True, scale_factor_spatial=16, **pixels)
 
 
 def ltx_vae():
@@ -159,6 +167,14 @@ def write_cogvideox(folder, name, **changes):
         "scheduler": scheduler,
     }
     return write_family(folder, pipeline, "T5EncoderModel", parts)
+
+
+def write_wan_ti2v(folder, **options):
+    """Wan 2.2's model of text and a first frame."""
+    scheduler = functools.partial(wan_scheduler, 5.0)
+    parts = {"transformer": wan_transformer, "vae": wan_22_vae, "scheduler": scheduler}
+    options = {"expand_timesteps": True} | options
+    return write_family(folder, "WanPipeline", "UMT5EncoderModel", parts, **options)
 
 
 def write_text(folder, kind="T5EncoderModel"):
