@@ -228,6 +228,8 @@ PRESETS = {
     ),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
+    "wan": further("wan", CAUSAL_MEMORY),
+    "wan-ti2v": further("wan-ti2v", CAUSAL_MEMORY),
     "cogvideox": further("cogvideox", CAUSAL_MEMORY),
     "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
 }

@@ -229,7 +229,8 @@ def test_a_further_video_prior_changes_no_other_number(path):
     ours, theirs = (flat(OmegaConf.to_container(as_written(p))) for p in (path, usual))
     changed = {key for key in ours.keys() | theirs.keys() if ours.get(key) != theirs.get(key)}
     may = ("data|single_view|num_frames", "data|single_view|width_vid")
-    may += ("data|single_view|height_vid", "system|guidance|", "system|guidance_type")
+    may += ("data|single_view|height_vid", "data|single_view|reference_rate")
+    may += ("system|guidance|", "system|guidance_type")
     may += ("system|prompt_processor|", "system|prompt_processor_type")
     assert {key for key in changed if not key.startswith(may)} == set()
     kind = threestudio.find(ours["system|guidance_type"])
