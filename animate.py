@@ -4,6 +4,7 @@ python animate.py photo.jpg --prompt "a panda is dancing"
 python animate.py load/toy-panda/image.png --prompt "a panda is dancing" --preset toy
 python animate.py --batch scenes.csv --gpu 0,1
 python animate.py view outputs/toy-panda-a_panda_is_dancing
+python animate.py check-model Wan-AI/Wan2.1-T2V-1.3B-Diffusers
 """
 
 import importlib.util
@@ -24,8 +25,8 @@ def main() -> int:
     assert spec is not None and spec.loader is not None
     request = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(request)
-    view = sys.argv[1:2] == ["view"]
-    args = None if view else request.parser().parse_intermixed_args()
+    view, check = (sys.argv[1:2] == [name] for name in ("view", "check-model"))
+    args = None if view or check else request.parser().parse_intermixed_args()
     from threestudio.extensions import load_extension
 
     load_extension("animate124", ROOT)
@@ -33,6 +34,10 @@ def main() -> int:
         from animate124.viewer.command import main as look  # pyright: ignore[reportMissingImports]
 
         return look(sys.argv[2:])
+    if check:
+        from animate124.evaluation import check_model  # pyright: ignore[reportMissingImports]
+
+        return check_model.main(sys.argv[2:])
     from animate124.pipeline.command import run  # pyright: ignore[reportMissingImports] # just loaded
 
     return run(args, sys.argv)
