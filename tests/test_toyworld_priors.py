@@ -10,14 +10,30 @@ import animate124
 import pytest
 import torch
 from animate124.data.cameras import Cameras
+from animate124.guidance.codecs import CausalVideoCodec
+from animate124.guidance.noise import RectifiedFlow
 from animate124.guidance.zero123_model import camera_offset
 from animate124.pretrained.models import load_component
-from animate124.toyworld import banks, captions, folders, networks, recipes, train
+from animate124.toyworld import (
+    banks,
+    captions,
+    folders,
+    networks,
+    recipes,
+    rectified_flow,
+    train,
+)
 from animate124.toyworld.characters import SPECIES, make_character
+from animate124.toyworld.clip_coder import ClipCoder
 from animate124.toyworld.motions import MOTIONS
 from animate124.toyworld.plan import TINY
 from animate124.toyworld.ray_tracing import render
-from diffusers import AutoencoderKL, UNet3DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    UNet3DConditionModel,
+    WanTransformer3DModel,
+)
 
 SHIPPED = Path(animate124.__file__).parent / "load" / "toy-priors"
 
@@ -87,6 +103,48 @@ def test_a_tiny_training_writes_folders_that_the_loaders_read_and_goes_on(tmp_pa
         )
         assert seeing.config.in_channels == 8 and seeing.conv_in.weight[:, 4:].abs().max() > 0
         assert "clip_psnr_cfg2" in json.loads((out / "quality.json").read_text())
+    train.main([*["--out", str(tmp_path / "again")], *options[:-1], "image-to-video-flow"])
+    for out in (tmp_path, tmp_path / "again"):
+        check_flow_folder(out / "image-to-video-flow")
+        assert "flow_clip_psnr_cfg2" in json.loads((out / "quality.json").read_text())
+
+
+def check_flow_folder(folder):
+    """Its parts are read, and its clips are encoded and normalised as a prior does it."""
+    vae = load_component(AutoencoderKLWan, str(folder), "vae", torch.float32)
+    net = load_component(WanTransformer3DModel, str(folder), "transformer", torch.float32)
+    assert net.config.in_channels == vae.config.z_dim == TINY.flow_latents
+    images = torch.rand(2, 3, 64, 64)
+    ours, theirs = ClipCoder(vae).first(images), CausalVideoCodec(vae)
+    torch.testing.assert_close(ours, theirs.encode_clips(images[:, None], mode=True))
+    assert theirs.pixel_factor == 8 and theirs.frame_factor == 4
+    stated = json.loads((folder / "scheduler" / "scheduler_config.json").read_text())
+    fractions = torch.linspace(0, 1, 5)
+    expected = RectifiedFlow(stated["flow_shift"]).time_at(fractions)
+    torch.testing.assert_close(rectified_flow.shifted(fractions), expected)
+
+
+def test_a_flow_to_known_latents_costs_nothing_and_ends_there():
+    generator = torch.Generator().manual_seed(0)
+    z, first = torch.randn(2, 3, 2, 4, 4), torch.randn(2, 3, 1, 4, 4)
+    seen = torch.tensor([True, False])
+
+    def exact(z_s, times):  # v = eps - z, and z_s - z = s (eps - z)
+        assert times[0].tolist()[0] == 0 and times[1, 0] == times[1, 1] > 0
+        torch.testing.assert_close(z_s[0, :, :1], first[0])
+        return (z_s - z) / times[:, None, :, None, None].clamp_min(1e-6)
+
+    loss = rectified_flow.flow_loss(exact, z, first, seen)
+    torch.testing.assert_close(loss, torch.zeros(()), atol=1e-6, rtol=0)
+
+    def nothing(z_s, times):
+        return torch.zeros_like(z_s)
+
+    options = {"scale": 1.0, "steps": 5, "generator": generator}
+    ends = rectified_flow.euler(exact, nothing, tuple(z.shape), first, seen, **options)
+    torch.testing.assert_close(ends[1], z[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ends[0, :, 1:], z[0, :, 1:], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(ends[0, :, :1], first[0])
 
 
 def test_the_video_unet_that_sees_a_picture_starts_as_the_one_that_sees_none():

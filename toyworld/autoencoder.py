@@ -9,7 +9,7 @@ from torch import Tensor
 from .folders import Network
 
 
-def signed(images: UInt8[Tensor, "N 3 S S"]) -> Float[Tensor, "N 3 S S"]:
+def signed(images: UInt8[Tensor, "N *F 3 S S"]) -> Float[Tensor, "N *F 3 S S"]:
     """Bytes to [-1, 1]."""
     return images.float() / 127.5 - 1
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,26 @@ from .random_priors import (
     write_json,
 )
 from .random_priors import write_tokenizer as write_tokenizer_files
+from .rectified_flow import SHIFT
 
 __all__ = ["FEATURE_EXTRACTOR", "SCHEDULER", "byte_pairs"]
+
+FLOW_SCHEDULER = {
+    "_class_name": "UniPCMultistepScheduler",
+    "num_train_timesteps": 1000,
+    "prediction_type": "flow_prediction",
+    "use_flow_sigmas": True,
+    "flow_shift": SHIFT,
+}
+FLOW_INDEX = {
+    "_class_name": "WanPipeline",
+    "expand_timesteps": True,  # the first frame may be clean
+    "scheduler": ["diffusers", "UniPCMultistepScheduler"],
+    "text_encoder": ["transformers", "CLIPTextModel"],
+    "tokenizer": ["transformers", "CLIPTokenizer"],
+    "transformer": ["diffusers", "WanTransformer3DModel"],
+    "vae": ["diffusers", "AutoencoderKLWan"],
+}
 
 # diffusers and transformers annotate what their models give as unions with plain tuples, which no
 # type checker can follow
@@ -111,6 +130,16 @@ def write_text_folder(
     clip = "3D" in type(unet).__name__
     pipeline = "TextToVideoSDPipeline" if clip else "StableDiffusionPipeline"
     write_json(folder / "model_index.json", text_index(pipeline, type(unet).__name__))
+
+
+def write_flow(folder: Path, text_folder: Path, net: Network, vae: Network) -> None:
+    """A folder like Wan 2.2's, with the tokenizer and the text encoder of another one."""
+    for name in ("tokenizer", "text_encoder"):
+        shutil.copytree(text_folder / name, folder / name, dirs_exist_ok=True)
+    write_diffusers(folder / "transformer", net)
+    write_diffusers(folder / "vae", vae)
+    write_json(folder / "scheduler" / "scheduler_config.json", FLOW_SCHEDULER)
+    write_json(folder / "model_index.json", FLOW_INDEX)
 
 
 def read_text_folder(folder: Path, device: str) -> tuple[Network, Network, Network]:

@@ -9,10 +9,13 @@ from torch import Tensor
 from ..files.pictures import save_png, to_picture
 from .autoencoder import decode, encode
 from .banks import Bank, ViewBank
+from .clip_coder import ClipCoder
 from .denoising import sample
+from .flow_recipes import velocity
 from .folders import Network
 from .plan import SIZE
 from .recipes import Workshop, beside, camera_offset, picture_latents, view_token
+from .rectified_flow import euler
 
 VIEW_SCALES = (1.0, 3.0, 5.0)  # of classifier-free guidance
 CLIP_SCALES = (1.0, 2.0, 4.0)
@@ -132,10 +135,52 @@ def clip_figures(
     figures, rows = {}, [truth]
     for name, unet, scale in asked:
         clips = sample_clips(shop, vae, text, unet, bank, scale)
-        figures[f"clip_psnr_{name}"] = psnr(clips[:, 1:].flatten(0, 1), truth[:, 1:].flatten(0, 1))
-        share = motion(clips) / motion(truth).clamp_min(1e-4)
-        figures[f"clip_motion_{name}"] = float(share.median())
+        figures |= beside_truth(f"clip_{{}}_{name}", clips, truth)
         rows.append(clips)
+    return figures, torch.stack(rows)
+
+
+def beside_truth(
+    name: str, clips: Float[Tensor, "N F 3 S S"], truth: Float[Tensor, "N F 3 S S"]
+) -> dict[str, float]:
+    """Their dB and their share of the truth's motion; `name` with {} for which of the two."""
+    share = motion(clips) / motion(truth).clamp_min(1e-4)
+    return {
+        name.format("psnr"): psnr(clips[:, 1:].flatten(0, 1), truth[:, 1:].flatten(0, 1)),
+        name.format("motion"): float(share.median()),
+    }
+
+
+@torch.no_grad()
+def flow_figures(
+    shop: Workshop, coder: ClipCoder, text: Network, net: Network, bank: Bank
+) -> tuple[dict[str, float], Float[Tensor, "6 N F 3 S S"]]:
+    """Figures of the flow prior's clips as `clip_figures` has them, of the text alone and of the
+    first frame, and of the VAE; rows of truth, of what the VAE gives back and of these samples."""
+    truth = bank.images / 255
+    back = coder.decode(coder.latents(bank.images)(torch.arange(len(truth))))
+    figures, rows = {"flow_vae_psnr": psnr(back.flatten(0, 1), truth.flatten(0, 1))}, [truth, back]
+    states = text(shop.tokens(bank.captions)).last_hidden_state
+    nothing = text(shop.tokens([""])).last_hidden_state.expand_as(states)
+    first = coder.first(truth[:, 0])
+    n, channels, _, high, wide = first.shape
+    size = (n, channels, 1 + (truth.shape[1] - 1) // 4, high, wide)
+    for name, sees, scale in [
+        ("text_only", False, 1.0),
+        *((f"cfg{s:g}", True, s) for s in CLIP_SCALES),
+    ]:
+        z = euler(
+            velocity(net, states),
+            velocity(net, nothing),
+            size,
+            first,
+            torch.full((n,), sees, device=first.device),
+            scale=scale,
+            steps=shop.plan.sampling_steps,
+            generator=torch.Generator(shop.device).manual_seed(0),
+        )
+        rows.append(coder.decode(z))
+        figures |= beside_truth(f"flow_clip_{{}}_{name}", rows[-1], truth)
     return figures, torch.stack(rows)
 
 

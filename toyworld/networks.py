@@ -3,7 +3,14 @@
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+from diffusers import (
+    AutoencoderKL,
+    AutoencoderKLWan,
+    ControlNetModel,
+    UNet2DConditionModel,
+    UNet3DConditionModel,
+    WanTransformer3DModel,
+)
 from torch import nn
 from transformers import (
     CLIPTextConfig,
@@ -68,6 +75,46 @@ def unet_config(plan: Plan, channels: tuple[int, ...], kind: str) -> dict[str, A
         attention_head_dim=32 if kind == "3D" else 4,
         norm_num_groups=32,
         cross_attention_dim=plan.width,
+    )
+
+
+def make_causal_vae(plan: Plan) -> Network:
+    """Wan 2.2's kind of video VAE: 2 x 2 pixels are one, residual paths around each level; 8 pixels
+    a side and 4 frames (the first one alone) are one latent."""
+    n = plan.flow_latents
+    vae: Network = AutoencoderKLWan(
+        base_dim=plan.flow_vae_channels,
+        z_dim=n,
+        dim_mult=[1, 2, 2],
+        num_res_blocks=1,
+        temperal_downsample=[True, True],
+        is_residual=True,
+        patch_size=2,
+        in_channels=12,
+        out_channels=12,
+        scale_factor_spatial=8,
+        scale_factor_temporal=4,
+        latents_mean=[0.0] * n,  # until it is trained
+        latents_std=[1.0] * n,
+    )
+    with torch.no_grad():  # else its latents begin as noise, and it stays with that for long
+        vae.quant_conv.bias[n:] = -6.0  # of the posterior's log variance
+    return vae
+
+
+def make_transformer(plan: Plan, text_width: int) -> Network:
+    """Wan's transformer; a token is one latent of a frame."""
+    return WanTransformer3DModel(
+        patch_size=(1, 1, 1),
+        num_attention_heads=plan.flow_heads,
+        attention_head_dim=32,
+        in_channels=plan.flow_latents,
+        out_channels=plan.flow_latents,
+        text_dim=text_width,
+        freq_dim=64,
+        ffn_dim=96 * plan.flow_heads,
+        num_layers=plan.flow_layers,
+        rope_max_seq_len=32,
     )
 
 

@@ -78,6 +78,12 @@ class Workshop:
         n = self.plan.characters * 3 // 2
         return banks.clip_bank(n, self.plan.frames, size=SIZE, seed=self.seed, device=self.device)
 
+    @functools.cached_property
+    def flow_clips(self) -> banks.Bank:
+        """The bank of the flow prior's two networks."""
+        n, frames = self.plan.flow_clips, self.plan.flow_frames
+        return banks.clip_bank(n, frames, size=SIZE, seed=self.seed, device=self.device)
+
 
 def autoencoder(shop: Workshop, bank: banks.Bank) -> Network:
     """The VAE that all parts share."""
