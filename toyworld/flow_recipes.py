@@ -68,7 +68,7 @@ def velocity(net: Network, states: Float[Tensor, "B L D"]) -> Predict:
     """What the transformer says of latents and their frames' times, with this text."""
 
     def predict(z: Tensor, times: Tensor) -> Tensor:
-        tokens = 1000 * times.repeat_interleave(z.shape[3] * z.shape[4], dim=1)
-        return net(z, tokens, states, return_dict=False)[0]
+        tokens = times[:, :, None].expand(-1, -1, z.shape[3] * z.shape[4]).flatten(1)
+        return net(z, 1000 * tokens, states, return_dict=False)[0]
 
     return predict

@@ -30,7 +30,7 @@ def given(
     """z with the first frames of the clips where they are seen, and the times of its frames."""
     start = torch.where(seen[:, None, None, None, None], first, z[:, :, :1])
     times = s[:, None].expand(-1, z.shape[2])
-    times = torch.cat([torch.where(seen[:, None], 0.0, times[:, :1]), times[:, 1:]], dim=1)
+    times = torch.cat([times[:, :1] * ~seen[:, None], times[:, 1:]], dim=1)
     return torch.cat([start, z[:, :, 1:]], dim=2), times
 
 

@@ -164,6 +164,7 @@ def main(arguments: list[str] | None = None) -> None:
     if torch.device(args.device).type == "cuda":  # the CPU only makes scenes of tiny tensors
         torch.set_num_threads(1)  # more of them wait for each other longer than they work
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
     run = ALONE.get(args.only, train)
     run(args.out, TINY if args.tiny else Plan(), args.seed, args.device)
 
