@@ -14,7 +14,18 @@ if importlib.util.find_spec("threestudio") is None:
 from .data import image_video_datamodule
 from .exporter import assets_4d
 from .geometry import implicit_volume
-from .guidance import cogvideox, image, image_to_video, tile, video, wan, wan_ti2v, zero123
+from .guidance import (
+    animatediff,
+    cogvideox,
+    image,
+    image_to_video,
+    svd,
+    tile,
+    video,
+    wan,
+    wan_ti2v,
+    zero123,
+)
 from .prompt_processors import cogvideox as cogvideox_prompts
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
@@ -26,6 +37,7 @@ from .system import animate124, stock_names
 __version__ = "0.1.0"
 __all__ = [
     "animate124",
+    "animatediff",
     "assets_4d",
     "cogvideox",
     "cogvideox_prompts",
@@ -36,6 +48,7 @@ __all__ = [
     "learned_prompts",
     "nerf_volume_renderer",
     "stock_names",
+    "svd",
     "tile",
     "video",
     "video_prompts",

@@ -1,5 +1,5 @@
-"""What priors of clips share: a clip is one sample, and its prompt is that of its first frame's
-camera. Image VAEs encode it frame by frame, causal video VAEs whole.
+"""What priors of clips share: a clip is one sample, and its prompt, if there is one, is that of its
+first frame's camera. Image VAEs encode it frame by frame, causal video VAEs whole.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from torch import Tensor
 from ..bounds import bounded
 from .codecs import CausalVideoCodec, ImageCodec, check_frames, check_multiples
 from .conditions import Condition
-from .distillation import PromptedDistillation
+from .distillation import PromptedDistillation, ScoreDistillation
 from .latents import clip_length, resize
 
 
@@ -30,11 +30,11 @@ def usual_size(model: str, sample_size: Any, factor: int) -> tuple[int, int]:
     return 256, 256
 
 
-class ClipDistillation(PromptedDistillation):
+class Clips(ScoreDistillation):
     """[B*F H W 3], frames of a clip adjacent -> latents [B C f h w]."""
 
     @dataclass
-    class Config(PromptedDistillation.Config):
+    class Config(ScoreDistillation.Config):
         # first and last timestep, fractions of all; numbers or C lists
         min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
         max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
@@ -71,8 +71,7 @@ class ClipDistillation(PromptedDistillation):
     ) -> tuple[Float[Tensor, "B F 3 Hv Wv"], Condition]:
         length = clip_length(len(images), camera.get("num_frames"))
         clips = resize(images, self.height, self.width).unflatten(0, (-1, length))
-        text = self.text_condition(prompt_utils, camera, slice(None, None, length))
-        return clips, text | self.clip_condition(clips, camera)
+        return clips, self.clip_condition(clips, camera)
 
     def clip_condition(
         self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
@@ -81,17 +80,33 @@ class ClipDistillation(PromptedDistillation):
         return {}
 
 
-class FramewiseDistillation(ClipDistillation):
-    """A UNet over clips whose latents are an image VAE's, frame by frame: [B 4 F h w]."""
+class ClipDistillation(Clips, PromptedDistillation):
+    """... beside a prompt."""
 
     @dataclass
-    class Config(ClipDistillation.Config):
+    class Config(Clips.Config, PromptedDistillation.Config):
+        pass
+
+    cfg: Config
+
+    def prepare(
+        self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
+    ) -> tuple[Float[Tensor, "B F 3 Hv Wv"], Condition]:
+        clips, shown = super().prepare(images, prompt_utils, camera)
+        text = self.text_condition(prompt_utils, camera, slice(None, None, clips.shape[1]))
+        return clips, text | shown
+
+
+class FramewiseClips(Clips):
+    """Clips whose latents are an image VAE's, frame by frame: [B 4 F h w]."""
+
+    @dataclass
+    class Config(Clips.Config):
         # frames of a clip that keep the VAE graph; -1 keeps all
         low_ram_vae: int = bounded(-1, 1, 2**16, names=(-1,))
 
     cfg: Config
     codec: ImageCodec
-    network_class: ClassVar[type | str] = UNet3DConditionModel
 
     def usual_size(self) -> tuple[int, int]:
         model, sample = self.cfg.pretrained_model_name_or_path, self.network.config.sample_size
@@ -99,6 +114,17 @@ class FramewiseDistillation(ClipDistillation):
 
     def to_latents(self, pictures: Float[Tensor, "B F 3 H W"]) -> Float[Tensor, "B 4 F h w"]:
         return self.codec.encode_clips(pictures, self.cfg.low_ram_vae)
+
+
+class FramewiseDistillation(FramewiseClips, ClipDistillation):
+    """A UNet over such clips, beside a prompt."""
+
+    @dataclass
+    class Config(FramewiseClips.Config, ClipDistillation.Config):
+        pass
+
+    cfg: Config
+    network_class: ClassVar[type | str] = UNet3DConditionModel
 
 
 class CausalDistillation(ClipDistillation):

@@ -6,7 +6,7 @@ Noise is DDPM's with the SNR shifted and none of it left at the last timestep; t
 v. Latents are 1 + (F - 1) / 4 frames and an eighth of the pixels, a sample of the VAE's posterior
 times its factor. The network reads all of T5's 226 tokens, padding too.
 
-The picture is the clip's first frame as rendered, detached: a sample of the posterior (as their
+The picture is the clip's first frame (first_frames.py): a sample of the posterior (as their
 pipeline has it), scaled, beside the first latent frame; zeros beside the others. Both halves see
 it, so that guidance pulls at what the text says alone.
 """
@@ -20,10 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..bounds import path_of
+from ..bounds import bounded, path_of
 from ..pretrained import models
 from .clips import CausalDistillation
 from .conditions import Condition, both
+from .first_frames import RENDERED, FirstFrameDistillation
 from .noise import DDPM, Noise
 
 Size = tuple[int, int, int]  # tokens of a clip: frames, rows, columns
@@ -160,13 +161,14 @@ class CogVideoXGuidance(CausalDistillation):
 
 
 @threestudio.register("animate124-cogvideox-image-guidance")
-class CogVideoXImageGuidance(CogVideoXGuidance):
+class CogVideoXImageGuidance(FirstFrameDistillation, CogVideoXGuidance):
     """... which is shown the first frame."""
 
     @dataclass
-    class Config(CogVideoXGuidance.Config):
+    class Config(FirstFrameDistillation.Config, CogVideoXGuidance.Config):
         pretrained_model_name_or_path: str = path_of("model", "THUDM/CogVideoX-5b-I2V")
         guidance_scale: float = 6.0  # of classifier-free guidance
+        first_frame: str = bounded(RENDERED, names=(RENDERED,))  # the network knows no clip without
 
     cfg: Config
     extra_channels: ClassVar[int] = 16
@@ -175,6 +177,6 @@ class CogVideoXImageGuidance(CogVideoXGuidance):
     def clip_condition(
         self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
     ) -> Condition:
-        first = self.codec.encode_clips(clips[:, :1])
+        first = self.codec.encode_clips(self.shown_frames(clips, camera)[:, None])
         later = (clips.shape[1] - 1) // self.frame_factor
         return {"channels": both(F.pad(first, (0, 0, 0, 0, 0, later)))}

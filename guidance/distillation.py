@@ -84,15 +84,14 @@ class ScoreDistillation(BaseObject):
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device, self.half_dtype)
-        place, folder = self.network_place
-        self.network = self.load(self.network_class, place, folder)
+        self.network = self.load_network()
         self.codec = self.load_codec(model)
         channels = self.network.config.in_channels
         needed = self.codec.channels + self.extra_channels
         if channels != needed:
             raise ValueError(
-                f"The {type(self.network).__name__} of {place} takes {channels} channels, but "
-                f"{type(self).__name__} needs one with {needed}: "
+                f"The {type(self.network).__name__} of {self.network_place[0]} takes {channels} "
+                f"channels, but {type(self).__name__} needs one with {needed}: "
                 "is the model of another kind (inpainting, Zero123, image to video)?"
             )
         if self.cfg.denoising_steps and not isinstance(self.codec, ImageCodec):
@@ -110,6 +109,10 @@ class ScoreDistillation(BaseObject):
     def network_place(self) -> tuple[str, str]:
         """The model that has the network, and the folder in it."""
         return self.cfg.pretrained_model_name_or_path, self.network_folder
+
+    def load_network(self) -> Any:
+        """What `predict_noise` asks, frozen."""
+        return self.load(self.network_class, *self.network_place)
 
     def load_codec(self, model: str) -> Codec:
         """How the model's latents are made, by default with Stable Diffusion's VAE."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..bounds import bounded, path_of
 from ..data.reference_image import reference
-from .clips import ClipDistillation
+from .clips import Clips
 
 RENDERED, NONE = "rendered", "none"
 SAME = 1e-3  # degrees, scene units, and frame time: cameras and moments that differ by less
@@ -35,11 +35,11 @@ def starts_at(
     return (off.abs() < SAME).all(0)
 
 
-class FirstFrameDistillation(ClipDistillation):
+class FirstFrameDistillation(Clips):
     """A prior of clips whose network is shown the first frame."""
 
     @dataclass
-    class Config(ClipDistillation.Config):
+    class Config(Clips.Config):
         # what it is shown as the first frame of a clip that doesn't start with the given picture:
         # the rendered one, or none
         first_frame: str = bounded(RENDERED, names=(RENDERED, NONE))

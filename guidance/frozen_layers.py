@@ -160,11 +160,12 @@ def is_plain(block: Block) -> bool:
 
 def resnet(
     block: Block,
-    x: Float[Tensor, "N C H W"],
+    input_tensor: Float[Tensor, "N C H W"],  # by diffusers' name for it
     temb: Any = None,  # [N E] where the block projects it
     **_scale: float,
 ) -> Float[Tensor, "N D H W"]:
     """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well)."""
+    x = input_tensor
     h, bias = convolve_first(block.conv1, norm(block.norm1, x, silu=True))
     time = None if block.time_emb_proj is None else block.time_emb_proj(F.silu(temb))
     h = norm(block.norm2, h, silu=True, offset=total(bias, time))

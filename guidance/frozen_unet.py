@@ -60,9 +60,10 @@ def forward_of(layer: Block) -> Callable | None:
 
 
 def transformer_2d(
-    block: Block, x: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
+    block: Block, hidden_states: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
 ) -> Output:
     """Attention among an image's pixels, and to the text."""
+    x = hidden_states
     tokens = project(block.proj_in, rows(norm(block.norm, x)))
     for layer in block.transformer_blocks:
         tokens = layer(tokens, **context)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from . import channels_cuda
 from .frozen_layers import Block, convolve, is_plain, norm, resnet, turn
 
+DECODER = ("decoder", "post_quant_conv")  # of a VAE, where it has them
 ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
 
 
@@ -97,10 +98,11 @@ class MatrixAttentionProcessor:
 
 
 def slim(vae: Block, decodes: bool = False) -> Block:
-    """Gives a frozen AutoencoderKL's encoder this file's forwards, in place; drops its decoder,
-    unless it is to decode."""
-    decoder = vae.decoder, vae.post_quant_conv
-    vae.decoder = vae.post_quant_conv = None
+    """Gives a frozen AutoencoderKL's encoder (or a -TemporalDecoder's) this file's forwards, in
+    place; drops its decoder, unless it is to decode."""
+    decoder = {name: part for name in DECODER if (part := getattr(vae, name, None)) is not None}
+    for name in decoder:
+        setattr(vae, name, None)
     encoder = vae.encoder
     weight = encoder.conv_norm_out.weight
     if channels_cuda.fits(weight, len(weight), encoder.conv_norm_out.num_groups):
@@ -117,6 +119,6 @@ def slim(vae: Block, decodes: bool = False) -> Block:
     for attn in encoder.mid_block.attentions:
         if attn is not None and attn.heads == 1 and attn.group_norm is not None:
             attn.set_processor(MatrixAttentionProcessor())
-    if decodes:
-        vae.decoder, vae.post_quant_conv = decoder
+    for name, part in decoder.items() if decodes else ():
+        setattr(vae, name, part)
     return vae

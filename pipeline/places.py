@@ -14,6 +14,8 @@ MODELS = (
     "pretrained_model_name_or_path",
     "controlnet_name_or_path",
     "unet_name_or_path",
+    "motion_adapter_name_or_path",
+    "sparsectrl_name_or_path",
     "tokenizer_name",
 )
 MODELS += ("depth_model", "normal_model", "caption_model")

@@ -183,6 +183,9 @@ CAUSAL_MEMORY = (
     Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
 )
 
+# Stable Video Diffusion takes clips of one length; not measured
+OF_ITS_LENGTH = tuple(row for row in MOVING_MEMORY if "num_frames" not in row.key)
+
 PRESETS = {
     "toy": Preset(
         stages=animate124(
@@ -232,6 +235,8 @@ PRESETS = {
     "wan-ti2v": further("wan-ti2v", CAUSAL_MEMORY),
     "cogvideox": further("cogvideox", CAUSAL_MEMORY),
     "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
+    "svd": further("svd", OF_ITS_LENGTH),
+    "animatediff": further("animatediff", MOVING_MEMORY),
 }
 
 

@@ -57,16 +57,22 @@ SAMPLERS_OF_DDPM = """
 SAMPLERS = {
     "DDPMScheduler": SAMPLERS_OF_DDPM,
     "CogVideoXDDIMScheduler": ["CogVideoXDDIM", "CogVideoXDPM"],  # DDPM with a shift of the SNR
+    "EulerDiscreteScheduler": ["EulerDiscrete"],  # EDM's sigmas, if it says so
 }
 
 # Classes that older versions of diffusers, threestudio's among them, lack: the first that has each
 SINCE = {
     "AutoencoderKLCogVideoX": "0.30",
     "AutoencoderKLLTXVideo": "0.32",
+    "AutoencoderKLTemporalDecoder": "0.24",
     "AutoencoderKLWan": "0.33",
     "CogVideoXDDIMScheduler": "0.30",
     "CogVideoXTransformer3DModel": "0.30",
     "LTXVideoTransformer3DModel": "0.32",
+    "MotionAdapter": "0.23",
+    "SparseControlNetModel": "0.30",
+    "UNetMotionModel": "0.23",
+    "UNetSpatioTemporalConditionModel": "0.24",
     "WanTransformer3DModel": "0.33",
 }
 
@@ -329,8 +335,11 @@ def read_scheduler(kind: type, folder: Path, subfolder: str) -> Any:
     flow = config.get("use_flow_sigmas") or "flow" in str(config.get("prediction_type"))
     if name.removesuffix("Scheduler") not in SAMPLERS[kind.__name__] or flow:
         what = "a flow-matching model" if flow or "Flow" in name else "a model of another kind"
-        others = "Stable Diffusion 1.x and 2.x, ModelScope, ZeroScope and Zero123"
-        will_do = others if kind.__name__ == "DDPMScheduler" else "CogVideoX"
+        will_do = {
+            "DDPMScheduler": "Stable Diffusion 1.x and 2.x, ModelScope, ZeroScope and Zero123",
+            "CogVideoXDDIMScheduler": "CogVideoX",
+            "EulerDiscreteScheduler": "Stable Video Diffusion",
+        }[kind.__name__]
         raise ValueError(
             f"{path} is of {what} (its class is {name}): noise isn't added to it with the betas "
             f"that {kind.__name__} reads. {will_do} will do."

@@ -177,6 +177,106 @@ def write_wan_ti2v(folder, **options):
     return write_family(folder, "WanPipeline", "UMT5EncoderModel", parts, **options)
 
 
+def write_parts(folder, parts):
+    """Parts of a model by the names of their folders, "" for the folder itself."""
+    torch.manual_seed(0)
+    for name, make in parts.items():
+        make().save_pretrained(folder / name)
+    return folder
+
+
+def svd_unet(frames):
+    return diffusers.UNetSpatioTemporalConditionModel(
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        block_out_channels=(32, 32),
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24,
+        layers_per_block=1,
+        cross_attention_dim=TEXT_WIDTH,
+        num_attention_heads=(2, 2),
+        num_frames=frames,
+    )
+
+
+def svd_vae():
+    return diffusers.AutoencoderKLTemporalDecoder(
+        down_block_types=("DownEncoderBlock2D",) * 2, block_out_channels=(32, 32)
+    )
+
+
+def svd_scheduler(**changes):
+    stated = {
+        "beta_start": 0.00085,
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "prediction_type": "v_prediction",
+        "sigma_max": 700.0,
+        "sigma_min": 0.002,
+        "steps_offset": 1,
+        "timestep_spacing": "leading",
+        "timestep_type": "continuous",
+        "use_karras_sigmas": True,
+    }
+    return diffusers.EulerDiscreteScheduler(**(stated | changes))
+
+
+def clip_vision():
+    return transformers.CLIPVisionModelWithProjection(
+        transformers.CLIPVisionConfig(
+            hidden_size=16,
+            intermediate_size=32,
+            num_hidden_layers=2,
+            num_attention_heads=2,
+            image_size=224,
+            patch_size=112,
+            projection_dim=TEXT_WIDTH,
+        )
+    )
+
+
+def write_svd(folder, frames=4):
+    """Stable Video Diffusion's folder as its published ones are."""
+    parts = {
+        "unet": lambda: svd_unet(frames),
+        "vae": svd_vae,
+        "scheduler": svd_scheduler,
+        "image_encoder": clip_vision,
+        "feature_extractor": transformers.CLIPImageProcessor,
+    }
+    return write_parts(folder, parts)
+
+
+def motion_adapter(**changes):
+    """For the UNet of toyworld.random_priors."""
+    fits = {"block_out_channels": (8, 16), "motion_layers_per_block": 1}
+    fits |= {"motion_norm_num_groups": 4, "motion_num_attention_heads": 2}
+    adapter = diffusers.MotionAdapter(**(fits | changes))
+    return not_zero(adapter)
+
+
+def sparsectrl(**changes):
+    made = diffusers.SparseControlNetModel(
+        down_block_types=("CrossAttnDownBlockMotion", "DownBlockMotion"),
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        norm_num_groups=4,
+        cross_attention_dim=32,
+        attention_head_dim=2,
+        motion_num_attention_heads=2,
+        **changes,
+    )
+    return not_zero(made)
+
+
+def not_zero(module):
+    """Layers that start at zero, so that what is added begins with nothing, do something."""
+    for parameter in module.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    return module
+
+
 def write_text(folder, kind="T5EncoderModel"):
     """Tokenizer and text encoder of a model that reads with `kind` (T5's or UMT5's), below it."""
     pieces = [(piece, -float(i)) for i, piece in enumerate(["▁", *("▁" + word for word in WORDS)])]
