@@ -63,6 +63,7 @@ FAMILIES = {  # by the pipeline that the folder's model_index.json states
     "CogVideoXImageToVideoPipeline": Family(
         "animate124-cogvideox-image-guidance", "animate124-cogvideox-prompt-processor"
     ),
+    "StableVideoDiffusionPipeline": Family("animate124-svd-guidance"),  # reads no prompt
 }
 MODEL = "pretrained_model_name_or_path"
 
@@ -106,7 +107,8 @@ def load_prior(
 def frames_of(prior: ScoreDistillation, asked: int | None) -> int:
     if asked is not None:
         return asked
-    return 17 if isinstance(prior.codec, CausalVideoCodec) else 16 if prior.clips_only else 2
+    usual = 17 if isinstance(prior.codec, CausalVideoCodec) else 16 if prior.clips_only else 2
+    return getattr(prior.network.config, "num_frames", None) or usual  # some know one length alone
 
 
 def shipped_clip(n: int, prior: ScoreDistillation) -> dict[str, Any]:

@@ -2,9 +2,10 @@
 and reads no sentence. Guidance is uncond + scale (cond - uncond) with a scale that grows from 1 at
 the first frame to 3 at the last; one t a clip in 0.02..0.98 of EDM's way, w(t) = 1 - alpha_bar.
 
-The first frame (first_frames.py) stands in twice: as its CLIP embedding, the only token, and as VAE latents beside those of every frame (the mode, NOT scaled: so it was trained) of
-the picture with a little noise. Both are zeros in the unconditional half. Three numbers say how the
-clip is to be: frames a second less 1, how much moves (1 to 255), and that noise's strength.
+The first frame (first_frames.py) stands in twice: as its CLIP embedding, the only token, and as VAE
+latents beside those of every frame (the mode, NOT scaled: so it was trained) of the picture with a
+little noise. Both are zeros in the unconditional half. Three numbers say how the clip is to be:
+frames a second less 1, how much moves (1 to 255), and that noise's strength.
 """
 
 from dataclasses import dataclass
