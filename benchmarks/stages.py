@@ -25,6 +25,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from threestudio.launch import trainer_options
 from threestudio.utils.config import load_config
 from threestudio.utils.misc import get_rank
+from video_families import FAMILIES, install_video
 
 ROOT = Path(animate124.__file__).parent
 SECTION = re.compile(r"^system\.(guidance\w*)\.")
@@ -58,7 +59,9 @@ def step_options(description: str) -> argparse.ArgumentParser:
     parser.add_argument("--stage", type=int, choices=[1, 2, 3], required=True)
     parser.add_argument("--field", choices=FIELDS, default=FIELDS[0], help="as animate.py's")
     parser.add_argument("--scene", choices=["blob", "sharp"], default="blob")
-    parser.add_argument("--video", choices=["ms", "zs"], default="ms", help="ModelScope, ZeroScope")
+    parser.add_argument(
+        "--video", choices=["ms", "zs", *FAMILIES], default="ms", help="as the configs' names end"
+    )
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="false")
     parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
     models = parser.add_mutually_exclusive_group()
@@ -119,6 +122,8 @@ def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str
         overrides += random_priors(args, folder)
     if args.tiny:
         overrides += TINY + TINY_SIZES[args.stage]
+        if args.stage > 1 and args.video in FAMILIES:
+            overrides.append("data.single_view.num_frames=5")  # as causal VAEs take them
     path = ROOT / "configs" / f"{name}.yaml"
     has = set(OmegaConf.load(path).system)  # not every stage asks Zero123
     overrides = [word for word in overrides if has.issuperset(SECTION.findall(word))]
@@ -146,8 +151,12 @@ def random_priors(args: argparse.Namespace, folder: Path) -> list[str]:
     else:
         install(folder, "cuda" if torch.cuda.is_available() else "cpu")
     model = "pretrained_model_name_or_path"
+    shown = folder / ("sd" if args.stage == 1 else "text-to-video")
+    if args.stage > 1 and args.video in FAMILIES:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        shown = install_video(args.video, folder, device, args.tiny)
     overrides = [
-        f"system.guidance.{model}={folder}/{'sd' if args.stage == 1 else 'text-to-video'}",
+        f"system.guidance.{model}={shown}",
         f"system.guidance_3d.{model}={folder}/zero123",
     ]
     if args.stage == 3:

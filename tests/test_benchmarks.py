@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 from animate124.exporter.morph_glb import write_moving_glb
 from PIL import Image
@@ -32,6 +33,14 @@ def write_tube(path):
     return path
 
 
+FAMILIES = {  # likewise, of video models: transformer and VAE
+    "wan": (1418.9968, 126.892531),
+    "wan-ti2v": (4999.787712, 704.688668),
+    "cogvideox": (1693.783872, 215.583907),
+    "cogvideox-image": (5570.47968, 215.583907),
+}
+
+
 def output_of(script, *options, folder):
     result = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), *options],
@@ -52,6 +61,40 @@ def test_full_size_models_have_the_real_ones_sizes(monkeypatch):
         with torch.device("meta"):
             model = build(*COMPONENTS[key])
         assert sum(p.numel() for p in model.parameters()) == round(millions * 1e6), key
+
+
+def test_video_families_have_the_real_ones_sizes(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from video_families import part_of
+
+    for name, counts in FAMILIES.items():
+        for part, millions in zip(("transformer", "vae"), counts, strict=True):
+            kind, config = part_of(name, part, tiny=False)
+            with torch.device("meta"):
+                model = kind(**config)
+            assert sum(p.numel() for p in model.parameters()) == round(millions * 1e6), name
+
+
+def test_what_the_least_of_the_priors_that_see_a_picture_costs(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from priors import figures_of
+
+    seen = {"modelscope": (180.0, 9.4), "wan": (200.0, 8.0), "wan-ti2v": (270.0, 14.0)}
+    seen["cogvideox-image"] = 400.0, 19.0
+    figures = figures_of(seen, None)
+    assert figures["prior.wan.ms"] == (200.0, "ms") and figures["prior.wan.gb"] == (8.0, "GB")
+    assert figures["prior.image_conditioned.gb"] == (14.0, "GB, with wan-ti2v")
+    assert figures["prior.image_conditioned.ratio_to_modelscope"][0] == 1.5
+    capped = figures_of({"wan": (210.0, 7.0)}, 12.0)
+    assert capped == {"prior.wan.vram12.ms": (210.0, "ms"), "prior.wan.vram12.gb": (7.0, "GB")}
+
+
+@pytest.mark.slow
+def test_a_tiny_step_of_each_family_is_timed(tmp_path):
+    options = ["--tiny", "--warm-up", "1", "--steps", "2", "--figures", "figures.json"]
+    output_of("priors.py", *options, folder=tmp_path)
+    figures = json.loads((tmp_path / "figures.json").read_text())
+    assert all(figures[f"prior.{name}.ms"]["value"] > 0 for name in ("modelscope", *FAMILIES))
 
 
 def test_a_tiny_step_is_timed_and_split(tmp_path):

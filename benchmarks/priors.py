@@ -1,0 +1,103 @@
+"""What a step of stage 2 costs with each family of video priors, full size, random weights.
+
+    python benchmarks/priors.py [FAMILY ...] [--steps 12] [--compile graph] [--vram 12] [--tiny]
+
+One after another, each in a process of its own (step.py, whose split is printed): the deformation's
+stage 2 with the family's own config, at its frames and pixels. Without names: modelscope, then all.
+ms of a usual step and peak GB go into figures.json as prior.<family>.ms and .gb. Of the family that
+is shown a picture and takes the least memory, they are also prior.image_conditioned.gb and, beside
+ModelScope in the same run, .ratio_to_modelscope. `--vram GB` caps CUDA there, sets what the preset
+sets for so much, and writes prior.<family>.vram<GB>.ms and .gb alone. Prompts are random embeddings
+of the right shape: no text encoder is there while a scene trains. `--tiny` tries it on a CPU.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from animate124.pipeline.presets import preset_of
+from animate124.pipeline.request import Request
+from measuring import FIGURES, record
+from video_families import FAMILIES
+
+HERE = Path(__file__).resolve().parent
+CONFIGS = {"modelscope": "ms", "zeroscope": "zs"}  # preset -> end of its configs' names, if another
+PRESETS = [*CONFIGS, *FAMILIES]
+
+
+def memory_options(family: str, gb: float) -> list[str]:
+    """What --vram sets for stage 2."""
+    stage = preset_of(Request(Path("a"), "a", preset=family)).stages[1]
+    return [f"{key}={value}" for key, value in stage.memory_options(gb).items()]
+
+
+def measure(family: str, args: argparse.Namespace, file: Path) -> tuple[float, float] | None:
+    """ms and GB (0 on a CPU) of a step, None where it fails."""
+    command = [sys.executable, str(HERE / "step.py"), "--stage", "2", "--figures", str(file)]
+    command += ["--video", CONFIGS.get(family, family), "--compile", args.compile]
+    command += ["--warm-up", str(args.warm_up), "--steps", str(args.steps), "--split-steps", "4"]
+    command += ["--tiny"] * args.tiny
+    if args.vram:
+        command += ["--memory-fraction-gb", str(args.vram), *memory_options(family, args.vram)]
+    print(f"\n=== {family}", flush=True)
+    if subprocess.run([*command, *args.overrides]).returncode:
+        print(f"{family} failed")
+        return None
+    parts = {k.rpartition("/")[2]: v["value"] for k, v in json.loads(file.read_text()).items()}
+    return parts.get("usual clip", parts.get("clip from time zero")), parts.get("peak", 0.0)
+
+
+def figures_of(
+    seen: dict[str, tuple[float, float]], vram: float | None
+) -> dict[str, tuple[float, str]]:
+    """Names, values and units."""
+    at = "" if vram is None else f".vram{vram:g}"
+    figures = {}
+    for family, (ms, gb) in seen.items():
+        figures[f"prior.{family}{at}.ms"] = ms, "ms"
+        figures[f"prior.{family}{at}.gb"] = gb, "GB"
+    pictured = [name for name in seen if name in FAMILIES and FAMILIES[name].sees_picture]
+    if pictured and vram is None:
+        least = min(pictured, key=lambda name: seen[name][1])
+        figures["prior.image_conditioned.gb"] = seen[least][1], f"GB, with {least}"
+        if "modelscope" in seen:
+            ratio = seen[least][0] / seen["modelscope"][0]
+            unit = f"of the ms with modelscope, with {least}"
+            figures["prior.image_conditioned.ratio_to_modelscope"] = ratio, unit
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(PRESETS))
+    parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
+    parser.add_argument("--warm-up", type=int, default=6, help="steps before measuring")
+    parser.add_argument("--steps", type=int, default=12, help="steps that are measured")
+    parser.add_argument("--vram", type=float, metavar="GB", help="as animate.py's, and a cap")
+    parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")
+    parser.add_argument("--tiny", action="store_true", help="tiny models, to try this on a CPU")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
+    args = parser.parse_args()
+    unknown = set(args.families) - set(PRESETS)
+    if unknown:
+        parser.error(f"no family {', '.join(sorted(unknown))}: there are {', '.join(PRESETS)}")
+    seen = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for family in args.families or ["modelscope", *FAMILIES]:
+            found = measure(family, args, Path(folder) / f"{family}.json")
+            if found is not None:
+                seen[family] = found
+    figures = figures_of(seen, args.vram)
+    for name, (value, unit) in figures.items():
+        print(f"{name}: {value:.4g} {unit}")
+    file = args.figures or (None if args.tiny else FIGURES)
+    if file:
+        record(figures, file)
+    sys.exit(len(seen) < len(args.families or ["modelscope", *FAMILIES]))
+
+
+if __name__ == "__main__":
+    main()
