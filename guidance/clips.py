@@ -13,9 +13,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..bounds import bounded
-from .codecs import CausalVideoCodec, ImageCodec, check_frames, check_multiples
+from .codecs import CausalVideoCodec, ImageCodec, WanCodec, check_frames, check_multiples
 from .conditions import Condition
 from .distillation import PromptedDistillation, ScoreDistillation
+from .frozen_wan_vae import slim
 from .latents import clip_length, resize
 
 
@@ -145,7 +146,15 @@ class CausalDistillation(ClipDistillation):
         return size[-1] if isinstance(size, Sequence) else size
 
     def load_codec(self, model: str) -> CausalVideoCodec:
-        return CausalVideoCodec(self.load(self.vae_class, model, "vae"))
+        vae, chunk = self.load(self.vae_class, model, "vae"), self.cfg.vae_chunk
+        if self.vae_class == "AutoencoderKLWan":
+            return WanCodec(slim(vae), chunk)
+        if chunk:
+            raise ValueError(
+                f"vae_chunk is {chunk}, but {self.vae_class} encodes clips whole: vae_chunk=0 will "
+                "do. A shorter clip (data.single_view.num_frames) or a smaller one takes less."
+            )
+        return CausalVideoCodec(vae)
 
     def check_size(self, **sizes: int) -> None:
         check_multiples(self.codec.pixel_factor * self.patch, sizes)

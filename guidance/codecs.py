@@ -6,13 +6,14 @@ for k + 1 latent frames, m its temporal factor. A VAE runs in its own precision 
 the latents come back in float32.
 """
 
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from .frozen_wan_vae import moments
 from .latents import random_order
 from .speed import RecordedEncoder
 
@@ -166,10 +167,49 @@ class CausalVideoCodec:
         check_frames(clips.shape[1], self.frame_factor)
         with torch.autocast(clips.device.type, enabled=False):
             pixels = (2 * clips - 1).to(next(self.vae.parameters()).dtype).transpose(1, 2)
-            posterior = self.vae.encode(pixels).latent_dist
+            posterior = self.posterior(pixels)
             latents = (posterior.mode() if mode else posterior.sample()).float().contiguous()
         mean, std = self.mean.to(latents), self.std.to(latents)
         return (latents - mean) / std * self.scaling_factor
+
+    def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Any:
+        """The distribution of latents, of diffusers or like it, of clips in [-1, 1]."""
+        return self.vae.encode(pixels).latent_dist
+
+
+class Posterior(NamedTuple):
+    """A Gaussian of latents."""
+
+    mean: Float[Tensor, "B C f h w"]
+    log_variance: Float[Tensor, "B C f h w"]
+
+    def mode(self) -> Float[Tensor, "B C f h w"]:
+        return self.mean
+
+    def sample(self) -> Float[Tensor, "B C f h w"]:
+        return self.mean + (self.log_variance.clamp(-30, 20) / 2).exp() * torch.randn_like(
+            self.mean
+        )
+
+
+class WanCodec(CausalVideoCodec):
+    """A slim AutoencoderKLWan (frozen_wan_vae.py).
+
+    chunk: frames behind the first that keep the encoder's graph at once. The last ones keep it, the
+    others are encoded again in the backward pass; 0 keeps all.
+    """
+
+    def __init__(self, vae: Any, chunk: int = 0):
+        super().__init__(vae)
+        self.chunk = chunk
+        if chunk % self.frame_factor:
+            raise ValueError(
+                f"vae_chunk is {chunk}, but this video VAE takes {self.frame_factor} frames at a "
+                f"time behind the first: a multiple of that will do, or 0 for all of a clip."
+            )
+
+    def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Posterior:
+        return Posterior(*moments(self.vae, pixels, self.chunk).chunk(2, dim=1))
 
 
 def stated(vae: Any, *names: str) -> Any:

@@ -25,8 +25,14 @@ from . import channels_cuda
 Block = Any  # a module of diffusers, of any version, whose parts are known by their names
 
 
+CONVOLUTIONS = {  # by the weight's dimensions: the convolution, and its input's gradient
+    4: (F.conv2d, torch.nn.grad.conv2d_input),
+    5: (F.conv3d, torch.nn.grad.conv3d_input),
+}
+
+
 class FrozenConvolution(torch.autograd.Function):
-    """F.conv2d with a gradient for its input alone; keeps nothing but the weight.
+    """F.conv2d or F.conv3d with a gradient for its input alone; keeps nothing but the weight.
 
     turned: the weight as the gradient wants it (`turn`), or None.
     """
@@ -35,21 +41,22 @@ class FrozenConvolution(torch.autograd.Function):
     def forward(ctx, x, weight, turned, bias, options):
         ctx.save_for_backward(weight, turned)
         ctx.shape, ctx.options = x.shape, options
-        return F.conv2d(x, weight, bias, *options)
+        return CONVOLUTIONS[weight.ndim][0](x, weight, bias, *options)
 
     @staticmethod
     def backward(ctx, *grads):
         (grad,) = grads
         weight, turned = ctx.saved_tensors
+        convolution, gradient = CONVOLUTIONS[weight.ndim]
         if turned is None:
-            grad = torch.nn.grad.conv2d_input(ctx.shape, weight, grad, *ctx.options)
+            grad = gradient(ctx.shape, weight, grad, *ctx.options)
         else:
             sides = [k - 1 - p for k, p in zip(weight.shape[2:], ctx.options[1], strict=True)]
-            grad = F.conv2d(grad, turned, padding=sides)
+            grad = convolution(grad, turned, padding=sides)
         return grad, None, None, None, None
 
 
-def turn(layer: nn.Conv2d) -> Float[Tensor, "C D k l"] | None:
+def turn(layer: nn.Conv2d | nn.Conv3d) -> Float[Tensor, "C D *k"] | None:
     """The weight with which a convolution's gradient is a convolution too; None where it isn't.
 
     With cuDNN's own kernels for this gradient a backward pass took three times a forward one (H200,
@@ -58,13 +65,15 @@ def turn(layer: nn.Conv2d) -> Float[Tensor, "C D k l"] | None:
     plain = set(layer.stride) == set(layer.dilation) == {1} and layer.groups == 1
     if not plain or isinstance(layer.padding, str):
         return None
-    turned = layer.weight.detach().transpose(0, 1).flip(2, 3)
+    weight = layer.weight.detach()
+    turned = weight.transpose(0, 1).flip(*range(2, weight.ndim))
     return turned.contiguous(memory_format=format_of(layer.weight))
 
 
 def format_of(weight: Tensor) -> torch.memory_format:
-    last = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
-    return torch.channels_last if last else torch.contiguous_format
+    innermost = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
+    last = weight.is_contiguous(memory_format=innermost) and not weight.is_contiguous()
+    return innermost if last else torch.contiguous_format
 
 
 class FrozenNormSilu(torch.autograd.Function):

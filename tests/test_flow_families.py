@@ -215,6 +215,16 @@ def test_sizes_that_make_no_whole_tokens_are_refused(folders, priors, name, side
         build(folders, name, **{side: wrong})
 
 
+def test_a_part_of_a_clip_is_whole_latent_frames(folders, priors, prompts):
+    with pytest.raises(ValueError, match=r"vae_chunk is 3.* 4 frames at a time"):
+        build(folders, "wan", vae_chunk=3)
+    clip, grads = torch.rand(9, 16, 32, 3), []
+    for prior in (priors["wan"], build(folders, "wan", vae_chunk=4)):
+        torch.manual_seed(2)
+        grads.append(watch(prior, clip, prompts["wan"], **cameras(9, 9)).rgb_grad)
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+
+
 def test_a_model_of_another_kind_is_refused(folders, random_priors, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no folder 'transformer'.*another kind of model"):
         build({"wan": random_priors / "text-to-video"}, "wan")

@@ -12,12 +12,12 @@ WORDS = ["a", "panda", "fox", "is", "dancing", ",", "front", "side", "back", "ov
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 
 
-def wan_vae(**options):
+def wan_vae(dim_mult=(1, 1, 1, 1), num_res_blocks=1, **options):
     return diffusers.AutoencoderKLWan(
         base_dim=4,
         z_dim=4,
-        dim_mult=[1, 1, 1, 1],
-        num_res_blocks=1,
+        dim_mult=list(dim_mult),
+        num_res_blocks=num_res_blocks,
         temperal_downsample=[False, True, True],
         latents_mean=MEAN,
         latents_std=STD,
