@@ -186,6 +186,13 @@ CAUSAL_MEMORY = (
 # Stable Video Diffusion takes clips of one length; not measured
 OF_ITS_LENGTH = tuple(row for row in MOVING_MEMORY if "num_frames" not in row.key)
 
+WAN_MEMORY = (  # its VAE's encoder takes a clip in parts; not measured, either
+    CAUSAL_MEMORY[0],
+    Memory(0, 20, "system.guidance.vae_chunk", 8),
+    Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
+    Memory(0, 10, "data.single_view.num_frames", 9),
+)
+
 PRESETS = {
     "toy": Preset(
         stages=animate124(
@@ -231,8 +238,8 @@ PRESETS = {
     ),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
-    "wan": further("wan", CAUSAL_MEMORY),
-    "wan-ti2v": further("wan-ti2v", CAUSAL_MEMORY),
+    "wan": further("wan", WAN_MEMORY),
+    "wan-ti2v": further("wan-ti2v", WAN_MEMORY),
     "cogvideox": further("cogvideox", CAUSAL_MEMORY),
     "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
     "svd": further("svd", OF_ITS_LENGTH),
