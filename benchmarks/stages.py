@@ -151,14 +151,13 @@ def random_priors(args: argparse.Namespace, folder: Path) -> list[str]:
     else:
         install(folder, "cuda" if torch.cuda.is_available() else "cpu")
     model = "pretrained_model_name_or_path"
-    shown = folder / ("sd" if args.stage == 1 else "text-to-video")
     if args.stage > 1 and args.video in FAMILIES:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        shown = install_video(args.video, folder, device, args.tiny)
-    overrides = [
-        f"system.guidance.{model}={shown}",
-        f"system.guidance_3d.{model}={folder}/zero123",
-    ]
+        overrides = install_video(args.video, folder, device, args.tiny)
+    else:
+        shown = "sd" if args.stage == 1 else "text-to-video"
+        overrides = [f"system.guidance.{model}={folder}/{shown}"]
+    overrides.append(f"system.guidance_3d.{model}={folder}/zero123")
     if args.stage == 3:
         token = folder / "learned_embeds.bin"
         torch.save({"<token>": torch.randn(32 if args.tiny else 768)}, token)

@@ -10,9 +10,10 @@ from typing import Any
 import diffusers
 import full_size_models
 import torch
+import transformers
 from animate124.pretrained import models
 from animate124.prompt_processors import prompts
-from animate124.toyworld.random_priors import SCHEDULER, write_json
+from animate124.toyworld.random_priors import FEATURE_EXTRACTOR, SCHEDULER, write_json
 
 FLOW = {"_class_name": "UniPCMultistepScheduler", "use_flow_sigmas": True, "flow_shift": 5.0}
 COGVIDEOX = {
@@ -27,7 +28,27 @@ COGVIDEOX = {
 TINY_TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1}
 TINY_WAN = {**TINY_TRANSFORMER, "ffn_dim": 32, "freq_dim": 16, "text_dim": 16}
 WAN_VAE = {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]}
-Part = tuple[str, dict[str, Any], dict[str, Any]]  # class of diffusers, config, what is tiny of it
+SVD = {
+    "_class_name": "EulerDiscreteScheduler",
+    "prediction_type": "v_prediction",
+    "timestep_type": "continuous",
+    "sigma_min": 0.002,
+    "sigma_max": 700.0,
+}
+VISION_H = {  # SVD's image encoder
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 16,
+    "image_size": 224,
+    "patch_size": 14,
+    "projection_dim": 1024,
+}
+PIXELS = {"size": {"shortest_edge": 224}, "crop_size": {"height": 224, "width": 224}}
+TINY_WIDTHS = {"block_out_channels": (32, 32, 32, 32)}
+TINY_MOTION = {**TINY_WIDTHS, "motion_num_attention_heads": 2}
+# class of diffusers or transformers, config, what is tiny of it
+Part = tuple[str, dict[str, Any], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -36,10 +57,12 @@ class Family:
 
     parts: dict[str, Part]  # subfolder -> network
     scheduler: dict[str, Any]
-    text: tuple[int, int]  # tokens, width
+    text: tuple[int, int] = (0, 0)  # tokens, width; none
     masked: bool = False  # whether its text reader says which tokens count
     index: dict[str, Any] = field(default_factory=dict)
     sees_picture: bool = False
+    # keys of the guidance's config that name a model of their own, and which part that is
+    apart: dict[str, str] = field(default_factory=dict)
 
 
 FAMILIES: dict[str, Family] = {  # by the end of their configs' names
@@ -137,19 +160,77 @@ FAMILIES: dict[str, Family] = {  # by the end of their configs' names
         (226, 4096),
         sees_picture=True,
     ),
+    "svd": Family(
+        {
+            "unet": (
+                "UNetSpatioTemporalConditionModel",
+                {"num_frames": 14},
+                {
+                    **TINY_WIDTHS,
+                    "num_frames": 5,
+                    "num_attention_heads": (2, 2, 2, 2),
+                    "cross_attention_dim": 16,
+                },
+            ),
+            "vae": (
+                "AutoencoderKLTemporalDecoder",
+                {
+                    "down_block_types": ("DownEncoderBlock2D",) * 4,
+                    "block_out_channels": (128, 256, 512, 512),
+                    "layers_per_block": 2,
+                },
+                TINY_WIDTHS,
+            ),
+            "image_encoder": (
+                "CLIPVisionModelWithProjection",
+                VISION_H,
+                {"hidden_size": 16, "num_hidden_layers": 1, "projection_dim": 16},
+            ),
+        },
+        SVD,
+        sees_picture=True,
+    ),
+    "animatediff": Family(
+        {
+            "unet": (
+                "UNet2DConditionModel",
+                full_size_models.UNET_2D,
+                {**TINY_WIDTHS, "cross_attention_dim": 16},
+            ),
+            "vae": ("AutoencoderKL", full_size_models.VAE, TINY_WIDTHS),
+            "motion_adapter": ("MotionAdapter", {"use_motion_mid_block": False}, TINY_MOTION),
+            "sparsectrl": (
+                "SparseControlNetModel",
+                {
+                    "motion_num_attention_heads": 8,
+                    "conditioning_channels": 4,
+                    "use_simplified_condition_embedding": True,
+                },
+                {**TINY_MOTION, "cross_attention_dim": 16},
+            ),
+        },
+        SCHEDULER,
+        (77, 768),
+        sees_picture=True,
+        apart={
+            "motion_adapter_name_or_path": "motion_adapter",
+            "sparsectrl_name_or_path": "sparsectrl",
+        },
+    ),
 }
 
 
 def part_of(name: str, subfolder: str, tiny: bool) -> tuple[type, dict[str, Any]]:
     """Class and config of a family's network."""
     kind, config, small = FAMILIES[name].parts[subfolder]
-    return getattr(diffusers, kind), {**config, **small} if tiny else config
+    found = getattr(diffusers, kind, None) or getattr(transformers, kind)
+    return found, {**config, **small} if tiny else config
 
 
 def build(kind: Any, config: dict[str, Any], dtype: torch.dtype, device: str) -> torch.nn.Module:
     """As a folder's weights are loaded: in this precision, but for the modules that diffusers keeps
     in float32."""
-    kept = kind._keep_in_fp32_modules or []
+    kept = getattr(kind, "_keep_in_fp32_modules", None) or []
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:
@@ -163,20 +244,24 @@ def build(kind: Any, config: dict[str, Any], dtype: torch.dtype, device: str) ->
     return made.requires_grad_(False).eval()
 
 
-def install_video(name: str, folder: Path, device: str, tiny: bool) -> Path:
-    """The folder of a model that only has small files; its networks are made where they would be
-    read, and prompts are random."""
+def install_video(name: str, folder: Path, device: str, tiny: bool) -> list[str]:
+    """Puts a model that only has small files into the folder; its networks are made where they
+    would be read, and prompts are random. The overrides that name it."""
     family, place = FAMILIES[name], folder / name
     write_json(place / "scheduler" / "scheduler_config.json", {**SCHEDULER, **family.scheduler})
     write_json(place / "model_index.json", family.index)
+    write_json(
+        place / "feature_extractor" / "preprocessor_config.json", {**FEATURE_EXTRACTOR, **PIXELS}
+    )
     for subfolder in family.parts:
         write_json(place / subfolder / "config.json", part_of(name, subfolder, tiny)[1])
     read = models.load_component
 
     def load_component(kind: type, model: str, subfolder: str = "", dtype: Any = None) -> Any:
-        if dtype is None or Path(model).name != name:
+        part = Path(model) / subfolder
+        if dtype is None or part.parent != place:
             return read(kind, model, subfolder, dtype)
-        return build(*part_of(name, subfolder, tiny), dtype, device)
+        return build(*part_of(name, part.name, tiny), dtype, device)
 
     models.load_component = load_component
     length, width = family.text
@@ -187,4 +272,6 @@ def install_video(name: str, folder: Path, device: str, tiny: bool) -> Path:
         return tokens, mask if family.masked else None
 
     prompts.read_texts = read_texts
-    return place
+    names = {"pretrained_model_name_or_path": place}
+    names |= {key: place / part for key, part in family.apart.items()}
+    return [f"system.guidance.{key}={path}" for key, path in names.items()]
