@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from ..bounds import Bounded, bounded, in_order, path_of
 from ..pretrained import models
+from ..pretrained.lora import add_lora
 from ..pretrained.models import weights_dtype
 from . import sds
 from .codecs import Codec, ImageCodec
@@ -59,6 +60,12 @@ class ScoreDistillation(BaseObject):
         grad_clip: Any = bounded(None, 0, schedule=True, names=(None,))
         # float16 on a GPU, bfloat16 on a CPU that multiplies it, else float32
         half_precision_weights: bool = True
+        # the network's weights in one file (.safetensors), as diffusers' from_single_file reads
+        # them, in place of the folder's; the rest of the model stays the folder's
+        network_file: str | None = path_of("file", None)
+        # what somebody trained on top of the network (LoRA, .safetensors), so many times
+        lora: str | None = path_of("file", None)
+        lora_scale: float = 1.0
         # images that keep the VAE's graph at once, the rest is redone; 0: all
         vae_chunk: int = bounded(0, 0)
 
@@ -85,6 +92,8 @@ class ScoreDistillation(BaseObject):
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device, self.half_dtype)
         self.network = self.load_network()
+        if self.cfg.lora is not None:
+            add_lora(self.network, self.cfg.lora, self.cfg.lora_scale)
         self.codec = self.load_codec(model)
         channels = self.network.config.in_channels
         needed = self.codec.channels + self.extra_channels
@@ -112,7 +121,10 @@ class ScoreDistillation(BaseObject):
 
     def load_network(self) -> Any:
         """What `predict_noise` asks, frozen."""
-        return self.load(self.network_class, *self.network_place)
+        if self.cfg.network_file is None:
+            return self.load(self.network_class, *self.network_place)
+        kind, file = models.class_of(self.network_class), self.cfg.network_file
+        return models.load_single_file(kind, file, *self.network_place, self.dtype).to(self.device)
 
     def load_codec(self, model: str) -> Codec:
         """How the model's latents are made, by default with Stable Diffusion's VAE."""
@@ -131,8 +143,7 @@ class ScoreDistillation(BaseObject):
     def load(self, kind: type | str, model: str, subfolder: str = "") -> Any:
         """A frozen component on this prior's device, in its precision; kind: a class, or the name
         of one that diffusers has had since some version."""
-        if isinstance(kind, str):
-            kind = models.class_of_diffusers(kind)
+        kind = models.class_of(kind)
         return models.load_component(kind, model, subfolder, self.dtype).to(self.device)
 
     @property

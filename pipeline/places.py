@@ -19,7 +19,7 @@ MODELS = (
     "tokenizer_name",
 )
 MODELS += ("depth_model", "normal_model", "caption_model")
-FILES = ("cond_image_path",)
+FILES = ("cond_image_path", "network_file", "lora")
 WEIGHTS = "weights"  # <checkpoint>:<module>
 
 

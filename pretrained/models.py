@@ -268,6 +268,46 @@ def class_of_diffusers(name: str) -> type:
     return found
 
 
+def class_of(kind: type | str) -> type:
+    """A class, which may be named (`class_of_diffusers`)."""
+    return class_of_diffusers(kind) if isinstance(kind, str) else kind
+
+
+def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: torch.dtype) -> Any:
+    """A network whose weights are in one file, frozen, in evaluation mode: in diffusers' names, or
+    in those of the program that trained it, as far as diffusers knows them. Its shape is that which
+    the model's folder states, so that nothing is asked of the hub.
+
+    Raises:
+        FileNotFoundError: no such file; ValueError: diffusers doesn't read it as that.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path} (working directory: {Path.cwd()}).")
+    refuse_pointer(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no .safetensors file, and others may hold code: convert it.")
+    if not hasattr(kind, "from_single_file"):
+        raise ValueError(
+            f"diffusers {diffusers.__version__} reads no single file of a {kind.__name__}: give a "
+            "folder in diffusers' format."
+        )
+    folder = model_folder(model, subfolder, dtype == torch.float16)
+    check_class(kind, folder / subfolder)
+    options = {"subfolder": subfolder or None, "torch_dtype": dtype, "local_files_only": True}
+    try:
+        loaded = kind.from_single_file(str(path), config=str(folder), **options)
+    except Exception as error:  # the library raises whatever a file of another kind leads to
+        why = textwrap.shorten(str(error), 300).rstrip(".") or type(error).__name__
+        raise ValueError(
+            f"{path} can't be read as the {kind.__name__} that {folder / subfolder} states: {why}. "
+            "Is it of another model, or damaged?"
+        ) from error
+    missing = [name for name, weight in loaded.named_parameters() if weight.is_meta]
+    check_loaded(loaded, missing, path, dtype)
+    return loaded.requires_grad_(False).eval()
+
+
 def check_loaded(loaded: Any, missing: Iterable[str], path: Path, dtype: torch.dtype) -> None:
     """A ValueError where the first file of its weights, `path`, leaves some out or to nonsense."""
     kind = type(loaded).__name__
