@@ -1,11 +1,14 @@
-"""3D prior: Zero123, which sees the reference image from another camera. Guidance is uncond + scale
-(cond - uncond) with scale 5, t in 0.2..0.6 of the timesteps, w(t) = 1 - sqrt(alpha_bar).
+"""3D priors: Zero123 and Stable Zero123, which see the reference image from another camera.
+Guidance is uncond + scale (cond - uncond) with scale 5 (the latter: 3), t in 0.2..0.6 of the
+timesteps, w(t) = 1 - sqrt(alpha_bar).
 
-Its condition is the reference image twice: its CLIP embedding with the camera's offset, through
-one linear layer, as the only cross-attention token; and its VAE latents (the mode, NOT scaled: so
-Zero123 was trained), concatenated to the noisy ones. Both are zeros in the unconditional half.
+Their condition is the reference image twice: its CLIP embedding with four numbers of the camera,
+through one linear layer, as the only cross-attention token; and its VAE latents (the mode, NOT
+scaled: so they were trained), concatenated to the noisy ones. Both are zeros in the unconditional
+half.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -68,6 +71,16 @@ class Zero123Guidance(ScoreDistillation):
         del encoder
         cleanup()
 
+    def camera_numbers(
+        self,
+        elevation: Float[Tensor, " N"],
+        azimuth: Float[Tensor, " N"],
+        camera_distances: Float[Tensor, " N"],
+        reference: tuple[float, float, float],
+    ) -> Float[Tensor, "N 4"]:
+        """What the token says of cameras (degrees) beside the image."""
+        return camera_offset(elevation, azimuth, camera_distances, reference)
+
     @torch.no_grad()
     def image_condition(
         self,
@@ -78,7 +91,7 @@ class Zero123Guidance(ScoreDistillation):
         """Token [2N 1 D] and concatenated latents [2N 4 h w] of cameras (degrees), then zeros."""
         cfg, n = self.cfg, len(elevation)
         reference = (cfg.cond_elevation_deg, cfg.cond_azimuth_deg, cfg.cond_camera_distance)
-        offset = camera_offset(elevation, azimuth, camera_distances, reference)
+        offset = self.camera_numbers(elevation, azimuth, camera_distances, reference)
         embedding = self.image_embedding.expand(n, -1)
         token = self.projection.proj(torch.cat([embedding, offset.to(embedding)], dim=-1))[:, None]
         latents = self.image_latents.expand(n, -1, -1, -1)
@@ -90,3 +103,27 @@ class Zero123Guidance(ScoreDistillation):
         images = resize(images, self.cfg.size, self.cfg.size)
         angles = (camera[key] for key in ("elevation", "azimuth", "camera_distances"))
         return images, self.image_condition(*angles)
+
+
+@threestudio.register("animate124-stable-zero123-guidance")
+class StableZero123Guidance(Zero123Guidance):
+    """Stability AI's, which is told how far from straight above the reference was taken, in place
+    of the distance."""
+
+    @dataclass
+    class Config(Zero123Guidance.Config):
+        pretrained_model_name_or_path: str = path_of("model", "ashawkey/stable-zero123-diffusers")
+        guidance_scale: float = 3.0  # of classifier-free guidance
+
+    cfg: Config
+
+    def camera_numbers(
+        self,
+        elevation: Float[Tensor, " N"],
+        azimuth: Float[Tensor, " N"],
+        camera_distances: Float[Tensor, " N"],
+        reference: tuple[float, float, float],
+    ) -> Float[Tensor, "N 4"]:
+        offset = camera_offset(elevation, azimuth, camera_distances, reference)
+        from_above = torch.full_like(offset[:, 3:], math.radians(90 - reference[0]))
+        return torch.cat([offset[:, :3], from_above], dim=1)

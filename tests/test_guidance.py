@@ -47,6 +47,15 @@ TABLE = {
         model="zero123",
         config={"size": SIZE, "cond_image_path": "reference.png"},
     ),
+    "stable-zero123": Row(
+        (200, 600),
+        "uncond",
+        3,
+        lambda a: 1 - a.sqrt(),
+        latents=(8, 4, 8, 8),
+        model="zero123",
+        config={"size": SIZE, "cond_image_path": "reference.png"},
+    ),
     "zeroscope": Row(
         (20, 980),
         "cond",
@@ -411,6 +420,17 @@ def test_zero123_condition(build, random_priors, workplace):
     torch.testing.assert_close(text[:2], token[:, None], atol=1e-4, rtol=0)
     assert text.shape == (4, 1, 32) and not text[2:].any()
     assert not hasattr(prior, "encoder")  # the image encoder isn't kept
+
+
+def test_stable_zero123_is_told_the_references_angle_from_above(build):
+    """Numbers worked out by hand: no distance."""
+    prior = build("stable-zero123", cond_elevation_deg=30.0)
+    for distance in (1.5, 3.0):
+        numbers = prior.camera_numbers(
+            torch.tensor([0.0]), torch.tensor([90.0]), torch.tensor([distance]), (30.0, 0.0, 2.0)
+        )
+        expected = torch.tensor([[np.pi / 6, 1.0, 0.0, np.pi / 3]]).float()
+        torch.testing.assert_close(numbers, expected, atol=1e-6, rtol=0)
 
 
 def test_zero123_says_which_image_is_missing(build):

@@ -40,6 +40,7 @@ OURS = {
     "animate124-animatediff-guidance",
     "animate124-cogvideox-guidance",
     "animate124-cogvideox-image-guidance",
+    "animate124-stable-zero123-guidance",
     "animate124-svd-guidance",
     "animate124-zeroscope-guidance",
     "animate124-image-to-video-guidance",
