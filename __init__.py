@@ -19,6 +19,7 @@ from .guidance import (
     cogvideox,
     image,
     image_to_video,
+    ltx,
     svd,
     tile,
     video,
@@ -27,6 +28,7 @@ from .guidance import (
     zero123,
 )
 from .prompt_processors import cogvideox as cogvideox_prompts
+from .prompt_processors import ltx as ltx_prompts
 from .prompt_processors import textual_inversion as learned_prompts
 from .prompt_processors import video as video_prompts
 from .prompt_processors import view_dependent
@@ -46,6 +48,8 @@ __all__ = [
     "image_video_datamodule",
     "implicit_volume",
     "learned_prompts",
+    "ltx",
+    "ltx_prompts",
     "nerf_volume_renderer",
     "stock_names",
     "svd",

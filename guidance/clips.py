@@ -133,6 +133,13 @@ class CausalDistillation(ClipDistillation):
     frames for k + 1 latent ones. In bfloat16, as these are trained: at float16 they may overflow.
     """
 
+    @dataclass
+    class Config(ClipDistillation.Config):
+        # frames behind the first that keep the VAE's graph at once, the rest is redone (in other
+        # VAEs than Wan's: block by block, whatever the number); 0: all
+        vae_chunk: int = bounded(0, 0)
+
+    cfg: Config
     codec: CausalVideoCodec
     vae_class: ClassVar[str] = "AutoencoderKLWan"  # of diffusers
     frame_factor: ClassVar[int] = 4  # m
@@ -150,10 +157,7 @@ class CausalDistillation(ClipDistillation):
         if self.vae_class == "AutoencoderKLWan":
             return WanCodec(slim(vae), chunk)
         if chunk:
-            raise ValueError(
-                f"vae_chunk is {chunk}, but {self.vae_class} encodes clips whole: vae_chunk=0 will "
-                "do. A shorter clip (data.single_view.num_frames) or a smaller one takes less."
-            )
+            vae.enable_gradient_checkpointing()
         return CausalVideoCodec(vae)
 
     def check_size(self, **sizes: int) -> None:

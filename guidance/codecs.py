@@ -187,9 +187,9 @@ class Posterior(NamedTuple):
         return self.mean
 
     def sample(self) -> Float[Tensor, "B C f h w"]:
-        return self.mean + (self.log_variance.clamp(-30, 20) / 2).exp() * torch.randn_like(
-            self.mean
-        )
+        std = (self.log_variance.clamp(-30, 20) / 2).exp()
+        # of the shape alone: randn_like draws in memory's order
+        return self.mean + std * torch.randn(std.shape, dtype=std.dtype, device=std.device)
 
 
 class WanCodec(CausalVideoCodec):
@@ -209,7 +209,8 @@ class WanCodec(CausalVideoCodec):
             )
 
     def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Posterior:
-        return Posterior(*moments(self.vae, pixels, self.chunk).chunk(2, dim=1))
+        # in float32 before noise is drawn: at half precision it would be other, coarser noise
+        return Posterior(*moments(self.vae, pixels, self.chunk).float().chunk(2, dim=1))
 
 
 def stated(vae: Any, *names: str) -> Any:

@@ -6,10 +6,15 @@ by their weights alone. s is shifted as the model's sampler shifts it; the netwo
 """
 
 from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
 
 from ..bounds import bounded
 from ..pretrained.flow_schedules import flow_schedule
 from .clips import CausalDistillation
+from .conditions import Condition
 from .noise import Noise, RectifiedFlow
 
 
@@ -24,6 +29,19 @@ class FlowDistillation(CausalDistillation):
     cfg: Config
 
     def load_noise(self, model: str) -> Noise:
-        schedule = flow_schedule(model)
-        shift = schedule.shift if self.cfg.shift is None else self.cfg.shift
-        return RectifiedFlow(shift, schedule.num_timesteps)
+        self.schedule = flow_schedule(model)
+        return self.noise_of_size(self.schedule.few)
+
+    def noise_of_size(self, tokens: int) -> RectifiedFlow:
+        """Of latents of so many tokens, by which some models' shift grows."""
+        shift = self.schedule.shift_of(tokens) if self.cfg.shift is None else self.cfg.shift
+        return RectifiedFlow(shift, self.schedule.num_timesteps)
+
+    def prepare(
+        self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
+    ) -> tuple[Float[Tensor, "B F 3 Hv Wv"], Condition]:
+        clips, condition = super().prepare(images, prompt_utils, camera)
+        side = self.codec.pixel_factor * self.patch
+        frames = (clips.shape[1] - 1) // self.frame_factor + 1
+        self.noise = self.noise_of_size(frames * (self.height // side) * (self.width // side))
+        return clips, condition

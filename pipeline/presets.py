@@ -186,7 +186,7 @@ CAUSAL_MEMORY = (
 # Stable Video Diffusion takes clips of one length; not measured
 OF_ITS_LENGTH = tuple(row for row in MOVING_MEMORY if "num_frames" not in row.key)
 
-WAN_MEMORY = (  # its VAE's encoder takes a clip in parts; not measured, either
+IN_PARTS = (  # a VAE's encoder that redoes parts for the gradient; not measured, either
     CAUSAL_MEMORY[0],
     Memory(0, 20, "system.guidance.vae_chunk", 8),
     Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
@@ -238,8 +238,9 @@ PRESETS = {
     ),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
-    "wan": further("wan", WAN_MEMORY),
-    "wan-ti2v": further("wan-ti2v", WAN_MEMORY),
+    "wan": further("wan", IN_PARTS),
+    "wan-ti2v": further("wan-ti2v", IN_PARTS),
+    "ltx": further("ltx", IN_PARTS),
     "cogvideox": further("cogvideox", CAUSAL_MEMORY),
     "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
     "svd": further("svd", OF_ITS_LENGTH),

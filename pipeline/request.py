@@ -118,7 +118,7 @@ class Request:
     )
     preset: str = option(
         "modelscope (default), zeroscope, toy (small models, on a CPU), or a newer video model "
-        "(docs/priors.md): wan, wan-ti2v, cogvideox, cogvideox-image, svd, animatediff",
+        "(docs/priors.md): wan, wan-ti2v, ltx, cogvideox, cogvideox-image, svd, animatediff",
         "modelscope",
         metavar="NAME",
     )

@@ -18,6 +18,11 @@ class FlowSchedule:
     # of a shift that grows with the latents: exp of mu, which is linear in the number of tokens
     mu_at: tuple[tuple[int, float], tuple[int, float]] | None = None  # two (tokens, mu)
 
+    @property
+    def few(self) -> int:
+        """The fewer of the two numbers of tokens."""
+        return 1 if self.mu_at is None else self.mu_at[0][0]
+
     def shift_of(self, tokens: int) -> float:
         """The shift for latents of so many tokens."""
         if self.mu_at is None:
@@ -45,15 +50,16 @@ def flow_schedule(model: str, subfolder: str = "scheduler") -> FlowSchedule:
         )
     try:
         return schedule_of(config, "shift" if matching else "flow_shift")
-    except (TypeError, KeyError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{path} can't be read: {error!r}. Download it again.") from error
 
 
 def schedule_of(config: dict[str, Any], shift: str) -> FlowSchedule:
     """Of a scheduler's config; shift: the key that it has the constant one under."""
     lengths = None
-    if config.get("use_dynamic_shifting"):
-        few, many = config["base_image_seq_len"], config["max_image_seq_len"]
-        lengths = (int(few), float(config["base_shift"])), (int(many), float(config["max_shift"]))
+    if config.get("use_dynamic_shifting"):  # with diffusers' defaults
+        few, many = config.get("base_image_seq_len", 256), config.get("max_image_seq_len", 4096)
+        low, high = config.get("base_shift", 0.5), config.get("max_shift", 1.15)
+        lengths = (int(few), float(low)), (int(many), float(high))
     steps = int(config.get("num_train_timesteps", 1000))
     return FlowSchedule(float(config.get(shift, 1.0)), steps, lengths)

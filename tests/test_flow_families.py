@@ -2,6 +2,7 @@
 is one step of its pipeline, with the pipeline's latents, text, time and way of guiding.
 """
 
+import math
 import sys
 from dataclasses import dataclass, field
 from types import SimpleNamespace
@@ -9,15 +10,19 @@ from types import SimpleNamespace
 import pytest
 import threestudio
 import torch
+from animate124.guidance import distillation
 
 from guidance_table import Row, cameras, check, rectified_flow, velocity_of_flow, watch
 
 diffusers = pytest.importorskip("diffusers", minversion="0.35")  # older ones lack a family
 
+from diffusers.pipelines.ltx.pipeline_ltx import calculate_shift
+
 import tiny_models as tiny
 
 PROMPT, NEGATIVE = "a panda is dancing", "a fox"
-SHIFTED = (0.06 / 1.04, 2.94 / 2.96)  # 0.02 and 0.98 of the way, shifted by 3
+# of 4 tokens: mu goes through (1024, 0.95) and (4096, 2.05)
+LTX_SHIFT = math.exp(0.95 + (2.05 - 0.95) * (4 - 1024) / (4096 - 1024))
 
 
 @dataclass
@@ -32,14 +37,19 @@ class Family:
     config: dict = field(default_factory=dict)
 
 
-def flow_row(scale, latents, frames, t=SHIFTED, **options):
+def flow_times(shift):
+    """0.02 and 0.98 of the way, shifted."""
+    return tuple(shift * s / (1 + (shift - 1) * s) for s in (0.02, 0.98))
+
+
+def flow_row(scale, latents, frames, t, **options):
     flow = {"path": rectified_flow, "noise_of": velocity_of_flow}
     return Row(t, "uncond", scale, lambda a: 1 - a, latents, frames, **flow, **options)
 
 
 FAMILIES = {
     "wan": Family(
-        flow_row(25, (2, 4, 2, 2, 4), 5),
+        flow_row(25, (2, 4, 2, 2, 4), 5, flow_times(3)),
         tiny.write_wan,
         "WanPipeline",
         "wan",
@@ -48,13 +58,22 @@ FAMILIES = {
         3.0,
     ),
     "wan-ti2v": Family(
-        flow_row(5, (2, 4, 2, 2, 4), 5, (0.1 / 1.08, 4.9 / 4.92), clean=1),
+        flow_row(5, (2, 4, 2, 2, 4), 5, flow_times(5), clean=1),
         tiny.write_wan_ti2v,
         "WanImageToVideoPipeline",
         "wan",
         (64, 32),
         512,
         5.0,
+    ),
+    "ltx": Family(
+        flow_row(5, (2, 4, 2, 1, 2), 9, flow_times(LTX_SHIFT), clean=1),
+        tiny.write_ltx,
+        "LTXImageToVideoPipeline",
+        "ltx",
+        (64, 32),
+        128,
+        LTX_SHIFT,
     ),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
@@ -105,7 +124,9 @@ def pipelines(folders):
 
 @every_family
 def test_latents_get_the_gradient_of_the_table(priors, prompts, name):
-    check(priors[name], FAMILIES[name].row, prompts[name])
+    prior, row = priors[name], FAMILIES[name].row
+    prior.prepare(torch.rand(row.n, 3, 8, 8), prompts[name], cameras(row.n, row.frames))
+    check(prior, row, prompts[name])  # of clips of this size: LTX's noise depends on it
 
 
 @every_family
@@ -117,20 +138,23 @@ def test_the_text_is_the_pipelines(pipelines, prompts, name, monkeypatch):
     own = pipelines[name].encode_prompt(
         PROMPT, NEGATIVE, device="cpu", max_sequence_length=family.text_length
     )
+    if name == "ltx":  # its network is told what is padding
+        masks = [x for x in own if x.dtype == torch.bool]
+        assert torch.equal(torch.cat(masks), text.masks[:2])
     ours = text.text_embeddings, text.uncond_text_embeddings
     for mine, its in zip(ours, (x for x in own if x.is_floating_point()), strict=True):
-        torch.testing.assert_close(mine, its, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(mine, its, atol=1e-5, rtol=1e-4)
 
 
 # ---- one step of each pipeline, as its denoising loop takes it
 
 
-def wan_step(pipe, z_t, time, tokens, clip):
+def wan_step(pipe, z_t, time, tokens, clip, half=None):
     """The velocity of one half."""
     return pipe.transformer(z_t, time.expand(len(z_t)), tokens, return_dict=False)[0]
 
 
-def wan_ti2v_step(pipe, z_t, time, tokens, clip):
+def wan_ti2v_step(pipe, z_t, time, tokens, clip, half):
     """With a clean first frame, whose tokens have time 0."""
     picture = pipe.video_processor.preprocess(clip[0].numpy())
     height, width = clip.shape[1:3]
@@ -142,7 +166,56 @@ def wan_ti2v_step(pipe, z_t, time, tokens, clip):
     return pipe.transformer(shown, times, tokens, return_dict=False)[0]
 
 
-STEPS = {"wan": wan_step, "wan-ti2v": wan_ti2v_step}
+def ltx_step(pipe, z_t, time, tokens, clip, half):
+    """Packed into tokens, those of a clean first frame at time 0; the frame is a sample, so it is
+    that of the call."""
+    height, width = clip.shape[1:3]
+    shown = torch.cat([half["first"], z_t[:, :, 1:]], dim=2)
+    _, mask = pipe.prepare_latents(
+        clip[:1].movedim(-1, 1), 1, z_t.shape[1], height, width, len(clip), torch.float32, "cpu"
+    )
+    (frames, rows, columns), rate = z_t.shape[2:], 25
+    answer = pipe.transformer(
+        pipe._pack_latents(shown),
+        tokens,
+        time[:, None] * (1 - mask),
+        half["mask"],
+        num_frames=frames,
+        height=rows,
+        width=columns,
+        rope_interpolation_scale=(8 / rate, 32, 32),
+        return_dict=False,
+    )[0]
+    return pipe._unpack_latents(answer, frames, rows, columns)
+
+
+STEPS = {"wan": wan_step, "wan-ti2v": wan_ti2v_step, "ltx": ltx_step}
+
+
+def scheduler_at(pipe, fraction, shift, tokens):
+    """The pipeline's own way of noising, with one step from there to the data."""
+    if not pipe.scheduler.config.get("use_dynamic_shifting"):
+        scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=shift)
+        scheduler.set_timesteps(sigmas=[fraction])
+        return scheduler
+    kind, config = type(pipe.scheduler), pipe.scheduler.config
+    scheduler = kind.from_config(config, shift_terminal=None)
+    lengths = config.base_image_seq_len, config.max_image_seq_len
+    mu = calculate_shift(tokens, *lengths, config.base_shift, config.max_shift)
+    scheduler.set_timesteps(sigmas=[fraction], mu=mu)
+    return scheduler
+
+
+def halves_of(condition):
+    """The conditional and the unconditional one."""
+    return [{k: v.chunk(2)[i] for k, v in condition.items()} for i in (0, 1)]
+
+
+def is_a_sample(latents, posterior):
+    """Whether these are one of that posterior, normalised."""
+    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (tiny.MEAN, tiny.STD))
+    drawn = (latents * std + mean - posterior.mean) / posterior.std
+    return abs(drawn.mean()) < 0.6 and 0.4 < drawn.std() < 1.6
 
 
 @every_family
@@ -157,20 +230,21 @@ def test_a_call_is_a_step_of_the_pipeline(folders, pipelines, prompts, name, fra
     seen = watch(prior, clip, prompts[name], **cameras(frames, frames))
     # the latents: the VAE's, normalised as the pipeline undoes it
     pixels = pipe.video_processor.preprocess_video(clip.numpy()[None])
-    posterior = pipe.vae.encode(pixels).latent_dist
-    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (tiny.MEAN, tiny.STD))
-    drawn = (seen.z * std + mean - posterior.mean) / posterior.std
-    assert abs(drawn.mean()) < 0.5 and 0.5 < drawn.std() < 1.5  # a sample of it
+    assert is_a_sample(seen.z, pipe.vae.encode(pixels).latent_dist)
+    if name == "ltx":
+        assert is_a_sample(
+            seen.condition["first"][:1], pipe.vae.encode(pixels[:, :, :1]).latent_dist
+        )
     # the step: noise at the scheduler's own sigma, both halves, guidance, and on to sigma 0
-    scheduler = diffusers.FlowMatchEulerDiscreteScheduler(shift=family.shift)
-    scheduler.set_timesteps(sigmas=[fraction])
+    scheduler = scheduler_at(pipe, fraction, family.shift, seen.z[0, 0].numel())
     time, sigma = scheduler.timesteps[:1], scheduler.sigmas[0]
     torch.testing.assert_close(seen.shown[1].flatten()[-1:], time)
     eps = (seen.z_t - (1 - sigma) * seen.z) / sigma
     torch.testing.assert_close(scheduler.scale_noise(seen.z, time, eps), seen.z_t)
     texts = prompts[name].text_embeddings, prompts[name].uncond_text_embeddings
     with torch.no_grad():
-        cond, uncond = (STEPS[name](pipe, seen.z_t, time, x, clip) for x in texts)
+        halves = zip(texts, halves_of(seen.condition), strict=True)
+        cond, uncond = (STEPS[name](pipe, seen.z_t, time, x, clip, half) for x, half in halves)
     velocity = uncond + scale * (cond - uncond)
     clean = scheduler.step(velocity, time[0], seen.z_t).prev_sample
     # our gradient is of that same clean clip
@@ -215,14 +289,35 @@ def test_sizes_that_make_no_whole_tokens_are_refused(folders, priors, name, side
         build(folders, name, **{side: wrong})
 
 
-def test_a_part_of_a_clip_is_whole_latent_frames(folders, priors, prompts):
+@every_family
+def test_a_clip_in_parts_has_the_same_gradient(folders, priors, prompts, name):
+    n, (width, height) = 2 * priors[name].frame_factor + 1, FAMILIES[name].size
+    clip, grads = torch.rand(n, height, width, 3), []
+    for prior in (priors[name], build(folders, name, vae_chunk=priors[name].frame_factor)):
+        torch.manual_seed(2)
+        grads.append(watch(prior, clip, prompts[name], **cameras(n, n)).rgb_grad)
+    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+
+
+def test_a_part_of_a_clip_is_whole_latent_frames(folders):
     with pytest.raises(ValueError, match=r"vae_chunk is 3.* 4 frames at a time"):
         build(folders, "wan", vae_chunk=3)
-    clip, grads = torch.rand(9, 16, 32, 3), []
-    for prior in (priors["wan"], build(folders, "wan", vae_chunk=4)):
-        torch.manual_seed(2)
-        grads.append(watch(prior, clip, prompts["wan"], **cameras(9, 9)).rgb_grad)
-    torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
+
+
+@every_family
+@pytest.mark.parametrize("dtype, error", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
+def test_half_precision_gives_nearly_the_same_gradient(
+    folders, priors, prompts, monkeypatch, name, dtype, error
+):
+    """docs/priors.md has these numbers."""
+    n, grads = FAMILIES[name].row.frames, []
+    monkeypatch.setattr(distillation, "weights_dtype", lambda *asked: dtype)
+    for prior in (priors[name], build(folders, name)):
+        torch.manual_seed(3)
+        seen = watch(prior, torch.rand(n, 16, 16, 3), prompts[name], **cameras(n, n))
+        assert seen.z.dtype == seen.out["loss_sds"].dtype == torch.float32
+        grads.append(seen.rgb_grad)
+    assert (grads[1] - grads[0]).norm() < error * grads[0].norm()
 
 
 def test_a_model_of_another_kind_is_refused(folders, random_priors, tmp_path):

@@ -5,11 +5,13 @@ the noise is, pulls to the mean, and weighs the same as the others.
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from animate124.guidance import noise, sds
 from animate124.guidance.distillation import ScoreDistillation
 from animate124.guidance.targets import KeptTargets
+from animate124.pretrained.flow_schedules import flow_schedule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -18,6 +20,7 @@ from diffusers import (
     DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    UniPCMultistepScheduler,
 )
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
@@ -233,6 +236,32 @@ def test_rectified_flow_is_diffusers_schedule():
          for k, i in enumerate(index.tolist())]
     )  # fmt: skip
     torch.testing.assert_close(noise.add_noise(z, eps, *flow.scales(s)), noised)
+
+
+def test_a_flow_folder_states_its_samplers_schedule(tmp_path):
+    """Whatever the sampler: Wan's folders have UniPC, others Euler. LTX's shift grows."""
+    kept = {"use_flow_sigmas": True, "flow_shift": 5.0, "prediction_type": "flow_prediction"}
+    longer = {"use_dynamic_shifting": True, "base_shift": 0.95, "max_shift": 2.05}
+    for scheduler, tokens, mu in (
+        (UniPCMultistepScheduler(**kept), 1, None),
+        (FlowMatchEulerDiscreteScheduler(shift=3.0), 1, None),
+        (FlowMatchEulerDiscreteScheduler(**longer), 256, 0.95),
+        (FlowMatchEulerDiscreteScheduler(**longer), 4096, 2.05),
+    ):
+        scheduler.save_pretrained(tmp_path / "scheduler")
+        schedule = flow_schedule(str(tmp_path))
+        asked = {"mu": mu} if mu else {}
+        scheduler.set_timesteps(sigmas=np.array([0.9, 0.5, 0.1]), **asked)
+        flow = noise.RectifiedFlow(schedule.shift_of(tokens), schedule.num_timesteps)
+        s = torch.tensor([flow.time_at(fraction) for fraction in (0.9, 0.5, 0.1)])
+        torch.testing.assert_close(scheduler.sigmas[:-1].float(), s)
+        assert (scheduler.timesteps - flow.model_time(s)).abs().max() < 1  # UniPC's are whole
+    DDPMScheduler().save_pretrained(tmp_path / "scheduler")
+    with pytest.raises(ValueError, match=r"no model of rectified flow.*DDPMScheduler"):
+        flow_schedule(str(tmp_path))
+    (tmp_path / "scheduler" / "scheduler_config.json").unlink()
+    with pytest.raises(FileNotFoundError, match="cut off"):
+        flow_schedule(str(tmp_path))
 
 
 def test_edm_is_diffusers_way_of_stable_video_diffusion():

@@ -45,6 +45,8 @@ OURS = {
     "animate124-zeroscope-guidance",
     "animate124-image-to-video-guidance",
     "animate124-controlnet-tile-guidance",
+    "animate124-ltx-guidance",
+    "animate124-ltx-prompt-processor",
     "animate124-wan-guidance",
     "animate124-wan-ti2v-guidance",
     "animate124-wan-prompt-processor",

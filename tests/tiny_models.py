@@ -31,7 +31,7 @@ def wan_22_vae():
     return wan_vae(is_residual=True, scale_factor_spatial=16, **pixels)
 
 
-def ltx_vae():
+def ltx_vae(scaling_factor=0.9):
     widths, layers = (8, 8, 8, 8), (1, 1, 1, 1, 1)
     vae = diffusers.AutoencoderKLLTXVideo(
         latent_channels=4,
@@ -39,7 +39,7 @@ def ltx_vae():
         decoder_block_out_channels=widths,
         layers_per_block=layers,
         decoder_layers_per_block=layers,
-        scaling_factor=0.9,
+        scaling_factor=scaling_factor,
     )
     vae.latents_mean.copy_(torch.tensor(MEAN))
     vae.latents_std.copy_(torch.tensor(STD))
@@ -275,6 +275,21 @@ def not_zero(module):
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return module
+
+
+def ltx_scheduler():
+    """As the published folder has it."""
+    shifts = {"base_shift": 0.95, "base_image_seq_len": 1024, "max_shift": 2.05}
+    return diffusers.FlowMatchEulerDiscreteScheduler(
+        use_dynamic_shifting=True, max_image_seq_len=4096, shift_terminal=0.1, **shifts
+    )
+
+
+def write_ltx(folder):
+    """LTX-Video, whose factor of the latents is 1."""
+    vae = functools.partial(ltx_vae, 1.0)
+    parts = {"transformer": ltx_transformer, "vae": vae, "scheduler": ltx_scheduler}
+    return write_family(folder, "LTXPipeline", "T5EncoderModel", parts)
 
 
 def write_text(folder, kind="T5EncoderModel"):
