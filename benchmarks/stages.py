@@ -123,7 +123,8 @@ def build_config(args: argparse.Namespace, folder: Path) -> tuple[Path, list[str
     if args.tiny:
         overrides += TINY + TINY_SIZES[args.stage]
         if args.stage > 1 and args.video in FAMILIES:
-            overrides.append("data.single_view.num_frames=5")  # as causal VAEs take them
+            frames = 9 if args.video == "ltx" else 5  # as causal VAEs take them
+            overrides.append(f"data.single_view.num_frames={frames}")
     path = ROOT / "configs" / f"{name}.yaml"
     has = set(OmegaConf.load(path).system)  # not every stage asks Zero123
     overrides = [word for word in overrides if has.issuperset(SECTION.findall(word))]

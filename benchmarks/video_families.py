@@ -28,6 +28,14 @@ COGVIDEOX = {
 TINY_TRANSFORMER = {"num_attention_heads": 2, "attention_head_dim": 16, "num_layers": 1}
 TINY_WAN = {**TINY_TRANSFORMER, "ffn_dim": 32, "freq_dim": 16, "text_dim": 16}
 WAN_VAE = {"dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]}
+LTX = {
+    "_class_name": "FlowMatchEulerDiscreteScheduler",
+    "use_dynamic_shifting": True,
+    "base_image_seq_len": 1024,
+    "max_image_seq_len": 4096,
+    "base_shift": 0.95,
+    "max_shift": 2.05,
+}
 SVD = {
     "_class_name": "EulerDiscreteScheduler",
     "prediction_type": "v_prediction",
@@ -113,6 +121,36 @@ FAMILIES: dict[str, Family] = {  # by the end of their configs' names
         FLOW,
         (512, 4096),
         index={"_class_name": "WanPipeline", "expand_timesteps": True},
+        sees_picture=True,
+    ),
+    "ltx": Family(
+        {
+            "transformer": (
+                "LTXVideoTransformer3DModel",
+                {},
+                {
+                    "num_attention_heads": 2,
+                    "attention_head_dim": 16,
+                    "cross_attention_dim": 32,
+                    "num_layers": 1,
+                    "caption_channels": 16,
+                },
+            ),
+            "vae": (
+                "AutoencoderKLLTXVideo",
+                {},
+                {
+                    "block_out_channels": (8, 8, 8, 8),
+                    "decoder_block_out_channels": (8, 8, 8, 8),
+                    "layers_per_block": (1, 1, 1, 1, 1),
+                    "decoder_layers_per_block": (1, 1, 1, 1, 1),
+                },
+            ),
+        },
+        LTX,
+        (128, 4096),
+        masked=True,
+        index={"_class_name": "LTXPipeline"},
         sees_picture=True,
     ),
     "cogvideox": Family(
