@@ -17,7 +17,8 @@ import numpy as np
 import torch
 from animate124.exporter.assets_4d import ANIMATION, Assets4DExporter
 from animate124.exporter.field import survey
-from animate124.exporter.frame_files import ANIMATED, FRAME_WRITERS
+from animate124.exporter.frame_files import ANIMATED, FRAME_WRITERS, OBJ
+from animate124.exporter.mesh_files import write_material
 from animate124.exporter.morph_glb import write_moving_glb
 from animate124.exporter.moving_files import MOVING_WRITERS, Playing, check_moving_formats
 from animate124.exporter.moving_mesh import MovingMesh
@@ -64,7 +65,8 @@ def make_meshes(exporter: Assets4DExporter) -> tuple[MovingMesh, MovingMesh]:
 def writers(
     exporter: Assets4DExporter, plain: MovingMesh, mesh: MovingMesh
 ) -> dict[str, Callable[[Path], object]]:
-    """Format -> who writes it into a folder; a file a frame is of the mesh without texture."""
+    """Format -> who writes it into a folder; a file a frame is of the mesh without texture,
+    but for OBJ."""
     cfg = exporter.cfg
     playing, rng = Playing(cfg.fps, cfg.lit, cfg.bones), np.random.default_rng(0)
 
@@ -74,14 +76,17 @@ def writers(
 
     def each_frame(kind: str) -> Callable[[Path], object]:
         pattern, write = FRAME_WRITERS[kind]
+        shown = mesh if kind == OBJ else plain
 
         def write_all(folder: Path) -> None:
             for i in range(len(plain.taus)):
-                frame = plain.frame(i)
+                frame = shown.frame(i)
                 path = folder / pattern.format(i)
                 path.parent.mkdir(exist_ok=True)
                 cloud = kind == "points"
                 write(path, sample_surface(frame, cfg.num_points, rng) if cloud else frame)
+            if kind == OBJ and mesh.texture is not None:
+                write_material(folder / "meshes", mesh.texture, cfg.lit)
 
         return write_all
 

@@ -10,6 +10,7 @@ hosts have."""
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,8 @@ from ..events import progress
 from .field import Field, Lattice, survey
 from .flip_book import write_glb
 from .following import moving_mesh
-from .frame_files import ANIMATED, FORMATS, FRAME_WRITERS
+from .frame_files import ANIMATED, FORMATS, FRAME_WRITERS, OBJ
+from .mesh_files import write_material
 from .morph_glb import write_moving_glb
 from .moving_files import MOVING_WRITERS, Playing, check_moving_formats, write_moving_files
 from .moving_mesh import MovingMesh
@@ -124,46 +126,89 @@ class Assets4DExporter(Exporter):
         drop_old_files(folder)
 
     def _export(self, folder: Path) -> None:
-        """What moves as one, or all frames, one by one; then what needs all of them."""
-        cfg, taus, field = self.cfg, self.frame_times(), self.field
-        follow = field.can_follow()
+        """All files, and `frames.json`, which says what they are."""
+        cfg, taus, follow = self.cfg, self.frame_times(), self.field.can_follow()
         looks = taus[:1] if follow else taus  # surveyed: all of it is there at tau = 0
         rng = np.random.default_rng(int(torch.randint(2**31, (1,))))
-        meshes, rows = [], []
-        with tqdm(total=len(looks) + len(taus) + 1, desc="Exporting 4D assets", unit="step") as bar:
+        with tqdm(total=self._steps(follow), desc="Exporting 4D assets", unit="step") as bar:
 
             def done() -> None:
                 bar.update()
                 progress(bar.n, int(bar.total), "assets")
 
-            threshold, lattice = survey(field, looks, cfg.threshold, cfg.resolution, done)
+            threshold, lattice = survey(self.field, looks, cfg.threshold, cfg.resolution, done)
             threestudio.info(f"Surface at density {threshold:.4g}, lattice of {lattice.shape}.")
-            moving = self.moving_mesh(threshold, lattice) if follow else None
-            for i, tau in enumerate(taus):
-                mesh = moving.frame(i) if moving else self._frame(tau, threshold, lattice)
-                files = self._write_frame(folder, i, mesh, rng)
-                rows.append({"tau": tau, "faces": len(mesh.faces), **files})
-                meshes.append(mesh)
-                done()
-            summary: dict[str, Any] = {"threshold": threshold, "fps": cfg.fps}
-            if moving is not None:
-                summary |= self._write_moving(folder, moving)
-            elif ANIMATED in cfg.formats:
-                write_glb(folder / ANIMATION, meshes, cfg.fps, cfg.lit)
-            done()
-        summary["files"] = sorted(path.name for path in folder.iterdir() if path.is_file())
+            write = self._write_moving if follow else self._write_flip_book
+            said = write(folder, threshold, lattice, rng, done)
+        rows = said.pop("frames")
+        each = {folder / name for row in rows for name in row.values() if isinstance(name, str)}
+        whole = {path for path in folder.rglob("*") if path.is_file()} - each
+        summary = {"threshold": threshold, "fps": cfg.fps, **said}
+        summary["files"] = sorted(path.relative_to(folder).as_posix() for path in whole)
         summary |= {"animation": ANIMATION if ANIMATED in cfg.formats else None, "frames": rows}
         (folder / "frames.json").write_text(json.dumps(summary, indent=1) + "\n")
 
-    def _write_moving(self, folder: Path, moving: MovingMesh) -> dict[str, Any]:
-        """The files that hold all of what moves; returns what is to be said of them."""
+    def _steps(self, follow: bool) -> int:
+        """How often `_export` is done with a part of its work: a look at a time, following, a
+        texture, a frame's files, a file of all frames."""
+        formats, frames = set(self.cfg.formats), len(self.frame_times())
+        if not follow:
+            return 2 * frames + (ANIMATED in formats)
+        each = frames if formats.intersection(FRAME_WRITERS) else 0
+        return 2 + self._paints() + each + len(formats.intersection([ANIMATED, *MOVING_WRITERS]))
+
+    def _paints(self) -> bool:
+        """Whether what moves has files with a texture."""
+        return bool(
+            self.texture and {ANIMATED, OBJ, *MOVING_WRITERS}.intersection(self.cfg.formats)
+        )
+
+    def _write_moving(
+        self,
+        folder: Path,
+        threshold: float,
+        lattice: Lattice,
+        rng: np.random.Generator,
+        done: Callable[[], None],
+    ) -> dict[str, Any]:
+        """All files of one mesh that moves; returns what is to be said of them."""
         cfg = self.cfg
-        if self.texture and {ANIMATED, *MOVING_WRITERS}.intersection(cfg.formats):
-            moving = textured(moving, self.field, self.texture)
+        plain = painted = self.moving_mesh(threshold, lattice)
+        done()
+        if self._paints():
+            painted = textured(plain, self.field, self.texture)
+            done()
+        rows = []
+        for i, tau in enumerate(self.frame_times()):
+            rows.append(self._write_frame(folder, i, tau, plain.frame(i), rng, painted.frame(i)))
+            if FRAME_WRITERS.keys() & set(cfg.formats):
+                done()
+        if OBJ in cfg.formats and painted.texture is not None:
+            write_material(folder / "meshes", painted.texture, cfg.lit)
         if ANIMATED in cfg.formats:
-            write_moving_glb(folder / ANIMATION, moving, cfg.fps, cfg.lit)
+            write_moving_glb(folder / ANIMATION, painted, cfg.fps, cfg.lit)
+            done()
         playing = Playing(cfg.fps, cfg.lit, cfg.bones)
-        return write_moving_files(folder, cfg.formats, moving, playing)
+        return write_moving_files(folder, cfg.formats, painted, playing, done) | {"frames": rows}
+
+    def _write_flip_book(
+        self,
+        folder: Path,
+        threshold: float,
+        lattice: Lattice,
+        rng: np.random.Generator,
+        done: Callable[[], None],
+    ) -> dict[str, Any]:
+        """All files of a mesh a frame, one by one; then the one that needs all of them."""
+        meshes, rows = [], []
+        for i, tau in enumerate(self.frame_times()):
+            meshes.append(self._frame(tau, threshold, lattice))
+            rows.append(self._write_frame(folder, i, tau, meshes[-1], rng))
+            done()
+        if ANIMATED in self.cfg.formats:
+            write_glb(folder / ANIMATION, meshes, self.cfg.fps, self.cfg.lit)
+            done()
+        return {"frames": rows}
 
     def moving_mesh(self, threshold: float, lattice: Lattice) -> MovingMesh:
         """The surface at tau = 0, followed to all frame times."""
@@ -177,18 +222,28 @@ class Assets4DExporter(Exporter):
         return moving
 
     def _write_frame(
-        self, folder: Path, frame: int, mesh: Mesh, rng: np.random.Generator
-    ) -> dict[str, str]:
-        """Frame number `frame` in each format that has a file a frame: format -> file name."""
-        names = {}
+        self,
+        folder: Path,
+        frame: int,
+        tau: float,
+        mesh: Mesh,
+        rng: np.random.Generator,
+        painted: Mesh | None = None,
+    ) -> dict[str, Any]:
+        """Frame number `frame` in each format that has a file a frame; returns its row of
+        frames.json: format -> file name.
+
+        painted: the same with a texture, for those that can have one."""
+        row: dict[str, Any] = {"tau": tau, "faces": len(mesh.faces)}
         for kind, (pattern, write) in FRAME_WRITERS.items():
             if kind in self.cfg.formats:
-                names[kind] = pattern.format(frame)
-                path = folder / names[kind]
+                row[kind] = pattern.format(frame)
+                path = folder / row[kind]
                 path.parent.mkdir(exist_ok=True)
+                shown = painted or mesh if kind == OBJ else mesh
                 cloud = kind == "points"
-                write(path, sample_surface(mesh, self.cfg.num_points, rng) if cloud else mesh)
-        return names
+                write(path, sample_surface(mesh, self.cfg.num_points, rng) if cloud else shown)
+        return row
 
     def frame_times(self) -> list[float]:
         """tau of each frame; one, 0, if nothing moves."""

@@ -84,17 +84,14 @@ class Buffer:
         return self.add(rgba, UNSIGNED_SHORT, VERTEX_DATA, normalized=True)
 
 
-def add_surface(
-    buffer: Buffer, mesh: Mesh, uv: Float[np.ndarray, "V 2"] | None = None
-) -> dict[str, Any]:
-    """A mesh as a primitive of the first material: its colours at the vertices, or, with uv, in a
-    texture."""
+def add_surface(buffer: Buffer, mesh: Mesh) -> dict[str, Any]:
+    """A mesh as a primitive of the first material."""
     attributes = {
         "POSITION": buffer.add(mesh.vertices.astype("<f4"), FLOAT, VERTEX_DATA, bounds=True),
         "NORMAL": buffer.add(mesh.normals.astype("<f4"), FLOAT, VERTEX_DATA),
     }
-    if uv is not None:  # glTF's v goes down
-        down = np.stack([uv[:, 0], 1 - uv[:, 1]], -1)
+    if mesh.uv is not None:  # glTF's v goes down
+        down = np.stack([mesh.uv[:, 0], 1 - mesh.uv[:, 1]], -1)
         attributes["TEXCOORD_0"] = buffer.add(down.astype("<f4"), FLOAT, VERTEX_DATA)
     elif mesh.colours is not None:
         attributes["COLOR_0"] = buffer.add_colours(mesh.colours)

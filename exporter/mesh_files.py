@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
+from PIL import Image
 
 from .surface import Mesh
+
+MATERIAL, TEXTURE = "texture.mtl", "texture.png"  # beside OBJ files, which share them
 
 
 def colour_bytes(colours: Float[np.ndarray, "V 3"]) -> np.ndarray:
@@ -34,11 +37,26 @@ def write_ply(path: Path, mesh: Mesh) -> None:
 
 
 def write_obj(path: Path, mesh: Mesh) -> None:
-    """OBJ with normals, and colours behind the positions: `v x y z r g b`, as most readers do."""
-    vertices = mesh.vertices
-    if mesh.colours is not None:
-        vertices = np.concatenate([vertices, mesh.colours], -1)
-    lines = ["v " + " ".join(f"{x:.6g}" for x in row) for row in vertices]
-    lines += ["vn " + " ".join(f"{x:.6g}" for x in row) for row in mesh.normals]
-    lines += ["f " + " ".join(f"{i}//{i}" for i in row) for row in mesh.faces + 1]
-    Path(path).write_text("\n".join(lines) + "\n")
+    """OBJ with normals; with uv it names what `write_material` writes beside it, else colours stand
+    behind the positions: `v x y z r g b`, as most readers do."""
+    head, corner = ["# threestudio-animate124"], "{0}//{0}"
+    tables = {"v": mesh.vertices, "vn": mesh.normals}
+    if mesh.uv is not None:
+        head += [f"mtllib {MATERIAL}", "usemtl texture"]
+        tables["vt"], corner = mesh.uv, "{0}/{0}/{0}"
+    elif mesh.colours is not None:
+        tables["v"] = np.concatenate([mesh.vertices, mesh.colours], -1)
+    lines = [
+        f"{name} " + " ".join(f"{x:.6g}" for x in row)
+        for name, table in tables.items()
+        for row in table
+    ]
+    lines += ["f " + " ".join(corner.format(i) for i in row) for row in mesh.faces + 1]
+    Path(path).write_text("\n".join([*head, *lines]) + "\n")
+
+
+def write_material(folder: Path, texture: UInt8[np.ndarray, "H W 3"], lit: bool = False) -> None:
+    """The material of a folder's OBJ files, and its picture; without light unless `lit`."""
+    lines = ["newmtl texture", f"illum {int(lit)}", "Kd 1 1 1", f"map_Kd {TEXTURE}"]
+    (folder / MATERIAL).write_text("\n".join(lines) + "\n")
+    Image.fromarray(texture).save(folder / TEXTURE, optimize=True)

@@ -47,7 +47,7 @@ def write_moving_glb(
     lit: shaded by the viewer's lights, instead of the colours as they are."""
     buffer = Buffer()
     frames = len(moving.places)
-    mesh: dict[str, Any] = {"name": name, "primitives": [primitive(buffer, moving)]}
+    mesh: dict[str, Any] = {"name": name, "primitives": [add_surface(buffer, moving.frame(0))]}
     gltf: dict[str, Any] = {
         "nodes": [
             {"name": name, "rotation": FACING_Z_UP_Y, "children": [1]},
@@ -62,11 +62,6 @@ def write_moving_glb(
         mesh["primitives"][0]["targets"] = [_target(buffer, moving, i) for i in range(1, frames)]
         gltf["animations"] = [_motion(buffer, frames, fps)]
     write_file(path, gltf, buffer, [QUANTIZATION] if frames > 1 else [])
-
-
-def primitive(buffer: Buffer, moving: MovingMesh) -> dict[str, Any]:
-    """The mesh at the first frame."""
-    return add_surface(buffer, moving.frame(0), None if moving.texture is None else moving.uv)
 
 
 def looks(buffer: Buffer, moving: MovingMesh, lit: bool, small: bool = False) -> dict[str, Any]:

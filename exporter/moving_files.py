@@ -64,11 +64,17 @@ def check_moving_formats(formats: Collection[str], can_follow: bool) -> None:
 
 
 def write_moving_files(
-    folder: Path, formats: Collection[str], mesh: MovingMesh, playing: Playing
+    folder: Path,
+    formats: Collection[str],
+    mesh: MovingMesh,
+    playing: Playing,
+    done: Callable[[], None],
 ) -> dict[str, Any]:
-    """Those of `formats` that hold a moving mesh; returns what is to be said of them."""
+    """Those of `formats` that hold a moving mesh; returns what is to be said of them. `done` is
+    called after each."""
     said: dict[str, Any] = {}
     for kind, (name, write) in MOVING_WRITERS.items():
         if kind in formats:
             said |= write(folder / name, mesh, playing) or {}
+            done()
     return said

@@ -27,5 +27,6 @@ class MovingMesh:
     texture: UInt8[np.ndarray, "H W 3"] | None = None
 
     def frame(self, i: int) -> Mesh:
-        """The mesh at frame time taus[i]; its colours are the vertices'."""
-        return Mesh(self.places[i], self.faces, self.normals[i], self.colours)
+        """The mesh at frame time taus[i]."""
+        uv = None if self.texture is None else self.uv
+        return Mesh(self.places[i], self.faces, self.normals[i], self.colours, uv)

@@ -4,6 +4,7 @@ import json
 import re
 from pathlib import Path
 
+from .mesh_files import MATERIAL, TEXTURE
 from .moving_files import MOVING_FILES
 
 # the names of FRAME_WRITERS in frame_files.py; whatever else lies there is a person's
@@ -21,7 +22,7 @@ def drop_old_files(folder: Path) -> list[Path]:
         if FRAME.fullmatch(path.relative_to(folder).as_posix())
     ]
     old = [path for path in ours if path.relative_to(folder).as_posix() not in named]
-    whole = {"animation.glb", *MOVING_FILES}
+    whole = {"animation.glb", *MOVING_FILES, f"meshes/{MATERIAL}", f"meshes/{TEXTURE}"}
     old += [folder / name for name in whole - {*held["files"]} if (folder / name).is_file()]
     for path in old:
         path.unlink()

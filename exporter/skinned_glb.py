@@ -11,8 +11,16 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from .gltf import FACING_Z_UP_Y, FLOAT, UNSIGNED_BYTE, VERTEX_DATA, Buffer, write_file
-from .morph_glb import looks, primitive
+from .gltf import (
+    FACING_Z_UP_Y,
+    FLOAT,
+    UNSIGNED_BYTE,
+    VERTEX_DATA,
+    Buffer,
+    add_surface,
+    write_file,
+)
+from .morph_glb import looks
 from .moving_mesh import MovingMesh
 from .skeleton import Skeleton
 
@@ -38,7 +46,7 @@ def write_skinned_glb(
     if bones > 256:
         raise ValueError(f"{bones} bones are more than bytes can number. Ask for 256 or less.")
     buffer = Buffer()
-    surface = primitive(buffer, moving)
+    surface = add_surface(buffer, moving.frame(0))
     surface["attributes"] |= _influences(buffer, skeleton)
     inverse = np.tile(np.eye(4, dtype="<f4"), (bones, 1, 1))  # column by column, as glTF has it
     inverse[:, 3, :3] = -skeleton.pivots

@@ -15,12 +15,14 @@ from jaxtyping import Float, Integer
 
 @dataclass
 class Mesh:
-    """Triangles with a normal and, once they are asked for, a colour at each vertex."""
+    """Triangles with a normal and, once they are asked for, a colour at each vertex; with uv, a
+    place on a texture ((0, 0) is its lower left corner), whose colours are the mesh's then."""
 
     vertices: Float[np.ndarray, "V 3"]
     faces: Integer[np.ndarray, "T 3"]
     normals: Float[np.ndarray, "V 3"]
     colours: Float[np.ndarray, "V 3"] | None = None
+    uv: Float[np.ndarray, "V 2"] | None = None
 
 
 def load(

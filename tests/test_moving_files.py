@@ -5,6 +5,9 @@ import sys
 
 import numpy as np
 import pytest
+import torch
+import trimesh
+from animate124.exporter import assets_4d
 from animate124.exporter.moving_files import MOVING_FILES, MOVING_WRITERS
 from animate124.exporter.old_files import drop_old_files
 
@@ -49,6 +52,51 @@ def test_a_format_of_another_library_is_written(tmp_path, kind):
     summary = export(tmp_path, Rider(), num_frames=2, formats=[kind], resolution=12)
     assert summary["files"][0] == MOVING_WRITERS[kind][0] and summary["animation"] is None
     assert (tmp_path / "it7-export" / summary["files"][0]).stat().st_size > 1000
+
+
+def test_frames_as_obj_share_a_texture_that_others_read(tmp_path):
+    """trimesh looks the colours up in it: the ball's, as of tau = 0, wherever it has ridden."""
+    pytest.importorskip("xatlas", reason="textures need xatlas: pip install xatlas")
+    formats = ["obj", "ply"]
+    summary = export(tmp_path, Rider(), num_frames=3, formats=formats, resolution=24, texture=256)
+    folder = tmp_path / "it7-export"
+    assert summary["files"] == ["meshes/texture.mtl", "meshes/texture.png"]
+    for row in summary["frames"]:
+        mesh = trimesh.load(folder / row["obj"], process=False)
+        plain = trimesh.load(folder / row["ply"], process=False)
+        assert len(mesh.faces) == row["faces"] == len(plain.faces)
+        np.testing.assert_allclose(mesh.triangles, plain.triangles, atol=1e-5)
+        middles, at = mesh.triangles_center, mesh.visual.uv[mesh.faces].mean(1)
+        got = mesh.visual.material.to_color(at)[:, :3] / 255
+        back = Rider().canonical(torch.tensor(middles).float(), torch.tensor(row["tau"]))
+        truth = Ball.colour(back, 0.0).numpy()
+        off = np.abs(got - truth).max(-1)  # a sliver's middle may lie on the next island
+        assert np.quantile(off, 0.98) < 0.02 and off.mean() < 0.01
+
+
+def test_a_texture_goes_with_its_frames(tmp_path):
+    pytest.importorskip("xatlas", reason="textures need xatlas: pip install xatlas")
+    small = {"num_frames": 2, "resolution": 12}
+    export(tmp_path, Rider(), formats=["obj"], texture=32, **small)
+    folder = tmp_path / "it7-export"
+    assert drop_old_files(folder) == []
+    export(tmp_path, Rider(), formats=["obj"], **small)
+    gone = {path.name for path in drop_old_files(folder)}
+    assert gone == {"texture.mtl", "texture.png"}
+    assert "mtllib" not in (folder / "meshes/frame_0001.obj").read_text()
+
+
+@pytest.mark.parametrize("case", ["moves", "with frames", "flip book", "still"])
+def test_the_bar_ends_when_the_work_does(tmp_path, monkeypatch, case):
+    """Each part of it counts, so that what is left isn't guessed from its first look."""
+    geometry = {"flip book": Ball, "still": StillBall}.get(case, Rider)()
+    formats = ["animated-glb", *(["ply", "obj"] if case == "with frames" else [])]
+    formats += [] if case == "flip book" else ["tracks"]
+    told = []
+    monkeypatch.setattr(assets_4d, "progress", lambda *said: told.append(said[:2]))
+    export(tmp_path, geometry, num_frames=4, formats=formats, resolution=12)
+    steps = {"moves": 4, "with frames": 8, "flip book": 9, "still": 4}[case]
+    assert told == [(n, steps) for n in range(1, steps + 1)]
 
 
 def test_what_stands_still_is_written_too(tmp_path):
