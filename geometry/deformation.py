@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from . import deformation_cuda
 from .lattice_inverse import invert
 
 CENTRE = 0.5  # of the unit cube, about which the whole scene turns
@@ -68,18 +69,21 @@ class WholeMotion(nn.Module):
         turn, shift = (time_functions(tau, self.spans) @ self.twist).split(3, dim=-1)
         return rotation(TURN * turn), shift
 
-    def back(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
-        """Where points were at tau = 0, had nothing but this moved them: x itself to the bit where
-        that is nothing."""
-        turn, shift = self(tau)
-        turn = turn - torch.eye(3, dtype=turn.dtype, device=turn.device)
-        away = x - CENTRE - shift
-        return x + ((away[:, None] @ turn)[:, 0] - shift)
 
-    def onward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
-        """`back`'s inverse."""
-        turn, shift = self(tau)
-        return ((x - CENTRE)[:, None] @ turn.mT)[:, 0] + CENTRE + shift
+def back(
+    x: Float[Tensor, "*B N 3"], turn: Float[Tensor, "*B 3 3"], shift: Float[Tensor, "*B 3"]
+) -> Float[Tensor, "*B N 3"]:
+    """Where points were at tau = 0, had nothing but such a motion of the whole moved them: x itself
+    to the bit where that is nothing."""
+    away, beside = x - CENTRE - shift[..., None, :], turn - torch.eye(3).to(turn)
+    return x + (away @ beside - shift[..., None, :])
+
+
+def onward(
+    x: Float[Tensor, "*B N 3"], turn: Float[Tensor, "*B 3 3"], shift: Float[Tensor, "*B 3"]
+) -> Float[Tensor, "*B N 3"]:
+    """`back`'s inverse."""
+    return (x - CENTRE) @ turn.mT + CENTRE + shift[..., None, :]
 
 
 class Lattice(nn.Module):
@@ -93,11 +97,13 @@ class Lattice(nn.Module):
 class Deformation(nn.Module):
     """cells: of the lattices, along a side, each more than the one before; spans: of the splines.
 
-    A table [T 3 R R R] has the displacements of T moments on the finest lattice's nodes.
+    A table [T 3 R R R] has the displacements of T moments on the finest lattice's nodes. fast: on
+    CUDA devices, go through `deformation_cuda`.
     """
 
-    def __init__(self, cells: Sequence[int], spans: int) -> None:
+    def __init__(self, cells: Sequence[int], spans: int, fast: bool = True) -> None:
         super().__init__()
+        self.fast = fast
         self.spans = spans
         self.whole = WholeMotion(spans)
         self.lattices = nn.ModuleList(Lattice(n, spans) for n in cells)
@@ -122,23 +128,22 @@ class Deformation(nn.Module):
 
     def forward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
         """x_c of points at the time of each, or of all. Fastest where equal times lie together."""
-        x = self.whole.back(x, tau)
-        return x + self.displacement(x, tau)
-
-    def displacement(
-        self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]
-    ) -> Float[Tensor, "N 3"]:
-        if len(tau) == 1:
-            return read(self.table(tau)[0], x)
-        moments, count = tau[:, 0].unique_consecutive(return_counts=True)
+        moments, counts = runs(tau, len(x))
         if len(moments) > MANY_TIMES:
-            functions = time_functions(tau, self.spans)
-            each = self.joined(torch.eye(self.spans + 3, dtype=x.dtype, device=x.device))
-            each = read(each.flatten(0, 1), x).unflatten(-1, (-1, 3))
-            return torch.einsum("nk,nkc->nc", functions, each)
-        runs = x.split(count.tolist())
-        tables = self.table(moments[:, None])
-        return torch.cat([read(own, run) for own, run in zip(tables, runs, strict=True)])
+            return self.each(x, tau)
+        table, (turn, shift) = self.table(moments), self.whole(moments)
+        if self.fast and deformation_cuda.fits(x, table):
+            return deformation_cuda.moved_back(x, counts, turn, shift, table)
+        return moved_back(x, counts, turn, shift, table)
+
+    def each(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "N 1"]) -> Float[Tensor, "N 3"]:
+        """`forward` with a time for each point: reads what every spline says of it."""
+        turn, shift = self.whole(tau)
+        x = back(x[:, None], turn, shift)[:, 0]
+        functions = time_functions(tau, self.spans)
+        each = self.joined(torch.eye(self.spans + 3, dtype=x.dtype, device=x.device))
+        each = read(each.flatten(0, 1), x).unflatten(-1, (-1, 3))
+        return x + torch.einsum("nk,nkc->nc", functions, each)
 
     @torch.no_grad()
     def close(self) -> None:
@@ -165,8 +170,30 @@ class Deformation(nn.Module):
         one: this is one of them.
         """
         x = invert(self.table(tau)[0].double(), canonical.double())
-        x = self.whole.onward(x.to(canonical), tau)
+        turn, shift = self.whole(tau)
+        x = onward(x.to(canonical), turn[0], shift[0])
         return x, (self(x, tau) - canonical).norm(dim=-1)
+
+
+def runs(tau: Float[Tensor, "#N 1"], n: int) -> tuple[Float[Tensor, "T 1"], list[int]]:
+    """Times of n points, or one of all, as runs of equal ones: the time of each, and how long it
+    is. The host waits for the device if there is more than one time."""
+    if len(tau) == 1:
+        return tau, [n]
+    moments, counts = tau[:, 0].unique_consecutive(return_counts=True)
+    return moments[:, None], counts.tolist()
+
+
+def moved_back(
+    x: Float[Tensor, "N 3"],
+    counts: Sequence[int],
+    turn: Float[Tensor, "T 3 3"],
+    shift: Float[Tensor, "T 3"],
+    table: Float[Tensor, "T 3 R R R"],
+) -> Float[Tensor, "N 3"]:
+    """x_c of points that lie in runs, one of each moment, as long as `counts` say."""
+    found = [back(own, *motion) for own, *motion in zip(x.split(counts), turn, shift, strict=True)]
+    return torch.cat([own + read(lattice, own) for own, lattice in zip(found, table, strict=True)])
 
 
 def read(table: Float[Tensor, "C R R R"], x: Float[Tensor, "N 3"]) -> Float[Tensor, "N C"]:

@@ -6,8 +6,9 @@ their density (`march`, `visible`); what is left goes through geometry and mater
 composited over the background. Everything here runs in float32, under autocast too.
 
 The geometry runs in parts, image by image where images have many samples, since a field is faster
-at one time. In training the last parts keep their graph, as many as `train_chunk_size` allows, and
-the others are evaluated again in the backward pass: memory follows that and not frames x pixels.
+at one time (one that is deformed is not). In training the last parts keep their graph, as many as
+`train_chunk_size` allows, and the others are evaluated again in the backward pass: memory follows
+that and not frames x pixels.
 """
 
 from collections.abc import Callable
@@ -101,6 +102,11 @@ class NeRFVolumeRenderer(VolumeRenderer):
     def dynamic(self) -> bool:
         """Whether the geometry changes with time."""
         return not is_static(self.geometry)
+
+    @property
+    def deformed(self) -> bool:
+        """Whether the geometry's points move, and nothing else of it changes with time."""
+        return getattr(self.geometry, "deformation", None) is not None
 
     def forward(
         self,
@@ -209,7 +215,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         with_graph = self.training and torch.is_grad_enabled()
         without_graph = PRUNING_CHUNK if self.training else self.cfg.eval_chunk_size
         most = self.cfg.train_chunk_size if with_graph else without_graph
-        sizes, times = zip(*samples.parts(most), strict=True)
+        sizes, times = zip(*samples.parts(most, not self.deformed), strict=True)
         calls = [
             partial(function, own, **kwargs, **({} if tau is None else {"times": tau}))
             for own, tau in zip(points.split(sizes), times, strict=True)

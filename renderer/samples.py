@@ -41,16 +41,19 @@ class Samples:
         """A value of each ray -> that of each sample's ray."""
         return values.index_select(0, self.ray_indices)
 
-    def parts(self, most: int) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
+    def parts(
+        self, most: int, by_image: bool = True
+    ) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
         """Cuts the samples into runs of at most `most` (0: any number): how many, and their times.
 
         A run of one image has that image's time, [1 1]. Images of few samples go together, with a
-        time for each sample, since every call of a geometry has its cost.
+        time for each sample, since every call of a geometry has its cost; and so do all of them,
+        if not `by_image`.
         """
         times = self.rays.times
         if times is None or len(times) == 1:
             return [(size, times) for size in even_sizes(len(self), most)]
-        if len(self) < len(times) * MANY_SAMPLES:
+        if not by_image or len(self) < len(times) * MANY_SAMPLES:
             sizes = even_sizes(len(self), most)
             image = self.ray_indices // (len(self.rays) // len(times))
             return list(zip(sizes, times.index_select(0, image).split(sizes), strict=True))

@@ -13,6 +13,8 @@ from animate124.geometry.deformation import (
     Deformation,
     Lattice,
     WholeMotion,
+    back,
+    onward,
     read,
     rotation,
     spline,
@@ -121,11 +123,11 @@ def test_the_whole_scene_goes_on_and_back():
     whole = WholeMotion(6).double()
     torch.nn.init.normal_(whole.twist, std=0.3)
     x = torch.rand(40, 3, dtype=torch.float64) * 2 - 0.5
-    for tau in (torch.rand(1, 1, dtype=torch.float64), torch.rand(40, 1, dtype=torch.float64)):
-        torch.testing.assert_close(whole.back(whole.onward(x, tau), tau), x)
-        turn, shift = whole(tau)
-        moved = torch.einsum("nij,nj->ni", turn.expand(40, 3, 3), x - 0.5) + 0.5 + shift
-        torch.testing.assert_close(whole.onward(x, tau), moved)
+    for tau in torch.rand(3, 1, 1, dtype=torch.float64):
+        turn, shift = (own[0] for own in whole(tau))
+        torch.testing.assert_close(back(onward(x, turn, shift), turn, shift), x)
+        moved = torch.einsum("ij,nj->ni", turn, x - 0.5) + 0.5 + shift
+        torch.testing.assert_close(onward(x, turn, shift), moved)
         assert (moved - x).norm(dim=-1).min() > 0.01
 
 
@@ -159,7 +161,6 @@ def test_a_displacement_is_the_sum_of_its_lattices_and_splines():
         )
         for point, moment in zip(x, tau, strict=True)
     ]
-    torch.testing.assert_close(deformation.displacement(x, tau), torch.stack(slow))
     torch.testing.assert_close(deformation(x, tau), x + torch.stack(slow))
 
 
