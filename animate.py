@@ -12,7 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as launch.py
+# as launch.py: tasks are forks of this process
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 ROOT = Path(__file__).resolve().parent
 
@@ -27,6 +29,8 @@ def main() -> int:
     spec.loader.exec_module(request)
     view, check = (sys.argv[1:2] == [name] for name in ("view", "check-model"))
     args = None if view or check else request.parser().parse_intermixed_args()
+    if args is not None and args.preset in request.OFFLINE:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # which the hub's library reads once, for the tasks, too
     from threestudio.extensions import load_extension
 
     load_extension("animate124", ROOT)
@@ -40,7 +44,7 @@ def main() -> int:
         return check_model.main(sys.argv[2:])
     from animate124.pipeline.command import run  # pyright: ignore[reportMissingImports] # just loaded
 
-    return run(args, sys.argv)
+    return run(args, sys.argv, fresh=True)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import batch
+from . import batch, process
+from .fork_server import USABLE, ForkServer
 from .live import check_viewer
 from .machine import CPU
 from .overrides import by_task, is_override, read_words
@@ -21,13 +22,16 @@ from .run import TaskFailed, beginning, check_here, describe, run_request
 from .task import interpreter
 
 
-def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
-    """Does what the flags ask for; returns the exit code. Errors of input are one message."""
+def run(args: argparse.Namespace, argv: Sequence[str], fresh: bool = False) -> int:
+    """Does what the flags ask for; returns the exit code. Errors of input are one message.
+
+    fresh: this process has only imported so far, so that tasks can be forks of it.
+    """
     call = Call(**taken(Call, args))
     try:
         if call.batch is not None:
             return run_table(call.batch, call, args)
-        return run_one(call, args, argv)
+        return run_one(call, args, argv, fresh)
     except BrokenPipeError:
         # the interpreter's own last flush would fail as well
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -45,7 +49,7 @@ def run(args: argparse.Namespace, argv: Sequence[str]) -> int:
         return 1
 
 
-def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str]) -> int:
+def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str], fresh: bool) -> int:
     if (call.launcher, call.slurm_partition, call.slurm_time) != ("local", None, None):
         raise ValueError("--launcher submitit, --slurm-partition and --slurm-time go with --batch.")
     request = request_of(args)
@@ -54,8 +58,10 @@ def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str]) -> int:
         return 0
     if call.viewer:
         check_viewer()
-    with Interrupt() as interrupt:
-        return run_request(request, go_on(argv), interrupt, call.viewer)
+    server = ForkServer() if fresh and USABLE else contextlib.nullcontext()
+    with server as forks, Interrupt() as interrupt:
+        start = process.execute if forks is None else forks.start
+        return run_request(request, go_on(argv), interrupt, call.viewer, start)
 
 
 def request_of(args: argparse.Namespace) -> Request:

@@ -8,7 +8,7 @@ from threestudio.utils import gpus
 from ..pretrained.models import unreachable
 from .places import located
 from .presets import Preset
-from .request import Request
+from .request import OFFLINE, Request
 
 CPU = "cpu"  # what --gpu takes beside numbers
 
@@ -43,9 +43,10 @@ def lacks(request: Request, preset: Preset, models: Iterable[str]) -> list[str]:
             f"The preset {request.preset} needs a GPU and there is none that can be used: on a CPU "
             "it would take weeks. --preset toy suits a CPU; --gpu cpu takes it all the same."
         )
-    missing = unreachable(map(located, models), preset.offline)
+    offline = request.preset in OFFLINE
+    missing = unreachable(map(located, models), offline)
     if missing:
-        why = "this preset never asks the hub" if preset.offline else "HF_HUB_OFFLINE is set"
+        why = "this preset never asks the hub" if offline else "HF_HUB_OFFLINE is set"
         found.append(
             f"{', '.join(missing)}: neither a folder nor in the hub's cache, and {why}. Give a "
             "local folder, or fetch it with `hf download`."

@@ -14,7 +14,7 @@ from .overrides import check_handover, check_stage
 from .places import ROOT, check_writable, shown
 from .presets import AFTER, Preset, check_name, preset_of, token_memory_options
 from .prompts import by_stage, make_prompts
-from .request import FIELDS, GRID, Request
+from .request import FIELDS, GRID, OFFLINE, Request
 from .subject import LATER, who
 from .task import Task
 from .tasks import assets, preprocess, result, stage, token
@@ -122,7 +122,7 @@ def check_draft(draft: Draft) -> None:
 
 def environment(draft: Draft, name: str) -> dict[str, str]:
     """Variables that a task is given."""
-    given = {"HF_HUB_OFFLINE": "1"} if draft.preset.offline else {}
+    given = {"HF_HUB_OFFLINE": "1"} if draft.request.preset in OFFLINE else {}
     gpu = draft.request.gpu
     # launch.py has --gpu, the other scripts don't
     return given | (variables(gpu) if name in LEAVES or gpu == CPU else {})

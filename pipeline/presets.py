@@ -64,7 +64,6 @@ class Preset:
     refine_negative: str  # negative prompt of the tile prior, of {prompt}
     flags: Mapping[str, Options]  # of the other tasks' scripts
     costs: Mapping[str, Cost]  # ... and what those take, on the machine it is for
-    offline: bool = False  # everything is in this checkout: the hub isn't asked
     on_cpu: bool = False  # its models are small enough for one
     words: str | None = None  # JSON of the only words that its models know
 
@@ -232,7 +231,6 @@ PRESETS = {
             "result": Cost(11),
             "assets": Cost(9),
         },
-        offline=True,
         on_cpu=True,
         words="load/toy-priors/words.json",
     ),

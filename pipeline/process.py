@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType, TracebackType
-from typing import IO, BinaryIO
+from typing import IO, BinaryIO, Protocol
 
 import psutil
 
@@ -28,8 +28,25 @@ STOPPED = 130  # exit code after Ctrl-C
 SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 LINGER = 10.0  # seconds that what a process started may outlive it
 CURSOR = re.compile(r"\x1b\[[\d;]*[A-Za-z]")
+
+
+class Process(Protocol):
+    """A running command, in the terms of subprocess.Popen; its output is a pipe."""
+
+    pid: int
+    stdout: IO[bytes] | None
+
+    @property
+    def returncode(self) -> int | None: ...
+    def poll(self) -> int | None: ...
+    def wait(self) -> int: ...
+
+
+# a command, its working directory and its whole environment
+Start = Callable[[Sequence[str], Path, Mapping[str, str]], Process]
 
 
 class Interrupt:
@@ -37,10 +54,10 @@ class Interrupt:
 
     def __init__(self, second: int = watcher.KILL) -> None:
         self.second = second  # what the children get when it is pressed again
-        self.children: set[subprocess.Popen] = set()
+        self.children: set[Process] = set()
         self.asked = False
 
-    def add(self, child: subprocess.Popen) -> None:
+    def add(self, child: Process) -> None:
         """A child that was started; one that missed a Ctrl-C is told now."""
         before = self.asked
         self.children.add(child)
@@ -69,7 +86,7 @@ class Interrupt:
         for child in list(self.children):
             self._tell(child, first)
 
-    def _tell(self, child: subprocess.Popen, first: bool) -> None:
+    def _tell(self, child: Process, first: bool) -> None:
         with contextlib.suppress(ProcessLookupError):  # it ended just now
             if first:
                 os.kill(child.pid, signal.SIGINT)
@@ -87,7 +104,7 @@ class Outcome:
 
 
 def lines_of(
-    process: subprocess.Popen, over: Callable[[], bool], every: float = 0.5
+    process: Process, over: Callable[[], bool], every: float = 0.5
 ) -> Iterator[tuple[str, bool]]:
     """The process's output as it comes, line by line, to its end or until `over`, which is asked
     meanwhile, about every so many seconds.
@@ -120,32 +137,28 @@ def plain(line: bytes) -> str:
     return CURSOR.sub("", line.decode(errors="replace")).rstrip()
 
 
-def start(
-    command: Sequence[str],
-    cwd: Path,
-    environment: Mapping[str, str],
-    interrupt: Interrupt,
-) -> subprocess.Popen:
-    process = subprocess.Popen(
+def execute(
+    command: Sequence[str], cwd: Path, environment: Mapping[str, str]
+) -> subprocess.Popen[bytes]:
+    """Starts a command by itself; fork_server.py has another way."""
+    return subprocess.Popen(
         command,
         cwd=cwd,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", **environment},
+        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,
     )
-    interrupt.add(process)
-    return process
 
 
-def output_of(process: subprocess.Popen) -> IO[bytes]:
+def output_of(process: Process) -> IO[bytes]:
     """The pipe with what it prints."""
     assert process.stdout is not None  # `start` made it
     return process.stdout
 
 
-def watch(process: subprocess.Popen, log: Path) -> subprocess.Popen:
+def watch(process: Process, log: Path) -> subprocess.Popen:
     """Starts the watcher of a process; it is to be killed when the process has ended."""
     output = output_of(process).fileno()
     words = [str(process.pid), str(output), str(log)]
@@ -185,7 +198,7 @@ def write_line(log: BinaryIO, line: str) -> None:
 class Child:
     """A process from its start to its end."""
 
-    def __init__(self, process: subprocess.Popen, interrupt: Interrupt) -> None:
+    def __init__(self, process: Process, interrupt: Interrupt) -> None:
         self.process, self.interrupt = process, interrupt
         self.ended: float | None = None  # when, by the monotonic clock
         self.peak = 0  # bytes of memory; 0 where that can't be known
@@ -236,6 +249,7 @@ def run(
     tick: Callable[[], None],
     note: Callable[[int, int], None] = lambda task, guard: None,
     on_event: Callable[[Event], None] = lambda event: None,
+    start: Start = execute,
 ) -> Outcome:
     """Runs a command to its end; everything that it prints goes to the file `log`, its lines to
     `on_line`, but for a bar's states. What it tells (events.py) goes to a file beside the log and
@@ -250,10 +264,11 @@ def run(
     began = time.monotonic()
     log.parent.mkdir(parents=True, exist_ok=True)
     listener = Listener(log, on_event)
-    environment = {**environment, VARIABLE: str(listener.path)}
+    environment = {**UNBUFFERED, **environment, VARIABLE: str(listener.path)}
     with log.open("ab", buffering=0) as file:
         write_line(file, f"$ {' '.join(command)}")
-        process = start(command, cwd, environment, interrupt)
+        process = start(command, cwd, {**os.environ, **environment})
+        interrupt.add(process)
         guard = watch(process, log)
         child = Child(process, interrupt)
 
@@ -280,4 +295,4 @@ def run(
     peak = listener.peak
     if child.peak:
         peak["host"] = child.peak / 1e9
-    return Outcome(process.returncode, time.monotonic() - began, peak)
+    return Outcome(process.wait(), time.monotonic() - began, peak)

@@ -26,7 +26,7 @@ from .manifest import Manifest, State
 from .places import ROOT, workplace
 from .plan import LEAVES, Plan, make_plan
 from .presets import preset_of
-from .process import STOPPED, Interrupt
+from .process import STOPPED, Interrupt, Start
 from .progress import Estimate, ProgressLine, Work, duration
 from .request import FIELDS, Request
 from .result_files import MESH
@@ -181,11 +181,16 @@ def of_another_field(
 
 
 def run_request(
-    request: Request, go_on: Sequence[str], interrupt: Interrupt, with_viewer: bool = False
+    request: Request,
+    go_on: Sequence[str],
+    interrupt: Interrupt,
+    with_viewer: bool = False,
+    start: Start = process.execute,
 ) -> int:
     """Runs what is not done; returns the exit code.
 
-    go_on: the command line that continues this run. with_viewer: shows the scene meanwhile.
+    go_on: the command line that continues this run. with_viewer: shows the scene meanwhile. start:
+    what makes the tasks' processes.
     """
     plan = make_plan(request, check=True)
     states = check_here(plan)
@@ -204,7 +209,7 @@ def run_request(
             for name in [task.name for task in plan.tasks]:
                 task = plan[name]
                 with naming(task):
-                    code = run_task(task, manifest, line, interrupt, note)
+                    code = run_task(task, manifest, line, interrupt, note, start)
                 if code == STOPPED:
                     line.close()
                     print(f"\nStopped in {name}. To go on:\n  {shlex.join(go_on)}", flush=True)
@@ -252,7 +257,12 @@ def works(states: Sequence[tuple[Task, State]]) -> list[Work]:
 
 
 def run_task(
-    task: Task, manifest: Manifest, line: ProgressLine, interrupt: Interrupt, note: Note
+    task: Task,
+    manifest: Manifest,
+    line: ProgressLine,
+    interrupt: Interrupt,
+    note: Note,
+    start: Start,
 ) -> int:
     """Runs a task if it isn't done; 0, or STOPPED after Ctrl-C.
 
@@ -272,17 +282,7 @@ def run_task(
     if interrupt.asked:
         return STOPPED
     again = state == "half"
-    if again:
-        task = go_on_from_sound(task, line)
-    for path in manifest.changed(task.name, inputs):
-        line.say(f"{task.name}: {path} isn't what it wrote any more, so it runs again")
-    if not again and (kept := put_aside(task)) is not None:
-        line.say(f"{task.name}: what it made before is kept in {kept}")
-    manifest.begin(task.name, inputs, again)
-    for source, target in task.copies:
-        (workplace() / target).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(workplace() / source, workplace() / target)
-    line.say(f"{task.name}: {'going on from its last checkpoint' if again else 'starts'}")
+    task = begin_task(task, manifest, inputs, again, line)
     log = manifest.folder / "logs" / f"{task.name}.log"
     hearing = Hearing(task, line)
     line.estimate.start(task.name)
@@ -298,6 +298,7 @@ def run_task(
         tick=line.refresh,
         note=note,
         on_event=hearing.on_event,
+        start=start,
     )
     line.estimate.finish()
     manifest.add(task.name, outcome.seconds, outcome.peak_memory)
@@ -308,6 +309,27 @@ def run_task(
     manifest.finish(task.name, task.outputs, steps=task.steps, command=task.shown(again))
     line.say(f"{task.name}: {duration(manifest.records[task.name]['seconds'])}")
     return 0
+
+
+def begin_task(
+    task: Task, manifest: Manifest, inputs: str, again: bool, line: ProgressLine
+) -> Task:
+    """Puts a task's folder and the manifest as it needs them; the task with the words to run.
+
+    again: it goes on where it stopped.
+    """
+    if again:
+        task = go_on_from_sound(task, line)
+    for path in manifest.changed(task.name, inputs):
+        line.say(f"{task.name}: {path} isn't what it wrote any more, so it runs again")
+    if not again and (kept := put_aside(task)) is not None:
+        line.say(f"{task.name}: what it made before is kept in {kept}")
+    manifest.begin(task.name, inputs, again)
+    for source, target in task.copies:
+        (workplace() / target).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(workplace() / source, workplace() / target)
+    line.say(f"{task.name}: {'going on from its last checkpoint' if again else 'starts'}")
+    return task
 
 
 def go_on_from_sound(task: Task, line: ProgressLine) -> Task:

@@ -23,8 +23,8 @@ from animate124.pretrained import models
 # Files that train, start processes or run whole scripts: `make quick` leaves them out. Single tests
 # of other files have the marker themselves.
 SLOW = """
-    cases values animate before benchmarks configs cuda_program evaluate fit launch method
-    original pipeline_plan pipeline_process pipeline_run stages textual_inversion threestudio
+    cases values animate before benchmarks configs cuda_program evaluate fit fork_server launch
+    method original pipeline_plan pipeline_process pipeline_run stages textual_inversion threestudio
     toyworld_characters toyworld_motions toyworld_priors wheel
 """.split()  # noqa: SIM905
 

@@ -11,6 +11,7 @@ import pytest
 from animate124.events import Message, Progress
 from animate124.files.whole import running
 from animate124.pipeline import process, watcher
+from animate124.pipeline.fork_server import USABLE
 from animate124.pipeline.process import Interrupt, run
 
 ROOT = Path(process.__file__).parents[1]
@@ -109,24 +110,36 @@ def test_a_terminals_ctrl_c_isnt_doubled(tmp_path):
     assert seen == ["True True"]
 
 
-def parent_of(code, folder):
-    """A process that runs a child with this code as a run does its steps, and says how it ended.
-    The file `noted` has the numbers that a lock would be told."""
+def parent_of(*codes, folder, forked=False):
+    """A process that runs a child with each code in turn, as a run does its tasks, and says how
+    they ended. The file `noted` has the numbers that a lock would be told."""
+    scripts = [folder / f"task{n}.py" for n in range(len(codes))]
+    for file, code in zip(scripts, codes, strict=True):
+        file.write_text(code)
     script = f"""
-import sys, types
+import contextlib, sys, types
 package = sys.modules["animate124"] = types.ModuleType("animate124")  # without what it registers
 package.__path__ = [{str(ROOT)!r}]
 from pathlib import Path
-from animate124.pipeline.process import Interrupt, run
-with Interrupt() as interrupt:
-    out = run([sys.executable, "-c", {code!r}], Path("."), {{}}, Path("log"), interrupt,
-              lambda text: print(text, flush=True), lambda: None,
-              lambda *pids: Path("noted").write_text(" ".join(map(str, pids))))
-print("code", out.code, flush=True)
+from animate124.pipeline.fork_server import ForkServer
+from animate124.pipeline.process import Interrupt, execute, run
+server = ForkServer() if {forked} else contextlib.nullcontext()
+with server as forks, Interrupt() as interrupt:
+    for file in {[str(file) for file in scripts]}:
+        out = run([sys.executable, file, "a b"], Path("/tmp"), {{"MARK": "7"}},
+                  Path("log").absolute(), interrupt,
+                  lambda text: print(text, flush=True), lambda: None,
+                  lambda *pids: Path("noted").write_text(" ".join(map(str, pids))),
+                  start=forks.start if forks else execute)
+        print("code", out.code, flush=True)
 """
     return subprocess.Popen(
         [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True
     )
+
+
+where_usable = pytest.mark.skipif(not USABLE, reason="forks are for Linux")
+either_way = pytest.mark.parametrize("forked", [False, pytest.param(True, marks=where_usable)])
 
 
 def wait_until(true, seconds=10):
@@ -136,9 +149,10 @@ def wait_until(true, seconds=10):
         time.sleep(0.02)
 
 
-def test_a_child_ends_with_its_killed_parent_and_the_lock_knows_both_processes(tmp_path):
+@either_way
+def test_a_child_ends_with_its_killed_parent_and_the_lock_knows_both_processes(forked, tmp_path):
     code = "import os; print(os.getpid(), flush=True)" + CAREFUL.format(least=1)
-    parent = parent_of(code, tmp_path)
+    parent = parent_of(code, folder=tmp_path, forked=forked)
     pid = int(parent.stdout.readline())
     assert parent.stdout.readline() == "ready\n"
     step, guard = map(int, (tmp_path / "noted").read_text().split())
@@ -161,7 +175,7 @@ print(child.pid, flush=True)
 
 def test_who_does_not_stop_is_killed_with_what_it_started(tmp_path):
     code = FAMILY + "time.sleep(60)"
-    leader = process.start([sys.executable, "-c", code], tmp_path, {}, Interrupt())
+    leader = process.execute([sys.executable, "-c", code], tmp_path, os.environ)
     grandchild = int(leader.stdout.readline())
     watcher.end(leader.pid, leader.stdout.fileno(), tmp_path / "log", grace=0.2)
     assert leader.wait() == -signal.SIGKILL
@@ -201,9 +215,10 @@ def test_a_child_that_missed_ctrl_c_is_told(tmp_path):
     assert outcome.code in (1, -signal.SIGINT)
 
 
+@either_way
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, tmp_path):
-    parent = parent_of(CAREFUL.format(least=1), tmp_path)
+def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, forked, tmp_path):
+    parent = parent_of(CAREFUL.format(least=1), folder=tmp_path, forked=forked)
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(number)
     assert parent.stdout.read() == "asked 1\ncode 41\n"

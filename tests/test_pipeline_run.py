@@ -44,7 +44,9 @@ class Runner:
         self.fails, self.stops = set(), set()
         self.caption = None
 
-    def __call__(self, command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
+    def __call__(
+        self, command, cwd, environment, log, interrupt, on_line, tick, note, on_event, start
+    ):
         name = log.stem
         folders = {"preprocess": "input", "assets": "result"}
         task = self.folder / folders.get(name, name)
@@ -416,7 +418,7 @@ def test_a_failed_task_says_so_and_the_next_run_goes_on(world):
 
 @pytest.mark.parametrize("told", [False, True])
 def test_a_failed_task_names_the_persons_file(told, world, monkeypatch):
-    def fails(command, cwd, environment, log, interrupt, on_line, tick, note, on_event):
+    def fails(command, cwd, environment, log, interrupt, on_line, *rest, on_event, **more):
         on_line(f"error: {command[2]} has no subject")
         if told:  # then that is all that is shown
             on_event(Message(f"{command[2]} has no subject at all", "error"))
