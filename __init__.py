@@ -20,11 +20,13 @@ from .guidance import (
     image,
     image_to_video,
     ltx,
+    skyreels,
     svd,
     tile,
     video,
     wan,
     wan_ti2v,
+    wan_vace,
     zero123,
 )
 from .prompt_processors import cogvideox as cogvideox_prompts
@@ -51,6 +53,7 @@ __all__ = [
     "ltx",
     "ltx_prompts",
     "nerf_volume_renderer",
+    "skyreels",
     "stock_names",
     "svd",
     "tile",
@@ -60,5 +63,6 @@ __all__ = [
     "wan",
     "wan_prompts",
     "wan_ti2v",
+    "wan_vace",
     "zero123",
 ]

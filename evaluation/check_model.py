@@ -57,6 +57,10 @@ FAMILIES = {  # by the pipeline that the folder's model_index.json states
     "WanPipeline with expand_timesteps": Family(
         "animate124-wan-ti2v-guidance", "animate124-wan-prompt-processor"
     ),
+    "WanVACEPipeline": Family("animate124-wan-vace-guidance", "animate124-wan-prompt-processor"),
+    "SkyReelsV2ImageToVideoPipeline": Family(
+        "animate124-skyreels-guidance", "animate124-wan-prompt-processor"
+    ),
     "LTXPipeline": Family("animate124-ltx-guidance", "animate124-ltx-prompt-processor"),
     "CogVideoXPipeline": Family(
         "animate124-cogvideox-guidance", "animate124-cogvideox-prompt-processor"

@@ -4,12 +4,19 @@ all of which it sees, and is given 1000 s as its time; diffusers' samplers round
 
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..pretrained.models import stated_pipeline
 from .conditions import Condition
 from .flow_clips import FlowDistillation
+
+
+def grey_behind(first: Float[Tensor, "B 3 H W"], n_frames: int) -> Float[Tensor, "B F 3 H W"]:
+    """Clips of that first frame, grey behind it."""
+    grey = torch.full_like(first, 0.5)
+    return torch.stack([first] + [grey] * (n_frames - 1), dim=1)
 
 
 class WanDistillation(FlowDistillation):
@@ -38,5 +45,10 @@ class WanDistillation(FlowDistillation):
             hidden_states=z_t.to(self.dtype),
             timestep=t,
             encoder_hidden_states=condition["tokens"].to(self.dtype),
+            **{name: x.to(self.dtype) for name, x in self.further_inputs(condition).items()},
             return_dict=False,
         )[0]
+
+    def further_inputs(self, condition: Condition) -> dict[str, Tensor]:
+        """What the network takes besides, by its argument."""
+        return {}

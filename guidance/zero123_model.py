@@ -74,9 +74,9 @@ def read_clip_settings(path: Path) -> ClipSettings:
 
 
 def clip_pixels(
-    image: Float[Tensor, "1 3 S S"], settings: ClipSettings
-) -> Float[Tensor, "1 3 P P"]:
-    """A square image in [0, 1] as CLIP wants it."""
+    image: Float[Tensor, "B 3 S S"], settings: ClipSettings
+) -> Float[Tensor, "B 3 P P"]:
+    """Square images in [0, 1] as CLIP wants them."""
     options = {"mode": "bicubic", "align_corners": False, "antialias": True}
     pixels = F.interpolate(image, (settings.side, settings.side), **options).clamp(0, 1)
     mean, std = (image.new_tensor(v)[:, None, None] for v in (settings.mean, settings.std))

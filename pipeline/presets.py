@@ -239,6 +239,8 @@ PRESETS = {
     "wan": further("wan", IN_PARTS),
     "wan-ti2v": further("wan-ti2v", IN_PARTS),
     "ltx": further("ltx", IN_PARTS),
+    "skyreels": further("skyreels", IN_PARTS),
+    "wan-vace": further("wan-vace", IN_PARTS),
     "cogvideox": further("cogvideox", CAUSAL_MEMORY),
     "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
     "svd": further("svd", OF_ITS_LENGTH),

@@ -119,7 +119,8 @@ class Request:
     )
     preset: str = option(
         "modelscope (default), zeroscope, toy (small models, on a CPU), or a newer video model "
-        "(docs/priors.md): wan, wan-ti2v, ltx, cogvideox, cogvideox-image, svd, animatediff",
+        "(docs/priors.md): wan, wan-ti2v, wan-vace, skyreels, ltx, cogvideox, cogvideox-image, "
+        "svd, animatediff",
         "modelscope",
         metavar="NAME",
     )

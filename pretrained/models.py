@@ -70,10 +70,12 @@ SINCE = {
     "CogVideoXTransformer3DModel": "0.30",
     "LTXVideoTransformer3DModel": "0.32",
     "MotionAdapter": "0.23",
+    "SkyReelsV2Transformer3DModel": "0.35",
     "SparseControlNetModel": "0.30",
     "UNetMotionModel": "0.23",
     "UNetSpatioTemporalConditionModel": "0.24",
     "WanTransformer3DModel": "0.33",
+    "WanVACETransformer3DModel": "0.34",
 }
 
 BFLOAT16_INSTRUCTIONS = "avx512_bf16", "amx_tile"  # as torch.cpu calls them

@@ -11,6 +11,7 @@ import pytest
 import threestudio
 import torch
 from animate124.guidance import distillation
+from PIL import Image
 
 from guidance_table import Row, cameras, check, rectified_flow, velocity_of_flow, watch
 
@@ -23,6 +24,10 @@ import tiny_models as tiny
 PROMPT, NEGATIVE = "a panda is dancing", "a fox"
 # of 4 tokens: mu goes through (1024, 0.95) and (4096, 2.05)
 LTX_SHIFT = math.exp(0.95 + (2.05 - 0.95) * (4 - 1024) / (4096 - 1024))
+
+
+# that Wan 2.2's folder lacks and its image pipeline asks for
+NONE_OF_THESE = {"image_encoder": None, "image_processor": None}
 
 
 @dataclass
@@ -75,6 +80,24 @@ FAMILIES = {
         128,
         LTX_SHIFT,
     ),
+    "skyreels": Family(
+        flow_row(5, (2, 16, 2, 4, 4), 5, flow_times(5)),
+        tiny.write_skyreels,
+        "SkyReelsV2ImageToVideoPipeline",
+        "wan",
+        (32, 32),
+        512,
+        5.0,
+    ),
+    "wan-vace": Family(
+        flow_row(5, (2, 4, 2, 2, 4), 5, flow_times(3)),
+        tiny.write_vace,
+        "WanVACEPipeline",
+        "wan",
+        (32, 16),
+        512,
+        3.0,
+    ),
 }
 every_family = pytest.mark.parametrize("name", FAMILIES)
 
@@ -116,7 +139,7 @@ def pipelines(folders):
     """diffusers' own, of the same folders."""
     return {
         name: getattr(diffusers, family.pipeline).from_pretrained(
-            folders[name], image_encoder=None, image_processor=None
+            folders[name], **NONE_OF_THESE if name == "wan-ti2v" else {}
         )
         for name, family in FAMILIES.items()
     }
@@ -189,7 +212,41 @@ def ltx_step(pipe, z_t, time, tokens, clip, half):
     return pipe._unpack_latents(answer, frames, rows, columns)
 
 
-STEPS = {"wan": wan_step, "wan-ti2v": wan_ti2v_step, "ltx": ltx_step}
+def skyreels_step(pipe, z_t, time, tokens, clip, half):
+    """The first frame's latents and mask beside the noisy ones, and what CLIP sees of it."""
+    height, width = clip.shape[1:3]
+    picture = pipe.video_processor.preprocess(clip[:1].numpy())
+    _, beside = pipe.prepare_latents(
+        picture, 1, z_t.shape[1], height, width, len(clip), torch.float32, "cpu"
+    )
+    image = pipe.encode_image(clip[0].mul(255).round().byte().numpy(), "cpu")
+    return pipe.transformer(
+        torch.cat([z_t, beside], dim=1), time, tokens, image, return_dict=False
+    )[0]
+
+
+def vace_step(pipe, z_t, time, tokens, clip, half):
+    """What is kept, what changes and the mask, for a first frame with grey behind it."""
+    video = torch.full_like(clip, 0.5)
+    video[0] = clip[0]
+    mask = torch.ones_like(clip)
+    mask[0] = 0
+    height, width = clip.shape[1:3]
+    video, mask, images = pipe.preprocess_conditions(
+        video.numpy()[None], mask.numpy()[None], None, 1, height, width, len(clip), torch.float32
+    )
+    control = pipe.prepare_video_latents(video, mask, images, device="cpu")
+    control = torch.cat([control, pipe.prepare_masks(mask, images)], dim=1)
+    return pipe.transformer(z_t, time, tokens, control_hidden_states=control, return_dict=False)[0]
+
+
+STEPS = {
+    "wan": wan_step,
+    "wan-ti2v": wan_ti2v_step,
+    "ltx": ltx_step,
+    "skyreels": skyreels_step,
+    "wan-vace": vace_step,
+}
 
 
 def scheduler_at(pipe, fraction, shift, tokens):
@@ -213,7 +270,8 @@ def halves_of(condition):
 
 def is_a_sample(latents, posterior):
     """Whether these are one of that posterior, normalised."""
-    mean, std = (torch.tensor(x).view(1, -1, 1, 1, 1) for x in (tiny.MEAN, tiny.STD))
+    n = latents.shape[1] // len(tiny.MEAN)
+    mean, std = (torch.tensor(x * n).view(1, -1, 1, 1, 1) for x in (tiny.MEAN, tiny.STD))
     drawn = (latents * std + mean - posterior.mean) / posterior.std
     return abs(drawn.mean()) < 0.6 and 0.4 < drawn.std() < 1.6
 
@@ -226,7 +284,7 @@ def test_a_call_is_a_step_of_the_pipeline(folders, pipelines, prompts, name, fra
     prior = build(folders, name, view_dependent_prompting=False, **at)
     (width, height), frames, scale = family.size, family.row.frames, 7.0
     prior.cfg.guidance_scale = scale
-    clip = torch.rand(frames, height, width, 3)
+    clip = torch.randint(256, (frames, height, width, 3)) / 255  # CLIP's processor takes bytes
     seen = watch(prior, clip, prompts[name], **cameras(frames, frames))
     # the latents: the VAE's, normalised as the pipeline undoes it
     pixels = pipe.video_processor.preprocess_video(clip.numpy()[None])
@@ -352,10 +410,52 @@ def test_a_model_that_knows_no_first_frame_is_refused(folders):
         build(folders | {"wan-ti2v": folders["wan"]}, "wan-ti2v")
 
 
-def test_without_a_first_frame_all_of_the_clip_has_noise(folders, pipelines, prompts):
-    prior = build(folders, "wan-ti2v", first_frame="none", view_dependent_prompting=False)
-    seen = watch(prior, torch.rand(5, 32, 64, 3), prompts["wan-ti2v"], **cameras(5, 5))
+def alone(pipe, name, z_t, time, condition, clip):
+    """The velocity of a clip without a first frame, as the family's pipeline of text has it."""
+    tokens = condition["tokens"]
+    if name == "wan-ti2v":
+        return wan_step(pipe, z_t, time[:1], tokens, clip)
+    if name == "ltx":
+        sizes = dict(zip(("num_frames", "height", "width"), z_t.shape[2:], strict=True))
+        shown = pipe._pack_latents(z_t), tokens, time, condition["mask"]
+        scale = {"rope_interpolation_scale": (8 / 25, 32, 32), "return_dict": False}
+        return pipe._unpack_latents(pipe.transformer(*shown, **sizes, **scale)[0], *sizes.values())
+    height, width = clip.shape[1:3]
+    video, mask, images = pipe.preprocess_conditions(
+        None, None, None, 1, height, width, len(clip), torch.float32
+    )
+    control = pipe.prepare_video_latents(video, mask, images, device="cpu")
+    control = torch.cat([control, pipe.prepare_masks(mask, images)], dim=1).expand(2, *[-1] * 4)
+    return pipe.transformer(z_t, time, tokens, control_hidden_states=control, return_dict=False)[0]
+
+
+@pytest.mark.parametrize("name", ["wan-ti2v", "ltx", "wan-vace"])
+def test_without_a_first_frame_the_model_is_one_of_text(folders, pipelines, prompts, name):
+    prior = build(folders, name, first_frame="none", view_dependent_prompting=False)
+    n, (width, height) = FAMILIES[name].row.frames, FAMILIES[name].size
+    clip = torch.rand(n, height, width, 3)
+    seen = watch(prior, clip, prompts[name], **cameras(n, n))
     assert "first" not in seen.condition and seen.z_grad[:, :, 0].any()
-    (z_t, time), tokens = seen.shown, seen.condition["tokens"]
-    own = wan_step(pipelines["wan-ti2v"], z_t, time[:1], tokens, None)
-    torch.testing.assert_close(seen.answer, own)
+    with torch.no_grad():
+        own = alone(pipelines[name], name, *seen.shown, seen.condition, clip)
+    torch.testing.assert_close(seen.answer, own, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["wan-ti2v", "ltx", "skyreels", "wan-vace"])
+def test_the_given_picture_is_the_first_frame_where_a_clip_starts_with_it(
+    folders, prompts, tmp_path, name
+):
+    rgba = torch.zeros(64, 64, 4, dtype=torch.uint8)
+    rgba[16:48, 8:40] = torch.tensor([200, 100, 50, 255], dtype=torch.uint8)
+    Image.fromarray(rgba.numpy()).save(tmp_path / "_rgba.png")
+    prior = build(folders, name, cond_image_path=str(tmp_path / "_rgba.png"))
+    n, rgb = FAMILIES[name].row.frames, torch.rand(2 * FAMILIES[name].row.frames, 8, 8, 3)
+    camera = cameras(2 * n, n) | {"frame_times": torch.linspace(0, 1, n).repeat(2)}
+    camera["elevation"], camera["azimuth"] = torch.zeros(2 * n), torch.zeros(2 * n)
+    camera["azimuth"][n] = 90.0  # the second clip starts elsewhere
+    shown = []
+    encode = prior.codec.encode_clips
+    prior.codec.encode_clips = lambda clips, **how: shown.append(clips) or encode(clips, **how)
+    clips, _ = prior.prepare(rgb.permute(0, 3, 1, 2), prompts[name], camera)
+    first = shown[-1][:, 0]
+    assert torch.equal(first[0], prior.picture[0]) and torch.equal(first[1], clips[1, 0])

@@ -12,15 +12,15 @@ WORDS = ["a", "panda", "fox", "is", "dancing", ",", "front", "side", "back", "ov
 TEXT_WIDTH, TEXT_LENGTH = 16, 12
 
 
-def wan_vae(dim_mult=(1, 1, 1, 1), num_res_blocks=1, **options):
+def wan_vae(dim_mult=(1, 1, 1, 1), num_res_blocks=1, z_dim=4, **options):
     return diffusers.AutoencoderKLWan(
         base_dim=4,
-        z_dim=4,
+        z_dim=z_dim,
         dim_mult=list(dim_mult),
         num_res_blocks=num_res_blocks,
         temperal_downsample=[False, True, True],
-        latents_mean=MEAN,
-        latents_std=STD,
+        latents_mean=MEAN * (z_dim // 4),
+        latents_std=STD * (z_dim // 4),
         **options,
     )
 
@@ -68,17 +68,47 @@ def ltx_transformer():
     )
 
 
-def wan_transformer(channels=4, **options):
-    return diffusers.WanTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=channels,
-        out_channels=4,
-        text_dim=TEXT_WIDTH,
-        freq_dim=16,
-        ffn_dim=24,
-        num_layers=2,
-        **options,
+TINY_WAN = {
+    "num_attention_heads": 2,
+    "attention_head_dim": 12,
+    "text_dim": TEXT_WIDTH,
+    "freq_dim": 16,
+    "ffn_dim": 24,
+    "num_layers": 2,
+}
+
+
+def wan_transformer(channels=4):
+    return diffusers.WanTransformer3DModel(in_channels=channels, out_channels=4, **TINY_WAN)
+
+
+def skyreels_transformer():
+    sizes = {"in_channels": 36, "out_channels": 16, "image_dim": 16, "added_kv_proj_dim": 24}
+    return diffusers.SkyReelsV2Transformer3DModel(**sizes, **TINY_WAN)
+
+
+def vace_transformer():
+    """Its branch is random, too: a fresh one says 0."""
+    sizes = {"in_channels": 4, "out_channels": 4, "vace_in_channels": 72, "vace_layers": [0, 1]}
+    network = diffusers.WanVACETransformer3DModel(**sizes, **TINY_WAN)
+    for block in network.vace_blocks:
+        for layer in (block.proj_out, getattr(block, "proj_in", None)):
+            if layer is not None:
+                torch.nn.init.normal_(layer.weight, std=0.3)
+    return network
+
+
+def skyreels_clip():
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 3}
+    config = transformers.CLIPVisionConfig(
+        **sizes, num_attention_heads=2, image_size=32, patch_size=8, projection_dim=16
+    )
+    return transformers.CLIPVisionModelWithProjection(config)
+
+
+def clip_images():
+    return transformers.CLIPImageProcessor(
+        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )
 
 
@@ -98,7 +128,7 @@ def write_family(folder, pipeline, kind, parts, **stated):
     for name, make in parts.items():
         part = make()
         part.save_pretrained(folder / name)
-        index[name] = ["diffusers", type(part).__name__]
+        index[name] = [type(part).__module__.partition(".")[0], type(part).__name__]
     write_text(folder, kind)
     for name, of in (("tokenizer", "T5TokenizerFast"), ("text_encoder", kind)):
         index[name] = ["transformers", of]
@@ -275,6 +305,24 @@ def not_zero(module):
         if not parameter.any():
             torch.nn.init.normal_(parameter, std=0.1)
     return module
+
+
+def write_skyreels(folder):
+    """SkyReels V2's image-to-video model."""
+    parts = {
+        "transformer": skyreels_transformer,
+        "vae": lambda: wan_vae(z_dim=16),
+        "scheduler": functools.partial(wan_scheduler, 5.0),
+        "image_encoder": skyreels_clip,
+        "image_processor": clip_images,
+    }
+    return write_family(folder, "SkyReelsV2ImageToVideoPipeline", "UMT5EncoderModel", parts)
+
+
+def write_vace(folder):
+    """Wan 2.1's VACE."""
+    parts = {"transformer": vace_transformer, "vae": wan_vae, "scheduler": wan_scheduler}
+    return write_family(folder, "WanVACEPipeline", "UMT5EncoderModel", parts)
 
 
 def ltx_scheduler():
