@@ -176,6 +176,27 @@ def test_a_call_is_a_step_of_the_pipeline(folders, prompts, name, width, height,
     torch.testing.assert_close(seen.z_grad, sigma**2 * (eps_hat - eps), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.usefixtures("no_sampling")
+@pytest.mark.parametrize("frames", [5, 17])
+def test_with_blocks_that_are_redone_the_gradient_is_the_same_and_less_is_kept(folders, frames):
+    found, kept = [], []
+    clips = torch.rand(1, frames, 3, HEIGHT, WIDTH, requires_grad=True)
+    for chunk in (0, 8):
+        prior = build(folders["2b"], vae_chunk=chunk)
+        sizes = []
+
+        def keep(x, sizes=sizes):
+            sizes.append(x.numel())
+            return x
+
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+            z = prior.to_latents(clips)
+        found.append(torch.autograd.grad(z.square().sum(), clips)[0])
+        kept.append(sum(sizes))
+    torch.testing.assert_close(*found)
+    assert kept[1] < kept[0] / 3
+
+
 # ---- learned places, which the published 5B of a picture has
 
 

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 diffusers = pytest.importorskip("diffusers", minversion="0.33")  # older ones know no flows
 from diffusers import (
+    CogVideoXDDIMScheduler,
     DDPMScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -25,6 +26,9 @@ from diffusers import (
 
 BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 ALPHA_BAR = DDPMScheduler(**BETAS).alphas_cumprod.double()
+ALPHA_BAR_TO_ZERO = CogVideoXDDIMScheduler(
+    **BETAS, rescale_betas_zero_snr=True, snr_shift_scale=3.0
+).alphas_cumprod.double()
 MEAN, STD = 0.7, 0.4  # of the Gaussian that the models here know
 
 
@@ -47,6 +51,10 @@ FAMILIES = {
     "epsilon": Family(noise.DDPM(ALPHA_BAR), lambda z0, eps, *rest: eps),
     "velocity": Family(
         noise.DDPM(ALPHA_BAR, "v_prediction"),
+        lambda z0, eps, z_t, alpha, sigma: alpha * eps - sigma * z0,
+    ),
+    "velocity, noise alone at the end": Family(
+        noise.DDPM(ALPHA_BAR_TO_ZERO, "v_prediction"),
         lambda z0, eps, z_t, alpha, sigma: alpha * eps - sigma * z0,
     ),
     "rectified flow": Family(
@@ -195,6 +203,13 @@ def test_timesteps_of_the_method():
         980,
         999,
     ]
+
+
+def test_a_timestep_that_is_noise_alone_is_refused():
+    at = FAMILIES["velocity, noise alone at the end"].noise.time_at
+    assert ALPHA_BAR_TO_ZERO[-1] == 0 and at(0.998) == 998
+    with pytest.raises(ValueError, match=r"timestep 999 of 1000.*max_step_percent=0.998 or less"):
+        at(1.0)
 
 
 def test_timesteps_cover_the_range_and_both_ends():

@@ -3,7 +3,9 @@ step that the model's pipeline takes.
 """
 
 import json
+from pathlib import Path
 
+import animate124
 import pytest
 import threestudio
 import torch
@@ -12,7 +14,9 @@ from animate124.guidance.noise import EDM
 from animate124.guidance.speed import prepare_network
 from animate124.guidance.svd import clip_view
 from animate124.guidance.zero123_model import ClipSettings
+from omegaconf import OmegaConf
 from PIL import Image
+from threestudio.launch import main, parser
 
 from guidance_table import Row, cameras, check, watch
 
@@ -187,6 +191,32 @@ def test_denoised_clips_become_pictures(folder):
     loss = prior(rgb, **cameras(FRAMES, FRAMES))["loss_fit"]
     loss.backward()
     assert loss.isfinite() and rgb.grad.flatten(1).any(1).all()
+
+
+@pytest.mark.slow
+def test_a_stage_trains_without_a_prompt_processor(folder, tmp_path, monkeypatch):
+    """As its YAML has it: the prompt names the trial alone."""
+    monkeypatch.chdir(tmp_path)
+    root = Path(animate124.__file__).parent
+    yaml = OmegaConf.load(root / "configs/toy/deformation-stage2.yaml")
+    published = OmegaConf.load(root / "configs/animate124-deformation-stage2-svd.yaml").system
+    for key in ("guidance", "guidance_type", "prompt_processor"):
+        yaml.system[key] = published[key]
+    yaml.system.guidance.update(pretrained_model_name_or_path=str(folder), width=32, height=32)
+    del yaml.system["prompt_processor_type"]
+    OmegaConf.save(yaml, "stage2.yaml")
+    sizes = "num_frames: 4, num_frames_factor: 1, width_vid: 8, height_vid: 8, eval_width: 8"
+    options = [f"data.single_view={{{sizes}, eval_height: 8}}", "system.weights=null"]
+    options += ["trainer.max_steps=3", "trainer.accelerator=cpu"]
+    options += ["system.geometry.pos_encoding_config.freeze_canonical=false"]
+    options += [f"data.image.image_path={root}/load/toy-panda/_rgba.png"]
+    options += ["system.prompt_processor.prompt=a panda is dancing"]
+    args = parser().parse_args(["--config", "stage2.yaml", "--train"])
+    trial = Path(main(args, options, extension="animate124"))
+    saved = torch.load(trial / "ckpts" / "last.ckpt", weights_only=True)
+    moved = [w for key, w in saved["state_dict"].items() if ".deformation.lattices" in key]
+    assert trial.name.startswith("a_panda_is_dancing") and saved["global_step"] == 3
+    assert max(weight.abs().max() for weight in moved) > 1e-4
 
 
 # ---- what isn't taken
