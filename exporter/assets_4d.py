@@ -8,9 +8,10 @@ surface of its own. The exporter doesn't know where a host saves: it writes into
 own, which goes when the exporter goes, and hands every file to the system's `save_file`, which both
 hosts have."""
 
+import contextlib
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tqdm import tqdm
 
 from ..bounds import Bounded, bounded
 from ..events import progress
+from ..files.whole import FULL, in_words
 from .field import Field, Lattice, survey
 from .flip_book import write_glb
 from .following import moving_mesh
@@ -49,6 +51,17 @@ def if_there(value: int, module: str, package: str, need: str, instead: str) -> 
             threestudio.warn(f"{error} Until then {instead}.")
             return 0
     return value
+
+
+@contextlib.contextmanager
+def told_where(folder: Path) -> Iterator[None]:
+    """A full disk's error says where files are made before a host saves them, and what to try."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        raise OSError(error.errno, in_words(error, folder), str(folder)) from error
 
 
 @threestudio.register("animate124-4d-exporter")
@@ -109,7 +122,7 @@ class Assets4DExporter(Exporter):
         self._folder = tempfile.TemporaryDirectory(prefix="assets-4d-")
         folder = Path(self._folder.name)
         # half precision is for training; lattice positions want float32
-        with torch.autocast(self.geometry.bbox.device.type, enabled=False):
+        with torch.autocast(self.geometry.bbox.device.type, enabled=False), told_where(folder):
             self._export(folder)
         files = sorted(path for path in folder.rglob("*") if path.is_file())
         return [

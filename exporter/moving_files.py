@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..files.whole import check_room
 from .alembic import load_alembic, write_alembic
 from .moving_mesh import MovingMesh
 from .skeleton import fit_skeleton, skinning_error
@@ -75,6 +76,8 @@ def write_moving_files(
     said: dict[str, Any] = {}
     for kind, (name, write) in MOVING_WRITERS.items():
         if kind in formats:
+            # USD would leave a part of a file, and Alembic end the process; a .usdz is packed
+            check_room(folder / name, mesh.size * (2 if kind == "usdz" else 1))
             said |= write(folder / name, mesh, playing) or {}
             done()
     return said

@@ -26,6 +26,12 @@ class MovingMesh:
     uv: Float[np.ndarray, "V 2"] | None = None
     texture: UInt8[np.ndarray, "H W 3"] | None = None
 
+    @property
+    def size(self) -> int:
+        """Bytes of all that it holds, without any compression."""
+        arrays = (self.places, self.normals, self.faces, self.colours, self.uv, self.texture)
+        return sum(array.nbytes for array in arrays if array is not None)
+
     def frame(self, i: int) -> Mesh:
         """The mesh at frame time taus[i]."""
         uv = None if self.texture is None else self.uv

@@ -10,6 +10,9 @@ else:
     _whole = utility("whole")
 
 PART = _whole.PART
+FULL = _whole.FULL
+check_room = _whole.check_room
 clear_parts = _whole.clear_parts
+in_words = _whole.in_words
 running = _whole.running
 whole_file = _whole.whole_file

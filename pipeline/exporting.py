@@ -10,7 +10,7 @@ import torch
 
 from ..events import peak_memory, say
 from ..exporter.frame_files import ANIMATED
-from ..files.whole import whole_file
+from ..files.whole import check_room, whole_file
 from ..system.trained import load_scene
 from .places import check_writable
 from .tasks.result import number_of_frames
@@ -40,8 +40,10 @@ def export(system: Any, config: dict[str, Any], out: Path) -> list[Path]:
     for made in exporter():
         path = out / made.save_name
         path.parent.mkdir(parents=True, exist_ok=True)
+        source = Path(made.params["src_path"])
+        check_room(path, source.stat().st_size)
         with whole_file(path) as part:
-            shutil.copyfile(made.params["src_path"], part)
+            shutil.copyfile(source, part)
         written.append(path)
     return written
 

@@ -23,7 +23,7 @@ from .live import viewer
 from .lock import Note, locked
 from .machine import lacks
 from .manifest import Manifest, State
-from .places import ROOT, workplace
+from .places import ROOT, check_writable, workplace
 from .plan import LEAVES, Plan, make_plan
 from .presets import preset_of
 from .process import STOPPED, Interrupt, Start
@@ -128,9 +128,11 @@ def check_here(plan: Plan) -> list[tuple[Task, State]]:
     """The tasks' states before a run.
 
     Raises:
-        ValueError: something that they need isn't here.
+        ValueError: something that they need isn't here; OSError: a folder of theirs is read-only.
     """
     states = pending(plan, beginning(plan.request))
+    for folder in {task.folder for task, state in states if state != "done"}:
+        check_writable(folder)
     if lacking := here(plan, states):
         raise ValueError(" ".join(lacking))
     return states

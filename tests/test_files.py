@@ -1,7 +1,9 @@
 """Files that are whole or not there, and what killed writes leave."""
 
+import errno
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from animate124.files import pictures, videos
-from animate124.files.whole import PART, clear_parts, running, whole_file
+from animate124.files.whole import PART, check_room, clear_parts, running, whole_file
 from threestudio.utils.checkpoints import AtomicCheckpointIO
 
 
@@ -107,3 +109,24 @@ def test_a_full_disk_is_named_with_the_file(name, tmp_path):
     assert "large" in str(caught.value) or "-25" in str(caught.value)
     assert (tmp_path / name).read_text() == "before"
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_full_disk_is_named_with_what_to_try(tmp_path):
+    """Also where the copier's error names the file that is read, as shutil's does."""
+    wanted = tmp_path / "a.bin"
+    for names in [(), ("source",)]:
+        with pytest.raises(OSError, match="No space left") as caught, whole_file(wanted) as part:
+            error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *names)
+            error.filename2 = str(part) if names else None
+            raise error
+        said = str(caught.value)
+        assert said.endswith(f"'{wanted}'") and " MB are free; make room there" in said
+    assert not list(tmp_path.iterdir())
+
+
+def test_room_is_asked_for_before_a_file_is_written(tmp_path):
+    free = shutil.disk_usage(tmp_path).free
+    check_room(tmp_path / "a", free // 2)
+    with pytest.raises(OSError, match=r"MB may be needed and .* TMPDIR says which.*/a'") as caught:
+        check_room(tmp_path / "a", 2 * free + 10**6)
+    assert caught.value.errno == errno.ENOSPC

@@ -1,13 +1,17 @@
 """The exporter's formats of what moves: from a scene to files that all hold the same tracks."""
 
+import errno
 import importlib.util
+import shutil
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 import trimesh
 from animate124.exporter import assets_4d
+from animate124.exporter.frame_files import FRAME_WRITERS
 from animate124.exporter.moving_files import MOVING_FILES, MOVING_WRITERS
 from animate124.exporter.old_files import drop_old_files
 
@@ -125,3 +129,24 @@ def test_a_missing_library_is_named_before_anything_is_computed(monkeypatch, kin
     monkeypatch.setitem(sys.modules, LIBRARIES[kind], None)
     with pytest.raises(ImportError, match=rf"pip install 'threestudio-animate124\[{extra}\]'"):
         make_exporter(Rider(), formats=[kind])
+
+
+@pytest.mark.parametrize("kind", MOVING_WRITERS)
+def test_a_disk_without_room_is_told_before_a_library_writes(tmp_path, monkeypatch, kind):
+    """USD would leave a part of a file without a word, Alembic end the process."""
+    needs(kind)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    with pytest.raises(
+        OSError, match=f"No space left.*MB may be needed.*{MOVING_WRITERS[kind][0]}"
+    ):
+        export(tmp_path, Rider(), num_frames=2, formats=[kind], resolution=12)
+    assert not list(tmp_path.rglob("*.*"))
+
+
+def test_a_full_disk_says_where_files_are_made(tmp_path, monkeypatch):
+    def full(path, mesh):
+        raise OSError(errno.ENOSPC, "No space left on device")  # as a write says it
+
+    monkeypatch.setitem(FRAME_WRITERS, "ply", ("meshes/frame_{:04d}.ply", full))
+    with pytest.raises(OSError, match=r"No space left.*are free; make room.*assets-4d-"):
+        export(tmp_path, Ball(), num_frames=1, formats=["ply"], resolution=12)

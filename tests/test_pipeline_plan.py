@@ -393,6 +393,23 @@ def test_what_the_machine_lacks_is_said_before_the_first_task(tmp_path, monkeypa
     assert not list(tmp_path.iterdir())
 
 
+def test_a_result_that_cant_be_written_is_said_before_the_first_task(tmp_path, monkeypatch):
+    plan = make_plan(request(tmp_path, preset="toy"))
+    folder = plan["result"].folder
+    folder.parent.mkdir(parents=True)
+    folder.write_text("a file")
+    with pytest.raises(NotADirectoryError, match=r"Nothing can be written to .*result"):
+        check_here(plan)
+    folder.unlink()
+    folder.mkdir()
+    assert check_here(plan)
+    may = os.access
+    locked = lambda path, mode: Path(path) != folder.absolute() and may(path, mode)  # noqa: E731
+    monkeypatch.setattr(os, "access", locked)  # root may write anywhere
+    with pytest.raises(PermissionError, match=r"result is read-only for you"):
+        check_here(plan)
+
+
 def test_the_toy_never_asks_the_hub(tmp_path):
     for preset in PRESETS:
         plan = make_plan(request(tmp_path, preset=preset))

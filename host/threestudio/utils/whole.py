@@ -7,14 +7,18 @@ put something in its way.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
 
+FULL = (errno.ENOSPC, errno.EDQUOT)
+WAY_OUT = "make room there, or use another disk (for files in between, TMPDIR says which)"
 PART = re.compile(r"\..+\.(\d+)-[0-9a-f]{8}\.part(\.\w+)?")
 
 
@@ -25,7 +29,7 @@ def whole_file(path: Path, ends_alike: bool = True) -> Iterator[Path]:
     files of that kind finds it.
 
     Raises:
-        OSError: it can't be written; the message has `path`.
+        OSError: it can't be written; the message has `path`, and of a full disk what to try.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     stem, suffix = (path.stem, path.suffix) if ends_alike else (path.name, "")
@@ -36,11 +40,43 @@ def whole_file(path: Path, ends_alike: bool = True) -> Iterator[Path]:
         os.replace(part, path)
     except (OSError, RuntimeError) as error:
         why = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save's
-        if not isinstance(why, OSError) or why.errno is None or why.filename is not None:
+        if not isinstance(why, OSError):
             raise
-        raise OSError(why.errno, why.strerror, str(path)) from error  # such as a full disk
+        if why.errno is None:  # of a writer that has words alone
+            raise OSError(str(why).replace(str(part), str(path))) from error
+        names = {str(name) for name in (why.filename, why.filename2) if name is not None}
+        if names and str(part) not in names:  # another file's
+            raise
+        raise OSError(why.errno, in_words(why, path), str(path)) from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def in_words(error: OSError, path: Path) -> str:
+    """What kept `path` from being written; of a full disk how full, and what to try."""
+    said = error.strerror or str(error)
+    if error.errno not in FULL:
+        return said
+    return f"{said}, {_megabytes(shutil.disk_usage(path.parent).free)} are free; {WAY_OUT}"
+
+
+def check_room(path: Path, size: int) -> None:
+    """For writers that say nothing of a full disk, or take the process with them.
+
+    size: bytes that the file may have.
+
+    Raises:
+        OSError: its disk has no room for them.
+    """
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        full = os.strerror(errno.ENOSPC)
+        said = f"{full}, {_megabytes(size)} may be needed and {_megabytes(free)} are free"
+        raise OSError(errno.ENOSPC, f"{said}; {WAY_OUT}", str(path))
+
+
+def _megabytes(size: int) -> str:
+    return f"{size / 1e6:.1f} MB"
 
 
 def running(pid: int) -> bool:
