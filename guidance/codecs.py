@@ -153,8 +153,9 @@ class CausalVideoCodec:
         self.pixel_factor = stated(vae, "spatial_compression_ratio", "scale_factor_spatial")
         if self.pixel_factor is None:
             self.pixel_factor = halvings(vae)
-        self.mean = per_channel(stated(vae, "latents_mean"), 0.0)
-        self.std = per_channel(stated(vae, "latents_std"), 1.0)
+        device = next(vae.parameters()).device
+        self.mean = per_channel(stated(vae, "latents_mean"), 0.0).to(device)
+        self.std = per_channel(stated(vae, "latents_std"), 1.0).to(device)
         self.scaling_factor = stated(vae, "scaling_factor") or 1.0
 
     def check_size(self, **sizes: int) -> None:
@@ -169,8 +170,7 @@ class CausalVideoCodec:
             pixels = (2 * clips - 1).to(next(self.vae.parameters()).dtype).transpose(1, 2)
             posterior = self.posterior(pixels)
             latents = (posterior.mode() if mode else posterior.sample()).float().contiguous()
-        mean, std = self.mean.to(latents), self.std.to(latents)
-        return (latents - mean) / std * self.scaling_factor
+        return (latents - self.mean) / self.std * self.scaling_factor
 
     def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Any:
         """The distribution of latents, of diffusers or like it, of clips in [-1, 1]."""

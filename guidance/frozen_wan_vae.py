@@ -90,9 +90,7 @@ def direction(x: Clips) -> tuple[Clips, Float[Tensor, "B 1 _ _ _"]]:
 
 def norm_silu(norm: Block, x: Clips) -> Clips:
     """diffusers' WanRMS_norm and the activation behind it."""
-    wide = torch.float32 if x.element_size() < 4 else x.dtype
-    gain = norm.gamma.to(wide) * norm.scale
-    return NormSilu.apply(x, gain, torch.as_tensor(norm.bias, dtype=wide, device=x.device))
+    return NormSilu.apply(x, norm.gain, norm.offset)
 
 
 # ------------------------------------------------------------------ blocks
@@ -187,6 +185,12 @@ def slim(vae: Block) -> Block:
         if conv.weight.is_cuda:
             conv.to(memory_format=torch.channels_last_3d)
         conv.register_buffer("turned", turn(conv), persistent=False)
+    norms: list[Block] = [m for m in vae.modules() if type(m).__name__ == "WanRMS_norm"]
+    for norm in norms:
+        wide = torch.promote_types(norm.gamma.dtype, torch.float32)
+        gain = norm.gamma.to(wide) * norm.scale
+        norm.register_buffer("gain", gain, persistent=False)
+        norm.register_buffer("offset", torch.zeros_like(gain) + norm.bias, persistent=False)
     return vae
 
 

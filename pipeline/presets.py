@@ -178,6 +178,7 @@ def further(video: str, memory: tuple[Memory, ...]) -> Preset:
 CAUSAL_MEMORY = (
     Memory(32, math.inf, CHUNK, 2**23),
     Memory(0, 20, "system.guidance.vae_chunk", 8),
+    Memory(0, 14, "system.prompt_processor.read_on_cpu", True),
     Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
     Memory(0, 10, "data.single_view.num_frames", 9),
 )

@@ -114,6 +114,8 @@ class PromptProcessor(BaseObject):
         front_threshold: float = bounded(45.0, 0, 180)  # degrees of azimuth from the front
         back_threshold: float = bounded(45.0, 0, 180)  # degrees of azimuth from the back
         overhead_threshold: float = bounded(60.0, -90, 90)  # degrees of elevation
+        # reads on the CPU: text encoders of billions of weights may be too large for the GPU
+        read_on_cpu: bool = False
         use_cache: bool = True  # keep embeddings in .threestudio_cache/text_embeddings
 
     cfg: Config
@@ -133,10 +135,12 @@ class PromptProcessor(BaseObject):
             cfg.pretrained_model_name_or_path,
             [cfg.prompt, cfg.negative_prompt, *prompts_vd],
             learned=self.learned_tokens([cfg.prompt, *prompts_vd]),
-            device=self.device,
+            device="cpu" if cfg.read_on_cpu else self.device,
             use_cache=cfg.use_cache,
             length=self.text_length,
         )
+        embeddings = embeddings.to(self.device)
+        masks = None if masks is None else masks.to(self.device)
         self.output = PromptEmbeddings(
             embeddings[:1],
             embeddings[1:2],

@@ -16,6 +16,7 @@ from animate124.prompt_processors.prompts import VIEWS, view_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from threestudio.utils import base
 from transformers import CLIPTextModel, CLIPTokenizer
 
 PROMPT = "a panda is dancing"
@@ -147,6 +148,21 @@ def test_embeddings_are_those_of_the_encoder(process, by_hand):
     plain = output.get_text_embeddings(elevation, azimuth, azimuth, view_dependent_prompting=False)
     for row, prompt in zip(plain, [*[PROMPT] * 4, *["blurry"] * 4], strict=True):
         torch.testing.assert_close(row, by_hand(prompt), atol=1e-5, rtol=0)
+
+
+def test_prompts_can_be_read_on_the_cpu(process, monkeypatch):
+    """A device of its own stands for a GPU."""
+    read, places = prompts.read_texts, []
+
+    def noting(*args, device, **options):
+        places.append(str(device))
+        return read(*args, device="cpu", **options)
+
+    monkeypatch.setattr(prompts, "read_texts", noting)
+    monkeypatch.setattr(base, "get_device", lambda: torch.device("meta"))
+    for on_cpu in (False, True):
+        assert process(read_on_cpu=on_cpu).text_embeddings.device.type == "meta"
+    assert places == ["meta", "cpu"]
 
 
 def test_view_prompts_can_be_written_and_put_first(process, by_hand):
