@@ -228,7 +228,8 @@ def summarise(
         print(f"  {entry.label}: {ending(code)}" + (f", see {entry.log}" if failed else ""))
     bad = [label for label, code in codes.items() if code != 0]
     seen = f" Side by side: {comparison.path}" if comparison.path.is_file() else ""
-    print(f"{len(codes) - len(bad)} of {len(codes)} scenes are done.{seen}", flush=True)
+    scenes = "scene is" if len(codes) == 1 else "scenes are"
+    print(f"{len(codes) - len(bad)} of {len(codes)} {scenes} done.{seen}", flush=True)
     return 0 if not bad else STOPPED if stopped else 1
 
 

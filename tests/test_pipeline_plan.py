@@ -410,6 +410,14 @@ def test_a_result_that_cant_be_written_is_said_before_the_first_task(tmp_path, m
         check_here(plan)
 
 
+@pytest.mark.parametrize("until", ["result", "assets"])
+def test_more_frames_than_anyone_waits_for_are_refused(tmp_path, until):
+    long = {"preset": "toy", "until": until, "seconds": 600.0}
+    assert make_plan(request(tmp_path, **long))  # the toy's 16 a second
+    with pytest.raises(ValueError, match=r"--seconds 600 with --fps 240 is 144000 frames"):
+        make_plan(request(tmp_path, **long, fps=240))
+
+
 def test_the_toy_never_asks_the_hub(tmp_path):
     for preset in PRESETS:
         plan = make_plan(request(tmp_path, preset=preset))

@@ -17,6 +17,7 @@ NAME = "result"
 SCRIPT = "pipeline/result.py"
 PLAYED = ("seconds", "fps", "loop")  # options of animate.py: how a motion plays
 SCENE = {"config": "--from", "checkpoint": "--from", "out": "--out"}  # flags of `add_scene`
+MOST_FRAMES = 10_000
 PLANNED = {**SCENE, **{name: f"--{name}" for name in ("seconds", "loop", "camera")}}
 
 
@@ -59,7 +60,7 @@ def add_playback(p: argparse.ArgumentParser) -> None:
     """The flags of how a motion plays."""
     p.add_argument(
         "--frames",
-        type=whole_number(1, 10000),
+        type=whole_number(1, MOST_FRAMES),
         help="frames from tau 0 to 1 (default: as many as the seconds have)",
     )
     p.add_argument(
@@ -70,8 +71,18 @@ def add_playback(p: argparse.ArgumentParser) -> None:
 
 
 def number_of_frames(args: argparse.Namespace) -> int:
-    """From tau 0 to 1."""
-    return args.frames or max(1, round(args.seconds * args.fps))
+    """From tau 0 to 1.
+
+    Raises:
+        ValueError: there are more than anyone waits for.
+    """
+    frames = args.frames or max(1, round(args.seconds * args.fps))
+    if frames > MOST_FRAMES:
+        raise ValueError(
+            f"--seconds {args.seconds:g} with --fps {args.fps} is {frames} frames to render; "
+            f"{MOST_FRAMES} at most would do. Lower one of the two."
+        )
+    return frames
 
 
 def stands_still(config: Mapping[str, Any]) -> bool:
@@ -92,9 +103,11 @@ def of_last_stage(
     stage, folder = draft.last, draft.folder(NAME)
     reads = {"config": draft.config(stage), "checkpoint": draft.checkpoint(stage)}
     paths = {key: shown(file) for key, file in {**reads, "out": folder}.items()}
+    words = flags(name, {**paths, **options}, parser)
+    number_of_frames(parser.parse_args(words))  # too many are said now
     return Task(
         name=name,
-        command=[script, *flags(name, {**paths, **options}, parser)],
+        command=[script, *words],
         folder=folder,
         settings={**options, "stage": stage},
         reads=reads,
