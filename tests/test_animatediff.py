@@ -132,6 +132,7 @@ def test_a_call_is_a_step_of_the_pipeline(folders, monkeypatch, fraction):
     torch.testing.assert_close(seen.z_grad, sigma**2 * (eps_hat - eps), atol=1e-3, rtol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype, most", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_half_precision_gives_nearly_the_same_gradient(folders, prior, monkeypatch, dtype, most):
     monkeypatch.setattr(distillation, "weights_dtype", lambda *asked: dtype)

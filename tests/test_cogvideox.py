@@ -136,15 +136,15 @@ def step_of_the_pipeline(folder, z_t, t, scale, clip):
 
 
 @pytest.mark.usefixtures("no_sampling")
-@pytest.mark.parametrize("fraction", [0.2, 0.9])
 @pytest.mark.parametrize(
-    "name, width, height, frames",
+    "name, width, height, frames, fraction",
     [
-        ("2b", WIDTH, HEIGHT, FRAMES),
-        ("2b", 48, 48, 9),
-        ("5b", WIDTH, HEIGHT, FRAMES),
-        ("5b", 48, 64, 9),
-        ("5b-I2V", WIDTH, HEIGHT, FRAMES),
+        ("2b", WIDTH, HEIGHT, FRAMES, 0.2),
+        ("2b", 48, 48, 9, 0.9),
+        ("5b", WIDTH, HEIGHT, FRAMES, 0.9),
+        ("5b", 48, 64, 9, 0.2),
+        ("5b-I2V", WIDTH, HEIGHT, FRAMES, 0.2),
+        ("5b-I2V", WIDTH, HEIGHT, FRAMES, 0.9),
     ],
 )
 def test_a_call_is_a_step_of_the_pipeline(folders, prompts, name, width, height, frames, fraction):
@@ -177,10 +177,9 @@ def test_a_call_is_a_step_of_the_pipeline(folders, prompts, name, width, height,
 
 
 @pytest.mark.usefixtures("no_sampling")
-@pytest.mark.parametrize("frames", [5, 17])
-def test_with_blocks_that_are_redone_the_gradient_is_the_same_and_less_is_kept(folders, frames):
+def test_with_blocks_that_are_redone_the_gradient_is_the_same_and_less_is_kept(folders):
     found, kept = [], []
-    clips = torch.rand(1, frames, 3, HEIGHT, WIDTH, requires_grad=True)
+    clips = torch.rand(1, 17, 3, HEIGHT // 2, WIDTH // 2, requires_grad=True)
     for chunk in (0, 8):
         prior = build(folders["2b"], vae_chunk=chunk)
         sizes = []
@@ -234,6 +233,7 @@ def test_a_clip_of_another_size_changes_places_and_back(folders, priors, prompts
 # ---- precision
 
 
+@pytest.mark.slow
 @every_model
 @pytest.mark.parametrize("dtype, most", [(torch.bfloat16, 0.1), (torch.float16, 0.02)])
 def test_half_precision_gives_nearly_the_same_gradient(
