@@ -30,9 +30,6 @@ class DeformedConfig(GridConfig):
     deformation_cells: list = dataclasses.field(default_factory=lambda: [4, 8, 16])
     deformation_spans: int = bounded(8, 1, 64)  # of its splines in time
     freeze_canonical: bool = False  # D alone learns: neither H3 nor the networks
-    # cells along a side of a lattice of what the frozen scene is at its nodes, which training reads
-    # in place of H3 and the networks; 0: none
-    baked_cells: int = bounded(0, 0, 1024)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,12 +40,6 @@ class DeformedConfig(GridConfig):
                 f"pos_encoding_config.deformation_cells is {cells}, but has to be numbers of cells "
                 f"from 1 to {MOST_CELLS}, each larger than the one before, such as [4, 8, 16]."
             )
-        if self.baked_cells and not self.freeze_canonical:
-            raise ValueError(
-                f"pos_encoding_config.baked_cells is {self.baked_cells}, but a scene that learns "
-                "can't be read off a lattice of what it was: set it to 0, or "
-                "pos_encoding_config.freeze_canonical=true."
-            )
 
 
 class DeformedEncoding(Encoding):
@@ -56,7 +47,7 @@ class DeformedEncoding(Encoding):
 
     Config = DeformedConfig
     starts_from = ("HashGridSpatialTime",)
-    usage = ("backend", "static", "freeze_canonical", "baked_cells")
+    usage = ("backend", "static", "freeze_canonical")
     fresh = ("deformation.",)
     deforms = True
 
@@ -64,9 +55,7 @@ class DeformedEncoding(Encoding):
     def from_config(cls, cfg: Any) -> "DeformedEncoding":
         fast = cfg.backend in ("auto", "cuda")
         deformation = Deformation(list(cfg.deformation_cells), cfg.deformation_spans, fast)
-        made = cls(grid_spec(cfg, 3), deformation, cfg.freeze_canonical, cfg.backend)
-        made.baked_cells = cfg.baked_cells
-        return made
+        return cls(grid_spec(cfg, 3), deformation, cfg.freeze_canonical, cfg.backend)
 
     def __init__(
         self, space: GridSpec, deformation: Deformation, frozen: bool = False, backend: str = "auto"

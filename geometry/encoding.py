@@ -27,7 +27,6 @@ class Encoding(nn.Module):
     n_output_dims: int
     static: bool = False  # whether it is the same at all times
     frozen: bool = False  # whether what the scene looks like at tau = 0 is kept as it is
-    baked_cells: int = 0  # of a frozen one: BakedScene's, which training reads instead; 0: none
     deforms: ClassVar[bool] = False  # whether its points move, and nothing else changes with time
     deformation: Deformation  # of one that deforms
 

@@ -21,7 +21,6 @@ from torch import Tensor
 
 from ..bounds import Bounded, bounded
 from . import rigidity
-from .baked_scene import BakedScene
 from .deformation import Deformation
 from .encoding import CompositeEncoding
 from .mlp import MLP
@@ -121,10 +120,9 @@ class ImplicitVolume(BaseImplicitGeometry):
             self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations, fast)
         if self.cfg.normal_type == "pred":
             self.normal_network = MLP(dim_in, 3, *sizes, *activations, fast)
-        networks = [network for network in self.children() if isinstance(network, MLP)]
-        for network in networks:
-            network.requires_grad_(not encoding.frozen)
-        self.baked = BakedScene(encoding.baked_cells) if encoding.baked_cells else None
+        for network in self.children():
+            if isinstance(network, MLP):
+                network.requires_grad_(not encoding.frozen)
 
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """Gets ready for the tables of a state dict in which the geometry's keys begin so."""
@@ -255,31 +253,11 @@ class ImplicitVolume(BaseImplicitGeometry):
         with torch.autocast(points.device.type, enabled=False):
             if times is None or self.deformation is None:
                 output = function(points, times)
-            elif self.training and self.baked is not None and function in self._bakable:
-                output = self._baked(self._canonical(points, times))
             else:
                 output = function(self._canonical(points, times), None)
                 if "normal" in output:
                     output["normal"] = self._turned(output["normal"], points.detach(), times)
         return {name: value.view(*shape, value.shape[-1]) for name, value in output.items()}
-
-    @property
-    def _bakable(self):
-        return self._only_density, self._without_normal
-
-    def _baked(self, points):
-        """Density and features of a frozen scene's points, as its lattice has them."""
-
-        def look(x):
-            encoding = self.encoding(x)
-            density = self._raw_density(self._in_world(x), encoding)
-            features = [self.feature_network(encoding)] if self.has_features else []
-            return torch.cat([density, *features], dim=-1)
-
-        frozen = [p for p in self.parameters() if not p.requires_grad]
-        values = self.baked.read(self._in_unit_cube(points), look, frozen)
-        output = {"density": self.density_activation(values[:, :1])}
-        return output | ({"features": values[:, 1:]} if self.has_features else {})
 
     def _canonical(self, points, times):
         """x_c = x + D, in the world; as far as D is 0, to the bit what came in."""
@@ -314,10 +292,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         return {"features": self.feature_network(self._encode(points, times))}
 
     def _density(self, points, encoding):
-        return self.density_activation(self._raw_density(points, encoding))
-
-    def _raw_density(self, points, encoding):
-        return self.density_network(encoding) + self.density_bias(points)
+        return self.density_activation(self.density_network(encoding) + self.density_bias(points))
 
     def _without_normal(self, points, times, encoding=None):
         encoding = self._encode(points, times) if encoding is None else encoding

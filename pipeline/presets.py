@@ -101,6 +101,7 @@ MOVING_MEMORY = (
 REFINED_MEMORY = (
     *MOVING_MEMORY[:2],
     Memory(0, 20, CHUNK, 2**18),
+    Memory(0, 20, "system.guidance_cn.vae_chunk", 1),
     Memory(0, 16, "system.guidance_cn.fixed_size", 512),
     *MOVING_MEMORY[2:],
 )

@@ -65,68 +65,6 @@ def canonical(volume, points, times):
     return (volume.deformation((points / radius + 1) / 2, times) * 2 - 1) * radius
 
 
-# ------------------------------------------------------------------------------ baked
-
-
-def baked(cells, of=None, **config) -> ImplicitVolume:
-    """A frozen scene that training reads off a lattice; of: whose state it has."""
-    frozen = {"freeze_canonical": True, "baked_cells": cells}
-    volume = bend(make({**MOTION, **frozen}, 0.3, density_bias="blob_dreamfusion", **config))
-    if of is not None:
-        volume.load_state_dict(of.state_dict())
-    return volume
-
-
-def test_a_baked_scene_is_the_scene_at_its_nodes_and_the_finer_the_nearer_between_them():
-    coarse = baked(12)
-    points, times = points_in_box(2000), torch.rand(1, 1)
-    coarse.requires_grad_(False)
-    exact = coarse.eval()(points, times=times)
-    errors = []
-    for cells in (12, 24, 48, 96):
-        volume = baked(cells, of=coarse).train().requires_grad_(False)
-        found = volume(points, times=times)
-        density = volume.forward_density(points, times)
-        torch.testing.assert_close(density, found["density"], rtol=0, atol=0)
-        errors.append([float((found[k] - exact[k]).abs().mean() / exact[k].std()) for k in exact])
-        torch.testing.assert_close(volume.eval()(points, times=times), exact)  # looking is exact
-    ratios = torch.tensor(errors[:-1]) / torch.tensor(errors[1:])
-    assert (ratios > 1.4).all() and max(errors[-1]) < 0.02, errors
-    nodes = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 13)] * 3, indexing="ij"), -1)
-    at_rest = torch.zeros(1, 1)
-    found, expected = (v(nodes, times=at_rest) for v in (coarse.train(), baked(9, coarse).eval()))
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-
-
-def test_a_baked_scene_gives_the_motion_the_exact_ones_gradient():
-    volume, points = baked(160), points_in_box(4000)
-    times = torch.rand(4, 1).repeat_interleave(1000, dim=0)
-    weights = torch.rand(4000, 4)
-    gradients = []
-    for scene in (volume.train(), baked(0, of=volume).train()):
-        out = scene(points, times=times)
-        (weights * torch.cat([out["density"], out["features"]], dim=-1)).sum().backward()
-        assert all(p.grad is None for n, p in scene.named_parameters() if "deformation" not in n)
-        gradients.append([p.grad for p in scene.deformation.parameters()])
-    for found, expected in zip(*gradients, strict=True):
-        cosine = F.cosine_similarity(found.flatten(), expected.flatten(), dim=0)
-        assert cosine > 0.98 and 0.95 < found.norm() / expected.norm() < 1.05
-
-
-def test_what_is_baked_is_what_was_loaded_last():
-    volume, other = baked(8).train(), baked(8)
-    points, times = points_in_box(), torch.rand(1, 1)
-    first = volume(points, times=times)["density"]
-    volume.load_state_dict(other.state_dict())
-    assert torch.equal(
-        volume(points, times=times)["density"], other.train()(points, times=times)["density"]
-    )
-    assert (volume(points, times=times)["density"] - first).abs().max() > 1e-3
-    assert not any("baked" in name for name in volume.state_dict())
-    with pytest.raises(ValueError, match=r"baked_cells is 8.*freeze_canonical=true"):
-        make({**MOTION, "baked_cells": 8})
-
-
 # ------------------------------------------------------------------------------ the field
 
 
