@@ -1,7 +1,8 @@
-"""The four priors at their true size with random weights, made in memory: nothing is downloaded.
+"""The four priors at their true size with random weights: nothing is downloaded.
 
 `install(folder)` writes the small files of their folders (tokenizers, schedulers) and makes
 `pretrained.models.load_component` build networks on the device where it would read weights.
+`write(folder)` writes all of them, for processes that read models from folders.
 """
 
 from pathlib import Path
@@ -14,7 +15,9 @@ from animate124.toyworld.random_priors import (
     FEATURE_EXTRACTOR,
     SCHEDULER,
     WORDS,
+    ZERO123_INDEX,
     byte_pairs,
+    text_index,
     write_json,
     write_tokenizer,
 )
@@ -108,8 +111,8 @@ def make(model: str, subfolder: str, dtype: torch.dtype, device: torch.device | 
     return made.to(dtype).requires_grad_(False).eval()
 
 
-def install(folder: Path, device: torch.device | str) -> None:
-    """Folders that only have small files, and a `load_component` that makes the rest."""
+def write_small_files(folder: Path) -> None:
+    """Configs, tokenizers and schedulers: what is in the priors' folders beside their weights."""
     vocabulary, merges = byte_pairs(WORDS.split())
     for name in ("sd", "text-to-video"):
         write_tokenizer(folder / name / "tokenizer", vocabulary, merges)
@@ -120,6 +123,24 @@ def install(folder: Path, device: torch.device | str) -> None:
     size = {"height": 224, "width": 224}
     extractor = {**FEATURE_EXTRACTOR, "size": {"shortest_edge": 224}, "crop_size": size}
     write_json(folder / "zero123" / "feature_extractor" / "preprocessor_config.json", extractor)
+
+
+def write(folder: Path, device: torch.device | str) -> None:
+    """The four priors' folders with their weights, in float16: 9 GB."""
+    write_small_files(folder)
+    for name, subfolder in COMPONENTS:
+        model: Any = make(name, subfolder, torch.float16, device)
+        model.save_pretrained(folder / name / subfolder)
+    unets = {"sd": "UNet2DConditionModel", "text-to-video": "UNet3DConditionModel"}
+    pipelines = {"sd": "StableDiffusionPipeline", "text-to-video": "TextToVideoSDPipeline"}
+    for name, unet in unets.items():
+        write_json(folder / name / "model_index.json", text_index(pipelines[name], unet))
+    write_json(folder / "zero123" / "model_index.json", ZERO123_INDEX)
+
+
+def install(folder: Path, device: torch.device | str) -> None:
+    """Folders that only have small files, and a `load_component` that makes the rest."""
+    write_small_files(folder)
     read = models.load_component
 
     def load_component(kind: type, model: str, subfolder: str = "", dtype: Any = None) -> Any:

@@ -1,0 +1,151 @@
+"""Whole runs of animate.py as a person waits for them, of this checkout and of another one.
+
+What the tasks tell while they run (events.py) is read beside the clock. Seconds are those of
+the wall clock; GB are 10^9 bytes.
+"""
+
+import argparse
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import animate124
+from animate124.events import TRAINING, Progress, Reader
+from measuring import FIGURES
+
+ROOT = Path(animate124.__file__).parent
+IMAGE, PROMPT = "load/toy-panda/image.png", "a panda is dancing"
+EVERY = 0.05  # seconds between two looks at what is told
+
+
+@dataclass
+class Timed:
+    """A task of a run."""
+
+    began: float  # seconds since animate.py started
+    steps: list[tuple[float, int]] = field(default_factory=list)  # when how many were done
+    seconds: float = 0.0
+    peak: dict[str, float] = field(default_factory=dict)  # GB of "host" and "gpu"
+
+    @property
+    def to_first_step(self) -> float:
+        """From its start to the end of its first training step."""
+        return self.steps[0][0] - self.began
+
+    @property
+    def step_s(self) -> float:
+        """Of a step, over the later half of them: the first ones compile and record. Of a task that
+        told of its steps but once it is an upper bound, its start included."""
+        told = [(self.began, 0), *self.steps] if len(self.steps) == 1 else self.steps
+        (first, before), (last, done) = told[(len(told) - 1) // 2], told[-1]
+        return (last - first) / (done - before)
+
+
+@dataclass
+class Run:
+    seconds: float
+    tasks: dict[str, Timed]
+
+    @property
+    def trained(self) -> dict[str, Timed]:
+        return {name: task for name, task in self.tasks.items() if task.steps}
+
+    @property
+    def to_first_step(self) -> float:
+        """From animate.py's start."""
+        return min(task.steps[0][0] for task in self.trained.values())
+
+    @property
+    def start_s(self) -> float:
+        """From a training task's start to the end of its first step, the mean of all."""
+        return statistics.mean(task.to_first_step for task in self.trained.values())
+
+
+def listen(logs: Path, readers: dict[str, Reader], tasks: dict[str, Timed], now: float) -> None:
+    """Notes what was told since the last time."""
+    for log in logs.glob("*.log"):
+        name = log.stem
+        if name not in tasks:
+            tasks[name] = Timed(now)
+            readers[name] = Reader(log.with_suffix(".events.jsonl"))
+    for name, reader in readers.items():
+        for event in reader.new():
+            if isinstance(event, Progress) and event.of == TRAINING and event.done:
+                tasks[name].steps.append((now, event.done))
+
+
+def run(checkout: Path, out: Path, words: Sequence[str]) -> Run:
+    """A checkout's animate.py from the photo to the result, into an empty folder.
+
+    Raises:
+        subprocess.CalledProcessError: it failed; what it said is on the standard error.
+    """
+    shutil.rmtree(out, ignore_errors=True)
+    command = [sys.executable, "animate.py", IMAGE, "--prompt", PROMPT, "--out", str(out), *words]
+    readers: dict[str, Reader] = {}
+    tasks: dict[str, Timed] = {}
+    scene = out / "toy-panda-a_panda_is_dancing"
+    began = time.perf_counter()
+    process = subprocess.Popen(command, cwd=checkout, stdout=sys.stderr)
+    while process.poll() is None:
+        listen(scene / "logs", readers, tasks, time.perf_counter() - began)
+        time.sleep(EVERY)
+    seconds = time.perf_counter() - began
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    for name, held in json.loads((scene / "manifest.json").read_text())["steps"].items():
+        tasks[name].seconds, tasks[name].peak = held["seconds"], held["peak_memory"]
+    return Run(seconds, tasks)
+
+
+def in_turn(
+    beside: Path | None, folder: Path, words: Sequence[str], repeats: int
+) -> tuple[list[Run], list[Run]]:
+    """Runs of this checkout, and between them as many of the other one."""
+    ours, theirs = [], []
+    for _ in range(repeats):
+        if beside is not None:
+            theirs.append(run(beside.resolve(), folder / "beside", words))
+        ours.append(run(ROOT, folder / "ours", words))
+    return ours, theirs
+
+
+def options(description: str) -> argparse.ArgumentParser:
+    """Of a script that runs animate.py."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument(
+        "--beside", type=Path, help="another checkout, which runs in turn with this"
+    )
+    parser.add_argument("--repeats", type=int, default=1, help="runs of each")
+    parser.add_argument("--figures", type=Path, default=FIGURES, help="where figures are written")
+    parser.add_argument("overrides", nargs="*", metavar="task.key=value")
+    return parser
+
+
+def median(runs: Sequence[Run], of: Callable[[Run], float]) -> float:
+    return statistics.median(map(of, runs))
+
+
+def ratio(ours: Sequence[Run], theirs: Sequence[Run], of: Callable[[Run], float]) -> float:
+    """Of runs in turn, pair by pair."""
+    return statistics.median(of(a) / of(b) for a, b in zip(ours, theirs, strict=True))
+
+
+def say(label: str, ours: Sequence[Run], theirs: Sequence[Run], of: Callable[[Run], float]) -> None:
+    """A line of seconds: ours, and beside them the other checkout's."""
+    more = f"; beside it {median(theirs, of):.2f}, {ratio(ours, theirs, of):.3f}" if theirs else ""
+    print(f"{label}: {median(ours, of):.2f} s{more}", flush=True)
+
+
+def say_starts(ours: Sequence[Run], theirs: Sequence[Run]) -> None:
+    """How long it takes until something is trained."""
+    say("animate.py to the first training step", ours, theirs, lambda run: run.to_first_step)
+    for name in ours[0].trained:
+        say(f"{name} to its first step", ours, theirs, lambda r, n=name: r.tasks[n].to_first_step)
+    say("a training task to its first step, mean", ours, theirs, lambda run: run.start_s)

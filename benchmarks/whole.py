@@ -1,0 +1,142 @@
+"""animate.py from a photo to the result with full-size models, beside another checkout's.
+
+    python benchmarks/whole.py [--beside PATH] [--steps-share 0.02] [--tiny] [stageN.key=value ...]
+
+The models have random weights and lie in a local folder that this script writes (9 GB; --models
+keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for the same
+steps. With --steps-share below 1 each training takes that share of its steps, and the rest is
+reckoned: steps that are left times the length of one, over the later half of those that ran. What
+grows with training is not in it: the validations on the way, and samples, which are most in the
+beginning. --fast, a quarter of the steps, is reckoned likewise. --tiny tries it on a CPU.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+# before torch is loaded, as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+import full_size_models
+import torch
+from animate124.pipeline.presets import FAST, PRESETS, Stage
+from animate124.toyworld.random_priors import make_random_priors
+from measuring import FIGURES, device_name, record
+from omegaconf import OmegaConf
+from runs import ROOT, Run, in_turn, median, options, ratio
+from stages import SECTION, TINY, TINY_SIZES
+from step import ORIGINAL
+
+MODEL = "pretrained_model_name_or_path"
+MODELS = {  # of a stage's system -> the folder
+    f"guidance.{MODEL}": {1: "sd", 2: "text-to-video", 3: "text-to-video"},
+    f"guidance_3d.{MODEL}": dict.fromkeys((1, 2, 3), "zero123"),
+    f"guidance_cn.{MODEL}": {3: "sd"},
+    "guidance_cn.controlnet_name_or_path": {3: "controlnet-tile"},
+}
+PRESET = PRESETS["modelscope"]  # animate.py's default
+SMALL = [
+    "--gpu=cpu",
+    "preprocess.size=64",
+    "token.resolution=64",
+    "token.num_validation_images=0",
+    "token.train_batch_size=2",
+    "result.size=16",
+    "result.frames=2",
+    "assets.faces=200",
+    "assets.texture=32",
+    "assets.resolution=16",
+]
+
+
+def steps_of(share: float) -> dict[str, int]:
+    """Of the default preset's trainings, or a share of them."""
+    steps = {"token": PRESET.flags["token"]["max_train_steps"]}
+    steps |= {row.name: config_of(row)["trainer"]["max_steps"] for row in PRESET.stages}
+    return {name: max(4, round(share * count)) for name, count in steps.items()}
+
+
+def config_of(row: Stage) -> Any:
+    return OmegaConf.load(ROOT / row.config)
+
+
+def words(models: Path, steps: dict[str, int], tiny: bool) -> list[str]:
+    """animate.py's: the models, and so many steps of each training."""
+    found = [f"token.max_train_steps={steps['token']}"]
+    for n, row in enumerate(PRESET.stages, start=1):
+        config = config_of(row)
+        interval = min(steps[row.name], config.trainer.val_check_interval)
+        given = [f"trainer.max_steps={steps[row.name]}", f"trainer.val_check_interval={interval}"]
+        given += [f"system.{key}={models / of[n]}" for key, of in MODELS.items() if n in of]
+        given += [*TINY, *TINY_SIZES[n]] if tiny else []
+        has = set(config.system)  # not every stage asks Zero123
+        found += [f"{row.name}.{word}" for word in given if has.issuperset(SECTION.findall(word))]
+    return [*found, *(SMALL if tiny else [])]
+
+
+def reckoned(run: Run, whole: dict[str, int]) -> float:
+    """Seconds of a run that would train so many steps."""
+    more = ((whole[name] - task.steps[-1][1]) * task.step_s for name, task in run.trained.items())
+    return run.seconds + sum(more)
+
+
+def say(label: str, run: Run, whole: dict[str, int]) -> None:
+    """A run's tasks, and what the whole would take."""
+    print(f"\n{label}: {run.seconds:.1f} s as it ran")
+    for name, task in run.tasks.items():
+        peaks = ", ".join(f"{gb:.2f} GB {kind}" for kind, gb in task.peak.items())
+        line = f"  {name}: {task.seconds:.1f} s; {peaks}"
+        if name in run.trained:
+            line += (
+                f"; {task.steps[-1][1]} steps of {whole[name]}, {1e3 * task.step_s:.1f} ms each, "
+                f"the first after {task.to_first_step:.1f} s"
+            )
+        print(line)
+    print(f"  with all steps: {reckoned(run, whole) / 60:.1f} minutes", flush=True)
+
+
+def main() -> None:
+    parser = options(__doc__.splitlines()[0])
+    parser.add_argument("--steps-share", type=float, default=1.0, help="of each training's steps")
+    parser.add_argument("--models", type=Path, help="folder of the models, written if it is empty")
+    parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
+    args = parser.parse_args()
+    whole, ran = steps_of(1), steps_of(args.steps_share)
+    with tempfile.TemporaryDirectory() as folder:
+        models = (args.models or Path(folder) / "models").absolute()
+        if args.tiny:
+            make_random_priors(models)
+        elif not (models / "sd").is_dir():
+            full_size_models.write(models, "cuda" if torch.cuda.is_available() else "cpu")
+            torch.cuda.empty_cache()
+        given = [*words(models, ran, args.tiny), *args.overrides]
+        ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats)
+    print(f"{device_name()}, torch {torch.__version__}, share of the steps: {args.steps_share:g}")
+    for run in theirs:
+        say("beside", run, whole)
+    for run in ours:
+        say("ours", run, whole)
+    original = sum(ORIGINAL[n, "blob"][0][0] * whole[f"stage{n}"] for n in (1, 2, 3)) / 60e3
+    print(f"\nthe original's three stages, an H200's milliseconds a step: {original:.0f} minutes")
+    fast = {name: count // FAST for name, count in whole.items()}
+    peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
+    how = "reckoned" if args.steps_share < 1 else "measured"
+    figures = {
+        "whole.minutes": (median(ours, lambda run: reckoned(run, whole)) / 60, f"min, {how}"),
+        "whole.fast_minutes": (median(ours, lambda run: reckoned(run, fast)) / 60, "min, reckoned"),
+    }
+    if theirs:
+        share = ratio(ours, theirs, lambda run: reckoned(run, whole))
+        figures["whole.ratio_to_before"] = share, "of the other build's minutes"
+    if peaks:
+        figures["whole.peak_gb"] = max(peaks), "GB"
+    for name, (value, unit) in figures.items():
+        print(f"{name}: {value:.3g} {unit}")
+    if not args.tiny or args.figures != FIGURES:
+        record(figures, args.figures)
+
+
+if __name__ == "__main__":
+    main()
