@@ -1,0 +1,74 @@
+"""Benchmarks of whole runs: what they hear of a run, what they reckon, and what they ask for."""
+
+from pathlib import Path
+
+import pytest
+from animate124.pipeline.command import request_of
+from animate124.pipeline.plan import make_plan
+from animate124.pipeline.request import parser
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+STAND_IN = """
+import json, sys, time
+from pathlib import Path
+out = Path(sys.argv[sys.argv.index("--out") + 1]) / "toy-panda-a_panda_is_dancing"
+(out / "logs").mkdir(parents=True)
+steps = {}
+for name, training in (("preprocess", 0), ("stage1", 4)):
+    (out / "logs" / f"{name}.log").write_text("")
+    with open(out / "logs" / f"{name}.events.jsonl", "w") as file:
+        for done in range(training + 1):
+            time.sleep(0.3)
+            told = {"event": "progress", "done": done, "total": 4, "of": "training"}
+            print(json.dumps(told), file=file, flush=True)
+    steps[name] = {"seconds": 7.0, "peak_memory": {"host": 0.5}}
+(out / "manifest.json").write_text(json.dumps({"steps": steps}))
+"""
+
+
+@pytest.fixture
+def benchmarks(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+
+def test_a_run_is_heard_as_it_comes(benchmarks, tmp_path):
+    from runs import run
+
+    (tmp_path / "animate.py").write_text(STAND_IN)
+    heard = run(tmp_path, tmp_path / "out", ["--preset=toy"])
+    assert [*heard.tasks] == ["preprocess", "stage1"] and [*heard.trained] == ["stage1"]
+    stage = heard.trained["stage1"]
+    assert stage.to_first_step == heard.start_s == pytest.approx(0.6, abs=0.25)
+    assert stage.step_s == pytest.approx(0.3, abs=0.15)
+    assert 1.8 < heard.seconds < 5 and heard.to_first_step == pytest.approx(0.9, abs=0.4)
+    assert stage.seconds == 7 and stage.peak == {"host": 0.5}
+
+
+def test_steps_that_did_not_run_are_reckoned_at_the_later_ones_length(benchmarks):
+    from runs import Run, Timed
+    from whole import reckoned
+
+    steps = [(15.0, 1), (16.0, 2), (18.0, 6), (20.0, 10)]  # the first one takes long
+    stage = Timed(began=3, steps=steps)
+    once = Timed(began=30, steps=[(32.0, 4)])  # half a second a step, at most
+    run = Run(40.0, {"preprocess": Timed(began=0), "stage1": stage, "token": once})
+    assert stage.step_s == 0.5
+    assert reckoned(run, {"stage1": 110, "token": 4}) == 40 + 50
+    assert reckoned(run, {"stage1": 10, "token": 24}) == 40 + 10
+
+
+def test_the_whole_asks_for_no_model_but_its_own(benchmarks, tmp_path):
+    from whole import ROOT, steps_of, words
+
+    for name in ("sd", "zero123", "text-to-video", "controlnet-tile"):
+        (tmp_path / name).mkdir()
+    given = words(tmp_path, steps_of(0.01), tiny=False)
+    image = str(ROOT / "load" / "toy-panda" / "image.png")
+    asked = parser().parse_intermixed_args([image, "--prompt", "a panda is dancing", *given])
+    tasks = {task.name: task for task in make_plan(request_of(asked)).tasks}
+    models = {model for task in tasks.values() for model in task.models}
+    named = {word.partition("=")[2] for task in tasks.values() for word in task.words()}
+    assert all(Path(model).parent == tmp_path for model in models), models
+    assert {str(tmp_path / name) for name in ("sd", "zero123", "text-to-video")} <= named
+    assert not [word for word in named if word.startswith(("damo", "bennyguo", "lllyasviel"))]
+    assert (tasks["token"].steps, tasks["stage1"].steps, tasks["stage3"].steps) == (30, 100, 50)
