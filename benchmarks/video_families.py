@@ -123,6 +123,52 @@ FAMILIES: dict[str, Family] = {  # by the end of their configs' names
         index={"_class_name": "WanPipeline", "expand_timesteps": True},
         sees_picture=True,
     ),
+    "wan-vace": Family(
+        {
+            "transformer": (
+                "WanVACETransformer3DModel",
+                {
+                    "num_attention_heads": 12,
+                    "ffn_dim": 8960,
+                    "num_layers": 30,
+                    "vace_layers": [*range(0, 30, 2)],
+                },
+                {**TINY_WAN, "vace_layers": [0]},
+            ),
+            "vae": ("AutoencoderKLWan", WAN_VAE, {"base_dim": 4}),
+        },
+        {**FLOW, "flow_shift": 3.0},
+        (512, 4096),
+        index={"_class_name": "WanVACEPipeline"},
+        sees_picture=True,
+    ),
+    "skyreels": Family(
+        {
+            "transformer": (
+                "SkyReelsV2Transformer3DModel",
+                {
+                    "num_attention_heads": 12,
+                    "ffn_dim": 8960,
+                    "num_layers": 30,
+                    "in_channels": 36,
+                    "out_channels": 16,
+                    "image_dim": 1280,
+                    "added_kv_proj_dim": 1536,
+                },
+                {**TINY_WAN, "image_dim": 16, "added_kv_proj_dim": 32},
+            ),
+            "vae": ("AutoencoderKLWan", WAN_VAE, {"base_dim": 4}),
+            "image_encoder": (
+                "CLIPVisionModelWithProjection",
+                VISION_H,
+                {"hidden_size": 16, "num_hidden_layers": 2, "projection_dim": 16},
+            ),
+        },
+        FLOW,
+        (512, 4096),
+        index={"_class_name": "SkyReelsV2ImageToVideoPipeline"},
+        sees_picture=True,
+    ),
     "ltx": Family(
         {
             "transformer": (
@@ -288,9 +334,8 @@ def install_video(name: str, folder: Path, device: str, tiny: bool) -> list[str]
     family, place = FAMILIES[name], folder / name
     write_json(place / "scheduler" / "scheduler_config.json", {**SCHEDULER, **family.scheduler})
     write_json(place / "model_index.json", family.index)
-    write_json(
-        place / "feature_extractor" / "preprocessor_config.json", {**FEATURE_EXTRACTOR, **PIXELS}
-    )
+    for part in ("feature_extractor", "image_processor"):  # what CLIP's pictures are like
+        write_json(place / part / "preprocessor_config.json", {**FEATURE_EXTRACTOR, **PIXELS})
     for subfolder in family.parts:
         write_json(place / subfolder / "config.json", part_of(name, subfolder, tiny)[1])
     read = models.load_component

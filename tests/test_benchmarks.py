@@ -36,6 +36,8 @@ def write_tube(path):
 FAMILIES = {  # likewise, of video models
     "wan": {"transformer": 1418.9968, "vae": 126.892531},
     "wan-ti2v": {"transformer": 4999.787712, "vae": 704.688668},
+    "wan-vace": {"transformer": 2153.972032, "vae": 126.892531},
+    "skyreels": {"transformer": 1564.428608, "image_encoder": 632.0768},
     "ltx": {"transformer": 1923.385472, "vae": 419.193649},
     "cogvideox": {"transformer": 1693.783872, "vae": 215.583907},
     "cogvideox-image": {"transformer": 5570.47968, "vae": 215.583907},
