@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -30,9 +31,10 @@ from tqdm import tqdm
 
 from ..files.figures import commit, device_name
 from ..files.json_files import read_json
+from ..pipeline.fork_server import USABLE, ForkServer
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
-from ..pipeline.process import Interrupt
+from ..pipeline.process import Interrupt, Start, execute
 from ..pipeline.request import FIELDS, Request
 from ..pipeline.run import run_request
 from ..system.trained import Scene, load_scene
@@ -81,7 +83,13 @@ class Run:
     """A finished run of the pipeline up to a stage."""
 
     def __init__(
-        self, subject: Subject, field: str, out: Path, until: str, overrides: Sequence[str]
+        self,
+        subject: Subject,
+        field: str,
+        out: Path,
+        until: str,
+        overrides: Sequence[str],
+        start: Start,
     ) -> None:
         picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
         words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
@@ -96,7 +104,7 @@ class Run:
             overrides=by_task(words),
         )
         with Interrupt() as interrupt:
-            code = run_request(request, sys.argv, interrupt)
+            code = run_request(request, sys.argv, interrupt, start=start)
         if code != 0:
             raise KeyboardInterrupt
         self.folder = request.folder
@@ -117,10 +125,14 @@ def evaluate(
     until: str,
     overrides: Sequence[str],
     ablation: bool = True,
+    start: Start = execute,
 ) -> dict:
-    """A run's figures (the module's docstring names them); pictures and trials stay in `out`."""
+    """A run's figures (the module's docstring names them); pictures and trials stay in `out`.
+
+    start: what makes the tasks' processes.
+    """
     where = {"field": field, "device": device_name(), "commit": commit()}
-    run = Run(subject, field, out, until, overrides)
+    run = Run(subject, field, out, until, overrides, start)
     scenes = [run.scene(stage) for stage in run.stages]
     figures = stills(subject, scenes[-1])
     if until != "stage1":
@@ -128,7 +140,7 @@ def evaluate(
     write_sheet(out / "sheet.png", faces(subject, scenes[-1]))
     if ablation:
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
-        blind = Run(subject, field, out / "without_3d_prior", until, off).scene(until)
+        blind = Run(subject, field, out / "without_3d_prior", until, off, start).scene(until)
         figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)["novel_view_psnr"]
     return {**dataclasses.asdict(subject), **where, **figures, "seconds": run.seconds()}
 
@@ -219,7 +231,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subject = Subject(args.species, args.motion, args.seed)
         field, until = args.field or FIELDS[0], STAGES[args.stage - 1]
         overrides = [*BUDGETS[args.budget], *args.overrides]
-        found = evaluate(subject, field, out, until, overrides, not args.no_ablation)
+        # as animate.py does, and before anything asks for a GPU
+        with ForkServer() if USABLE else contextlib.nullcontext() as forks:
+            start = execute if forks is None else forks.start
+            found = evaluate(subject, field, out, until, overrides, not args.no_ablation, start)
         networks = {"classifier": CLASSIFIER, "identity_network": NETWORK}
         known = {k: read_json(folder / "config.json") for k, folder in networks.items()}
         print(json.dumps({**found, **known}), flush=True)
