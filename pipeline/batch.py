@@ -81,7 +81,8 @@ def read_table(
             text = error.args[0] if isinstance(error, KeyError) else error
             wrong.append(f"row {row.number}: {text}")
     if wrong:
-        said = f"{len(wrong)} of {len(rows)} scenes can't be run, so none was begun:"
+        scenes = "scene" if len(rows) == 1 else "scenes"
+        said = f"{len(wrong)} of {len(rows)} {scenes} can't be run, so none was begun:"
         raise ValueError("\n  ".join([f"{path}: {said}", *wrong]))
     return list(entries.values())
 
