@@ -38,8 +38,11 @@ def mended(
 ) -> Float[np.ndarray, "F V 3"]:
     """Places whose shift from `rest` is, at `lost` vertices, the mean of that of their neighbours:
     harmonic on the graph of edges. A part that is lost as a whole stays where it is."""
-    from scipy.sparse import csr_array, diags_array
+    from scipy.sparse import csr_array, dia_array  # diags_array came with SciPy 1.12
     from scipy.sparse.linalg import splu
+
+    def diagonal(values):
+        return dia_array((values[None], [0]), shape=(len(values), len(values)))
 
     shifts = (places - rest).astype(np.float64)
     edges = np.concatenate([faces[:, [0, 1]], faces[:, [1, 2]], faces[:, [2, 0]]])
@@ -47,11 +50,11 @@ def mended(
     edges = np.concatenate([edges, edges[:, ::-1]])
     n = len(rest)
     near = csr_array((np.ones(len(edges)), tuple(edges.T)), (n, n))
-    laplacian = (diags_array(near.sum(1)) - near).tocsr()
+    laplacian = (diagonal(near.sum(1)) - near).tocsr()
     for frame in np.flatnonzero(lost.any(1)):
         inner, outer = np.flatnonzero(lost[frame]), np.flatnonzero(~lost[frame])
         rows = laplacian[inner]
-        matrix = rows[:, inner] + HOLD * diags_array(np.ones(len(inner)))
+        matrix = rows[:, inner] + HOLD * diagonal(np.ones(len(inner)))
         right = HOLD * shifts[frame, inner] - rows[:, outer] @ shifts[frame, outer]
         shifts[frame, inner] = splu(matrix.tocsc()).solve(right)
     return (rest + shifts).astype(np.float32)

@@ -123,7 +123,7 @@ def animate124(configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost]) ->
 def full(video: str) -> Preset:
     """Full-size models; `video`: which video prior, as the configs' names end."""
     static = "configs/animate124-stage1.yaml"
-    costs = Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)
+    first, second, third = Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)
     return Preset(
         stages=animate124(
             (
@@ -131,7 +131,7 @@ def full(video: str) -> Preset:
                 f"configs/animate124-deformation-stage2-{video}.yaml",
                 f"configs/animate124-deformation-stage3-{video}.yaml",
             ),
-            costs,
+            (first, second._replace(step_s=0.09), third._replace(step_s=0.24)),
         ),
         grid=animate124(
             (
@@ -139,7 +139,7 @@ def full(video: str) -> Preset:
                 f"configs/animate124-stage2-{video}.yaml",
                 f"configs/animate124-stage3-{video}.yaml",
             ),
-            costs,
+            (first, second, third),
         ),
         static_prompt="a high resolution DSLR image of {phrase}",
         video_negative="",
