@@ -146,7 +146,11 @@ class Request:
         type=path,
         column=False,
     )
-    fast: bool = option("a quarter of the training steps", False, action="store_true")
+    fast: bool = option(
+        "a quarter of the training steps (half of the quickstart's stage 2)",
+        False,
+        action="store_true",
+    )
     seconds: float | None = option(
         "how long the motion takes when it is played (default 2)",
         metavar="SECONDS",

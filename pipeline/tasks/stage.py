@@ -9,7 +9,7 @@ from ..machine import CPU
 from ..manifest import model_hash
 from ..overrides import stage_config, written
 from ..places import MODELS, ROOT, located, shown
-from ..presets import FAST, Stage
+from ..presets import Stage
 from ..task import Task
 
 SCRIPT = "launch.py"
@@ -62,7 +62,7 @@ def add_config(draft: Draft, stage: Stage) -> None:
     values |= draft.memory[stage.name]
     if request.fast:
         trainer = stage_config(path, [written(*pair) for pair in values.items()])["trainer"]
-        steps = max(1, trainer["max_steps"] // FAST)
+        steps = max(1, trainer["max_steps"] // stage.fast)
         values["trainer.max_steps"] = steps
         values["trainer.val_check_interval"] = min(steps, trainer["val_check_interval"])
     words = [written(key, value) for key, value in values.items()]
