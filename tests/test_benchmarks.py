@@ -188,7 +188,8 @@ def test_the_sheet_of_the_suite_has_the_characters_two_by_two(tmp_path):
         (tmp_path / name).mkdir()
         Image.new("RGB", (30, 20), (80 * n, 0, 0)).save(tmp_path / name / "sheet.png")
     output_of("suite_picture.py", ".", "sheet.png", "fox", "frog", "duck", folder=tmp_path)
-    with Image.open(tmp_path / "sheet.png") as picture:
+    with Image.open(tmp_path / "sheet.png") as saved:
+        picture = saved.convert("RGB")
         assert [picture.getpixel(at)[0] for at in ((5, 5), (50, 5), (5, 40))] == [0, 80, 160]
         assert picture.getpixel((50, 40)) == (255, 255, 255)
 
