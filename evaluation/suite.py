@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import contextlib
 import dataclasses
 import json
 import os
@@ -31,7 +30,7 @@ from tqdm import tqdm
 
 from ..files.figures import commit, device_name
 from ..files.json_files import read_json
-from ..pipeline.fork_server import USABLE, ForkServer
+from ..pipeline.fork_server import forks
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
 from ..pipeline.process import Interrupt, Start, execute
@@ -232,8 +231,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         field, until = args.field or FIELDS[0], STAGES[args.stage - 1]
         overrides = [*BUDGETS[args.budget], *args.overrides]
         # as animate.py does, and before anything asks for a GPU
-        with ForkServer() if USABLE else contextlib.nullcontext() as forks:
-            start = execute if forks is None else forks.start
+        with forks() as start:
             found = evaluate(subject, field, out, until, overrides, not args.no_ablation, start)
         networks = {"classifier": CLASSIFIER, "identity_network": NETWORK}
         known = {k: read_json(folder / "config.json") for k, folder in networks.items()}

@@ -3,7 +3,7 @@ from the camera that took it, else the rendered frame, without its graph, or non
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,8 @@ from torch import Tensor
 from ..bounds import bounded, path_of
 from ..data.reference_image import reference
 from .clips import Clips
+from .codecs import CausalVideoCodec
+from .conditions import Condition, both
 
 RENDERED, NONE = "rendered", "none"
 SAME = 1e-3  # degrees, scene units, and frame time: cameras and moments that differ by less
@@ -87,3 +89,19 @@ class FirstFrameDistillation(Clips):
         cfg = self.cfg
         place = cfg.cond_elevation_deg, cfg.cond_azimuth_deg, cfg.cond_camera_distance
         return starts_at(camera, n_clips, place)
+
+
+class CleanFirstFrameDistillation(FirstFrameDistillation):
+    """... as the first latent frame, clean, which a causal VAE makes of the first frame alone."""
+
+    codec: CausalVideoCodec
+    first_mode: ClassVar[bool]  # the mode of the VAE's posterior, or a sample
+
+    @torch.no_grad()
+    def clip_condition(
+        self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
+    ) -> Condition:
+        frames = self.first_frames(clips, camera)
+        if frames is None:
+            return {}
+        return {"first": both(self.codec.encode_clips(frames[:, None], mode=self.first_mode))}

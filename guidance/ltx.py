@@ -13,43 +13,34 @@ The text is T5's, 128 tokens; the network doesn't see the padding.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import threestudio
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..bounds import bounded, path_of
-from .conditions import Condition, both
-from .first_frames import FirstFrameDistillation
+from .conditions import Condition
+from .first_frames import CleanFirstFrameDistillation
 from .flow_clips import FlowDistillation
 
 
 @threestudio.register("animate124-ltx-guidance")
-class LTXGuidance(FirstFrameDistillation, FlowDistillation):
+class LTXGuidance(CleanFirstFrameDistillation, FlowDistillation):
     """A clip is one sample: [B*F H W 3], F = 8k + 1 frames of a clip adjacent -> latents
     [B 128 k+1 h w]."""
 
     @dataclass
-    class Config(FirstFrameDistillation.Config, FlowDistillation.Config):
+    class Config(CleanFirstFrameDistillation.Config, FlowDistillation.Config):
         pretrained_model_name_or_path: str = path_of("model", "Lightricks/LTX-Video")
         guidance_scale: float = 5.0  # of classifier-free guidance
         frame_rate: float = bounded(25.0, above=0)  # frames a second, as the network takes the clip
 
     cfg: Config
+    first_mode: ClassVar[bool] = False
     network_class: ClassVar[type | str] = "LTXVideoTransformer3DModel"
     vae_class: ClassVar[str] = "AutoencoderKLLTXVideo"
     frame_factor: ClassVar[int] = 8
-
-    @torch.no_grad()
-    def clip_condition(
-        self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
-    ) -> Condition:
-        frames = self.first_frames(clips, camera)
-        if frames is None:
-            return {}
-        return {"first": both(self.codec.encode_clips(frames[:, None]))}
 
     def predict_noise(
         self, z_t: Float[Tensor, "B2 c f h w"], t: Shaped[Tensor, " B2 *f"], condition: Condition

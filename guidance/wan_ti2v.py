@@ -11,30 +11,30 @@ Latents are 48 channels of 1 + (F - 1) / 4 frames and a sixteenth of the pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
-import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from ..bounds import path_of
-from .conditions import Condition, both
-from .first_frames import FirstFrameDistillation
+from .conditions import Condition
+from .first_frames import CleanFirstFrameDistillation
 from .wan_clips import WanDistillation
 
 
 @threestudio.register("animate124-wan-ti2v-guidance")
-class WanFirstFrameGuidance(FirstFrameDistillation, WanDistillation):
+class WanFirstFrameGuidance(CleanFirstFrameDistillation, WanDistillation):
     """A clip is one sample: [B*F H W 3], F = 4k + 1 frames of a clip adjacent -> latents
     [B 48 k+1 h w]."""
 
     @dataclass
-    class Config(FirstFrameDistillation.Config, WanDistillation.Config):
+    class Config(CleanFirstFrameDistillation.Config, WanDistillation.Config):
         pretrained_model_name_or_path: str = path_of("model", "Wan-AI/Wan2.2-TI2V-5B-Diffusers")
         guidance_scale: float = 5.0  # of classifier-free guidance
 
     cfg: Config
+    first_mode: ClassVar[bool] = True
 
     def check_pipeline(self, stated: dict[str, Any]) -> None:
         super().check_pipeline(stated)
@@ -44,15 +44,6 @@ class WanFirstFrameGuidance(FirstFrameDistillation, WanDistillation):
                 "expand_timesteps: its transformer knows no clean first frame. Wan 2.2 TI2V (5B) "
                 "does; animate124-wan-guidance is for Wan 2.1."
             )
-
-    @torch.no_grad()
-    def clip_condition(
-        self, clips: Float[Tensor, "B F 3 H W"], camera: dict[str, Any]
-    ) -> Condition:
-        frames = self.first_frames(clips, camera)
-        if frames is None:
-            return {}
-        return {"first": both(self.codec.encode_clips(frames[:, None], mode=True))}
 
     def predict_noise(
         self, z_t: Float[Tensor, "B2 c f h w"], t: Shaped[Tensor, " B2 *f"], condition: Condition

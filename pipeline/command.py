@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import batch, process
-from .fork_server import USABLE, ForkServer
+from . import batch
+from .fork_server import forks
 from .live import check_viewer
 from .machine import CPU
 from .overrides import by_task, is_override, read_words
 from .plan import make_plan
-from .process import Interrupt
+from .process import Interrupt, execute
 from .request import Call, Request, parser, taken, words_of
 from .run import TaskFailed, beginning, check_here, describe, run_request
 from .task import interpreter
@@ -58,9 +58,8 @@ def run_one(call: Call, args: argparse.Namespace, argv: Sequence[str], fresh: bo
         return 0
     if call.viewer:
         check_viewer()
-    server = ForkServer() if fresh and USABLE else contextlib.nullcontext()
-    with server as forks, Interrupt() as interrupt:
-        start = process.execute if forks is None else forks.start
+    starting = forks() if fresh else contextlib.nullcontext(execute)
+    with starting as start, Interrupt() as interrupt:
         return run_request(request, go_on(argv), interrupt, call.viewer, start)
 
 

@@ -6,12 +6,13 @@ server, in a session of its own like one that was executed: its GPU memory is fr
 what breaks it breaks nothing else.
 """
 
+import contextlib
 import gc
 import io
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle, send_handle
@@ -20,10 +21,9 @@ from types import ModuleType, TracebackType
 from typing import IO, NamedTuple, NoReturn
 
 from . import watcher
+from .process import Start, execute
 
-USABLE = (
-    sys.platform == "linux"
-)  # elsewhere forks that execute nothing aren't safe, or aren't there
+USABLE = sys.platform == "linux"  # elsewhere such forks aren't safe, or aren't there
 SIGNALS = {signal.SIGINT}
 
 
@@ -111,6 +111,17 @@ class ForkServer:
             os.close(read)
             raise answer
         return Fork(answer, open(read, "rb", buffering=0), self._server)
+
+
+@contextlib.contextmanager
+def forks() -> Iterator[Start]:
+    """What makes tasks' processes: forks of this one, which is as a ForkServer wants it; where they
+    aren't usable, commands by themselves."""
+    if not USABLE:
+        yield execute
+        return
+    with ForkServer() as server:
+        yield server.start
 
 
 def serve(calls: Connection) -> NoReturn:

@@ -9,6 +9,7 @@ from animate124.guidance import distillation
 from animate124.guidance.speed import prepare_network
 
 from guidance_table import FixedPrompt, Row, cameras, check, epsilon, watch
+from pipeline_step import one_step
 
 diffusers = pytest.importorskip("diffusers", minversion="0.30")  # older ones lack SparseCtrl
 
@@ -69,8 +70,7 @@ def step_of_the_pipeline(folders, z_t, t, scale, image, prompt):
             beta_start=0.00085, beta_end=0.012, beta_schedule="linear", clip_sample=False
         ),
     )
-    pipe.set_progress_bar_config(disable=True)
-    seen = {}
+    seen = one_step(pipe, timesteps=t)
 
     def hook(name):
         def note(module, args, kwargs, output):
@@ -79,16 +79,6 @@ def step_of_the_pipeline(folders, z_t, t, scale, image, prompt):
 
         return note
 
-    def set_timesteps(n, device=None):
-        pipe.scheduler.num_inference_steps, pipe.scheduler.timesteps = 1, t
-
-    def step(*args, **options):
-        out = take(*args, **options)
-        seen.update(z=out.pred_original_sample)
-        return out
-
-    take, pipe.scheduler.step = pipe.scheduler.step, step
-    pipe.scheduler.set_timesteps = set_timesteps
     pipe.controlnet.register_forward_hook(hook("sparsectrl"), with_kwargs=True)
     pipe.unet.register_forward_hook(hook("network"), with_kwargs=True)
     pipe(

@@ -12,6 +12,7 @@ from animate124.guidance import distillation
 from animate124.guidance.cogvideox import placed, places_of
 
 from guidance_table import Row, cameras, check, watch
+from pipeline_step import one_step
 
 diffusers = pytest.importorskip("diffusers", minversion="0.31")  # older ones lack the picture's
 
@@ -102,22 +103,11 @@ def step_of_the_pipeline(folder, z_t, t, scale, clip):
     """The model's own pipeline, run for one step from z_t at t."""
     index = diffusers.DiffusionPipeline.load_config(folder)
     pipe = getattr(diffusers, index["_class_name"]).from_pretrained(folder)
-    pipe.set_progress_bar_config(disable=True)
-    seen: dict[str, Any] = {}
+    seen = one_step(pipe, timesteps=t)
 
     def hook(module, args, kwargs, output):
         seen.update(network=kwargs, answer=output[0])
 
-    def set_timesteps(n, device=None):
-        pipe.scheduler.num_inference_steps, pipe.scheduler.timesteps = 1, t
-
-    def step(*args, return_dict, **options):
-        out = take(*args, **options)
-        seen.update(z=out.pred_original_sample)
-        return (out.prev_sample,)
-
-    take, pipe.scheduler.step = pipe.scheduler.step, step
-    pipe.scheduler.set_timesteps = set_timesteps
     pipe.transformer.register_forward_hook(hook, with_kwargs=True)
     image = {"image": clip[:1].permute(0, 3, 1, 2)} if "I2V" in str(folder) else {}
     pipe(

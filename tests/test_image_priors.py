@@ -12,6 +12,7 @@ import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from guidance_table import FixedPrompt, cameras, watch
+from pipeline_step import one_step
 
 SIZE = 64
 PARTS = {
@@ -45,19 +46,7 @@ def step_of_the_pipeline(folder, z_t, t, scale, prompt):
     pipe = diffusers.StableDiffusionPipeline(
         **parts, safety_checker=None, feature_extractor=None, requires_safety_checker=False
     )
-    pipe.set_progress_bar_config(disable=True)
-    seen = {}
-
-    def set_timesteps(n, device=None):
-        pipe.scheduler.num_inference_steps, pipe.scheduler.timesteps = 1, t
-
-    def step(*args, return_dict, **options):
-        out = take(*args, **options)
-        seen.update(z=out.pred_original_sample)
-        return (out.prev_sample,)
-
-    take, pipe.scheduler.step = pipe.scheduler.step, step
-    pipe.scheduler.set_timesteps = set_timesteps
+    seen = one_step(pipe, timesteps=t)
     pipe(
         prompt_embeds=prompt.side[None],
         negative_prompt_embeds=prompt.uncond[None],

@@ -19,6 +19,7 @@ from PIL import Image
 from threestudio.launch import main, parser
 
 from guidance_table import Row, cameras, check, watch
+from pipeline_step import one_step
 
 diffusers = pytest.importorskip("diffusers", minversion="0.24")  # older ones lack it
 
@@ -88,23 +89,12 @@ def step_of_the_pipeline(folder, z_t, sigma, scales, image):
     }
     loaded = {k: kind.from_pretrained(folder, subfolder=k) for k, kind in parts.items()}
     pipe = diffusers.StableVideoDiffusionPipeline(**loaded)
-    pipe.set_progress_bar_config(disable=True)
-    seen, scheduler = {}, pipe.scheduler
+    levels = {"sigmas": torch.cat([sigma, sigma.new_zeros(1)]), "timesteps": 0.25 * sigma.log()}
+    seen = one_step(pipe, **levels)
 
     def hook(module, args, kwargs, output):
         seen.update(network={"sample": args[0], "t": args[1], **kwargs}, answer=output[0])
 
-    def set_timesteps(n, device=None):
-        scheduler.sigmas = torch.cat([sigma, sigma.new_zeros(1)])
-        scheduler.timesteps, scheduler.num_inference_steps = 0.25 * sigma.log(), 1
-
-    def step(*args, **options):
-        out = take(*args, **options)
-        seen.update(z=out.pred_original_sample)
-        return out
-
-    take, scheduler.step = scheduler.step, step
-    scheduler.set_timesteps = set_timesteps
     pipe.unet.register_forward_hook(hook, with_kwargs=True)
     torch.manual_seed(5)  # as the guidance began with
     pipe(
