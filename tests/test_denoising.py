@@ -48,14 +48,15 @@ def test_one_step_is_what_the_network_takes_for_clean(family):
 
 @every_family
 def test_many_steps_are_the_differential_equation(family):
-    """Euler's steps are of first order: four times as many leave a quarter of the error."""
+    """Euler's steps are of first order: four times as many leave a quarter of the error. A DDPM's
+    sigma goes as the root of t at the data, which leaves up to half."""
     z_t, t = noisy(family)
     exact = solved(family, z_t, t)
     errors = [
         (denoise(family.noise, noise_in(family), z_t, t, steps) - exact).abs().max()
-        for steps in (8, 32, 128)
+        for steps in (32, 128, 512)
     ]
-    assert errors[1] < 0.4 * errors[0] and errors[2] < 0.4 * errors[1]
+    assert errors[1] < 0.5 * errors[0] and errors[2] < 0.5 * errors[1]
     assert errors[2] < 0.05
 
 
