@@ -21,10 +21,9 @@ from types import ModuleType, TracebackType
 from typing import IO, NamedTuple, NoReturn
 
 from . import watcher
-from .process import Start, execute
+from .process import SIGNALS, Start, execute, hear_ends
 
 USABLE = sys.platform == "linux"  # elsewhere such forks aren't safe, or aren't there
-SIGNALS = {signal.SIGINT}
 
 
 class Call(NamedTuple):
@@ -70,6 +69,8 @@ class ForkServer:
     """
 
     def __enter__(self) -> "ForkServer":
+        open_closed()
+        hear_ends()
         self._server, calls = Pipe()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -103,14 +104,22 @@ class ForkServer:
             self._server.send(Call([*command[1:]], str(cwd), {**environment}))
             send_handle(self._server, write, self.pid)
             answer = self._server.recv()
-        except EOFError:
-            answer = OSError("The process that starts the tasks was killed.")
+        except (EOFError, ConnectionError):
+            answer = OSError("The process that starts the tasks was killed; run it again to go on.")
         finally:
             os.close(write)
         if isinstance(answer, OSError):
             os.close(read)
             raise answer
         return Fork(answer, open(read, "rb", buffering=0), self._server)
+
+
+def open_closed() -> None:
+    """Opens standard files that this process was started without: no pipe may get their numbers."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            number = os.open(os.devnull, os.O_RDWR)  # the lowest that is free
+            setattr(sys, name, os.fdopen(number, mode, closefd=False))
 
 
 @contextlib.contextmanager
@@ -128,7 +137,9 @@ def serve(calls: Connection) -> NoReturn:
     """Forks a task for each call, until nobody is left to call; its own process and the tasks'
     end in here."""
     os.setsid()  # a terminal's Ctrl-C is for the run
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # a task's waits until it can hear it
+    # where a job's end is told to each of its processes, this one waits for the tasks' ends; what
+    # is for a task waits until that can hear it
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     null = os.open(os.devnull, os.O_RDWR)
     for number in range(3):  # who reads what the run says must not wait for this process
         os.dup2(null, number)
@@ -185,6 +196,9 @@ def act(call: Call, output: int) -> NoReturn:
     main = sys.modules["__main__"] = ModuleType("__main__")
     main.__file__ = str(script)
     try:
+        for number in SIGNALS:  # whatever who started the run ignores
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         exec(compile(script.read_bytes(), script, "exec"), vars(main))
     except SystemExit:

@@ -45,6 +45,17 @@ class Process(Protocol):
     def wait(self) -> int: ...
 
 
+def hear_ends() -> None:
+    """Whoever started us may have SIGCHLD ignored: then no exit code of a child is known."""
+    if hasattr(signal, "SIGCHLD"):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+
+
+def under_nohup(number: int) -> bool:
+    """Whether a signal is a terminal's end, and isn't to end us."""
+    return number == getattr(signal, "SIGHUP", None) and signal.getsignal(number) == signal.SIG_IGN
+
+
 # a command, its working directory and its whole environment
 Start = Callable[[Sequence[str], Path, Mapping[str, str]], Process]
 
@@ -65,7 +76,9 @@ class Interrupt:
             self._tell(child, first=True)
 
     def __enter__(self) -> "Interrupt":
-        self._before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
+        hear_ends()
+        heard = [number for number in SIGNALS if not under_nohup(number)]
+        self._before = {number: signal.signal(number, self._on_signal) for number in heard}
         return self
 
     def __exit__(

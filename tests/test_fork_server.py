@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 
+import pytest
 from animate124.files.whole import running
 from animate124.pipeline.places import ROOT
 
@@ -74,6 +75,38 @@ def test_the_servers_end_is_the_tasks_and_the_runs(tmp_path):
     assert parent.stdout.readline() == f"code {-signal.SIGKILL}\n"
     wait_until(lambda: not running(task))
     assert parent.communicate()[0] == "" and parent.returncode == 1  # the next one can't start
+
+
+def test_a_server_that_is_gone_is_told_as_that():
+    script = f"""
+import os, signal, sys, types
+package = sys.modules["animate124"] = types.ModuleType("animate124")
+package.__path__ = [{str(ROOT)!r}]
+from animate124.pipeline.fork_server import ForkServer
+with ForkServer() as server:
+    os.kill(server.pid, signal.SIGKILL)
+    os.waitid(os.P_PID, server.pid, os.WEXITED | os.WNOWAIT)
+    server.start([sys.executable, "script.py"], "/", {{}})
+"""
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    last = run.stderr.splitlines()[-1]
+    assert last.startswith("OSError: The process that starts the tasks was killed; run it again")
+
+
+def test_a_jobs_end_that_is_told_to_each_process_leaves_the_server_to_its_tasks(tmp_path):
+    code = "import os, signal; os.kill(os.getppid(), signal.SIGTERM); print('on')"
+    assert said(code, code, folder=tmp_path) == ["on", "code 0"] * 2
+
+
+FILES = "import os, sys; print(os.read(0, 1)); os.system('echo its own'); sys.stderr.write('error')"
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&- 2>&-", ">&-"])
+def test_a_run_without_standard_files_has_tasks_with_theirs(closed, tmp_path):
+    parent = parent_of(FILES, folder=tmp_path, forked=True, shell=f'exec "$@" {closed}')
+    parent.communicate(timeout=60)
+    said = (tmp_path / "log").read_text().splitlines()[1:]
+    assert parent.returncode == 0 and sorted(said) == ["b''", "error", "its own"]
 
 
 def test_no_server_outlives_its_run(tmp_path):

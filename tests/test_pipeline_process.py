@@ -110,9 +110,9 @@ def test_a_terminals_ctrl_c_isnt_doubled(tmp_path):
     assert seen == ["True True"]
 
 
-def parent_of(*codes, folder, forked=False):
+def parent_of(*codes, folder, forked=False, shell='exec "$@"'):
     """A process that runs a child with each code in turn, as a run does its tasks, and says how
-    they ended. The file `noted` has the numbers that a lock would be told."""
+    they ended. The file `noted` has the numbers that a lock would be told. shell: starts it."""
     scripts = [folder / f"task{n}.py" for n in range(len(codes))]
     for file, code in zip(scripts, codes, strict=True):
         file.write_text(code)
@@ -133,9 +133,8 @@ with server as forks, Interrupt() as interrupt:
                   start=forks.start if forks else execute)
         print("code", out.code, flush=True)
 """
-    return subprocess.Popen(
-        [sys.executable, "-c", script], cwd=folder, stdout=subprocess.PIPE, text=True
-    )
+    command = ["sh", "-c", shell, "sh", sys.executable, "-c", script]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, text=True)
 
 
 where_usable = pytest.mark.skipif(not USABLE, reason="forks are for Linux")
@@ -223,6 +222,19 @@ def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, forked, tmp_path):
     parent.send_signal(number)
     assert parent.stdout.read() == "asked 1\ncode 41\n"
     assert parent.wait() == 0
+
+
+@either_way
+def test_whoever_starts_a_run_may_ignore_signals(forked, tmp_path):
+    """`nohup` does, a shell's `&` in a script, and some supervisors, who lose children's ends."""
+    asleep = "import time; print('ready', flush=True); time.sleep(60)"
+    shell = """trap '' CHLD INT HUP; exec "$@" """
+    parent = parent_of("exit(3)", asleep, folder=tmp_path, forked=forked, shell=shell)
+    assert [parent.stdout.readline() for _ in range(2)] == ["code 3\n", "ready\n"]
+    parent.send_signal(signal.SIGHUP)  # which nohup is there for: it is no Ctrl-C
+    parent.send_signal(signal.SIGTERM)  # the first one: nothing is killed
+    end = parent.communicate(timeout=30)[0].splitlines()[-1]
+    assert end == f"code {1 if forked else -signal.SIGINT}"
 
 
 def test_signals_are_given_back():
