@@ -110,14 +110,20 @@ REFINED_MEMORY = (
 TOKEN_VRAM, TOKEN_IMAGES = 16, 4
 
 
-def animate124(configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost]) -> tuple[Stage, ...]:
-    """The method's three stages: the image as a static scene, motion, and detail of the subject."""
+def animate124(
+    configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost], small: bool = False
+) -> tuple[Stage, ...]:
+    """The method's three stages: the image as a static scene, motion, and detail of the subject.
+
+    small: their models fit every GPU.
+    """
     names = ("stage1", "stage2", "stage3")
     first, second, third = zip(names, configs, (STILL, MOVING, REFINED), costs, strict=True)
+    moving, refined = ((), ()) if small else (MOVING_MEMORY, REFINED_MEMORY)
     return (
         Stage(*first),
-        Stage(*second, starts_from="stage1", memory=MOVING_MEMORY),
-        Stage(*third, starts_from="stage2", token=TOKEN_KEY, memory=REFINED_MEMORY),
+        Stage(*second, starts_from="stage1", memory=moving),
+        Stage(*third, starts_from="stage2", token=TOKEN_KEY, memory=refined),
     )
 
 
@@ -131,6 +137,7 @@ def toy_stages() -> tuple[Stage, ...]:
             "configs/toy/deformation-stage3.yaml",
         ),
         (Cost(11, 0.1), Cost(22, 0.42), Cost(28, 0.5)),
+        small=True,
     )
     return first, replace(second, fast=2), third
 
@@ -208,6 +215,7 @@ PRESETS = {
         grid=animate124(
             ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
             (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
+            small=True,
         ),
         static_prompt="a toy {noun}",
         # small models know few colours: against these, guidance pulls at what differs alone

@@ -23,7 +23,7 @@ from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
 from animate124.pipeline.presets import CHUNK, PRESETS, preset_of
 from animate124.pipeline.request import FIELDS, Request, slug
-from animate124.pipeline.run import check_here, describe
+from animate124.pipeline.run import check_here, describe, remarks
 from animate124.pipeline.tasks import assets, result
 from animate124.preprocess import command as preprocess
 from animate124.textual_inversion.parser import parser as token_parser
@@ -34,7 +34,7 @@ from threestudio.utils.config import load_config, parse_overrides
 PANDA = Path(animate124.__file__).parent / "load" / "toy-panda" / "image.png"
 PROMPT = "a panda is dancing"
 MODEL = "stage3.system.guidance_cn.pretrained_model_name_or_path"
-TOY = PRESETS["toy"]
+TOY, FULL = PRESETS["toy"], PRESETS["modelscope"]
 PUBLISHED = [name for name, preset in PRESETS.items() if preset.grid]  # also of --field grid
 SCENES = [(name, FIELDS[0]) for name in PRESETS] + [(name, "grid") for name in PUBLISHED]
 STAGES = [stage.name for stage in TOY.stages]
@@ -113,6 +113,9 @@ def test_memory_options_are_options_of_the_stages(preset, field, gb, tmp_path):
     plan = make_plan(request(tmp_path, preset=preset, field=field, vram=gb), check=True)
     free = make_plan(request(tmp_path, preset=preset, field=field))
     assert bool(plan.memory) == any(stage.memory_options(gb) for stage in PRESETS[preset].stages)
+    said = "\n".join(remarks(plan))
+    assert (f"--vram {gb}: no option is needed" in said) == (not plan.memory)
+    assert not (plan.memory and preset == "toy")  # what helps large models makes these larger
     for stage, options in plan.memory.items():
         if stage == "token":
             continue
@@ -120,7 +123,7 @@ def test_memory_options_are_options_of_the_stages(preset, field, gb, tmp_path):
         usual, _ = config_of(free[stage], tmp_path)
         for key, value in options.items():
             assert OmegaConf.select(cfg, key) == value
-            assert value != OmegaConf.select(usual, key) or preset == "toy"
+            assert value != OmegaConf.select(usual, key)
 
 
 def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
@@ -138,15 +141,15 @@ def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
 
 
 def test_a_lower_line_is_for_less_memory():
-    for stage in TOY.stages:
+    for stage in FULL.stages:
         limits = [row.below for row in stage.memory]
         assert limits == sorted(limits, reverse=True)
 
 
 def test_with_plenty_of_memory_rendering_keeps_its_graph():
-    chunks = [TOY.stages[1].memory_options(gb).get(CHUNK) for gb in (24, 40, 80)]
+    chunks = [FULL.stages[1].memory_options(gb).get(CHUNK) for gb in (24, 40, 80)]
     assert chunks[0] is None and chunks[1] == chunks[2] > 10**6
-    assert TOY.stages[2].memory_options(12)[CHUNK] < 10**6
+    assert FULL.stages[2].memory_options(12)[CHUNK] < 10**6
 
 
 def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
@@ -162,7 +165,8 @@ def test_a_persons_overrides_win(tmp_path):
     words = ["stage2.trainer.max_steps=7", "token.max_train_steps=9", "preprocess.size=32"]
     words += ["stage2.data.single_view.num_frames=3", "preprocess.dont_recenter=true"]
     overrides = by_task(words)
-    plan = make_plan(request(tmp_path, fast=True, vram=8, overrides=overrides), check=True)
+    options = {"fast": True, "vram": 8, "overrides": overrides}
+    plan = make_plan(request(tmp_path, preset="modelscope", **options), check=True)
     cfg, _ = config_of(plan["stage2"], tmp_path)
     assert (cfg.trainer.max_steps, cfg.data.single_view.num_frames) == (7, 3)
     assert (plan["stage2"].steps, plan["token"].steps) == (7, 9)
