@@ -192,6 +192,8 @@ def moved_back(
     table: Float[Tensor, "T 3 R R R"],
 ) -> Float[Tensor, "N 3"]:
     """x_c of points that lie in runs, one of each moment, as long as `counts` say."""
+    if not counts:  # no points, of no time
+        return x
     found = [back(own, *motion) for own, *motion in zip(x.split(counts), turn, shift, strict=True)]
     return torch.cat([own + read(lattice, own) for own, lattice in zip(found, table, strict=True)])
 

@@ -24,6 +24,7 @@ def fits(x: Tensor, table: Tensor) -> bool:
     """Whether the kernels can take these points, which get no gradient, and lattices."""
     return (
         x.is_cuda
+        and x.device == table.device
         and x.dtype == table.dtype == torch.float32
         and not x.requires_grad
         and cuda_program.is_usable(x.device)
@@ -52,7 +53,7 @@ class CudaDeformation(torch.autograd.Function):
     def forward(ctx, x, starts, longest, whole, table):
         ctx.save_for_backward(x, starts, whole, table)
         ctx.longest = longest
-        out = torch.empty_like(x)
+        out = x.new_empty(x.shape)
         run("forward", starts, longest, x, whole.detach(), table.detach(), out)
         return out
 
@@ -60,7 +61,8 @@ class CudaDeformation(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad):
         x, starts, whole, table = ctx.saved_tensors
-        grads = torch.zeros_like(whole), torch.zeros_like(table)
+        # not zeros_like, which would lie in memory as a table does that isn't contiguous
+        grads = whole.new_zeros(whole.shape), table.new_zeros(table.shape)
         run("backward", starts, ctx.longest, x, whole, table, grad.contiguous(), *grads)
         return None, None, None, *grads
 

@@ -58,7 +58,7 @@ def look_up(
     after it. Outside the cube: of the nearest point."""
     cells = table.shape[-1] - 1
     inside = x.clamp(0, 1) * cells
-    cell = inside.long().clamp(max=cells - 1)
+    cell = inside.nan_to_num().long().clamp(max=cells - 1)
     at = (inside - cell)[..., None]
     step = torch.tensor([1, cells + 1, (cells + 1) ** 2], device=x.device)
     ends = step[:, None] * torch.arange(2, device=x.device)

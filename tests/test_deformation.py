@@ -175,6 +175,19 @@ def test_runs_of_equal_times_and_times_of_each_give_the_same():
     torch.testing.assert_close(by_runs, alone, atol=1e-6, rtol=0)
 
 
+def test_no_points_are_nowhere_and_a_point_that_is_no_number_stays_none():
+    deformation, tau = random_deformation(), torch.full((1, 1), 0.7)
+    for none in (tau, tau[:0]):  # a time of all, and one of each
+        assert deformation(torch.zeros(0, 3), none).shape == (0, 3)
+    x = torch.rand(3, 3)
+    x[1, 2] = math.nan
+    places, errors = deformation.inverse(x, tau)
+    for found in (deformation(x, tau)[:, 2], places[:, 2], errors):
+        assert found.isnan().tolist() == [False, True, False]
+    empty, nothing = deformation.inverse(x[:0], tau)
+    assert empty.shape == (0, 3) and nothing.shape == (0,)
+
+
 @pytest.mark.parametrize("n", [4, 70])
 def test_gradients_of_both_paths(n):
     deformation = random_deformation(0.3, cells=(1, 2), spans=2).double().requires_grad_()

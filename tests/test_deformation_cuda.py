@@ -30,6 +30,30 @@ def test_the_kernels_are_the_definition(counts, nodes):
         assert (own.double() - other).norm() <= 1e-3 * max(float(other.norm()), 1e-6)
 
 
+def test_the_kernels_write_to_memory_in_order_whatever_order_comes(monkeypatch):
+    given = []
+    monkeypatch.setattr(deformation_cuda, "run", lambda name, *args: given.append(args[2:]))
+    turn, shift = rotation(torch.randn(1, 3)), torch.randn(1, 3)
+    table = torch.randn(1, 3, 4, 4, 4).to(memory_format=torch.channels_last_3d).requires_grad_()
+    out = deformation_cuda.moved_back(torch.rand(3, 10).T, [10], turn, shift, table)
+    out.backward(torch.ones(3, 10).T)
+    (x, _, _, made), (_, _, _, grad, *grads) = given
+    assert all(values.is_contiguous() for values in (x, made, grad, *grads))
+
+
+class OnGPU(torch.Tensor):
+    """One that says so."""
+
+    device, is_cuda = torch.device("cuda:0"), True
+
+
+def test_lattices_on_another_device_than_the_points_are_left_to_torch_which_says_so(monkeypatch):
+    monkeypatch.setattr(deformation_cuda.cuda_program, "is_usable", lambda device: True)
+    here, there = torch.rand(1, 3), torch.rand(1, 3).as_subclass(OnGPU)
+    assert deformation_cuda.fits(there, there)
+    assert not deformation_cuda.fits(there, here) and not deformation_cuda.fits(here, there)
+
+
 @pytest.mark.gpu
 def test_a_deformation_goes_through_them_and_stays_itself_at_the_start(monkeypatch):
     deformation = Deformation([2, 4], 4).cuda()
