@@ -71,7 +71,8 @@ class DeformedEncoding(Encoding):
     def take_layout(self, state_dict: Mapping[str, Tensor], prefix: str) -> None:
         """
         Raises:
-            ValueError: it is of a scene that HashGridSpatialTime has set in motion.
+            ValueError: it is of a scene that HashGridSpatialTime has set in motion, or of one that
+                moves by more lattices than this one.
         """
         moved = state_dict.get(f"{prefix}encoding_time.params")
         if moved is not None and was_trained(moved):
@@ -79,6 +80,14 @@ class DeformedEncoding(Encoding):
                 "The checkpoint is of a scene that HashGridSpatialTime has set in motion (its time "
                 "grid is trained), which HashGridDeformation can't go on with: start from the "
                 "static scene of stage 1."
+            )
+        own = len(self.deformation.lattices)
+        there = sum(key.startswith(f"{prefix}deformation.lattices.") for key in state_dict)
+        if there > own:
+            raise ValueError(
+                f"The checkpoint is of a scene that moves by {there} lattices, of which "
+                f"pos_encoding_config.deformation_cells describes {own}: what the others say would "
+                "be lost. Give the cells that it was trained with."
             )
         lay_out({"encoding": self.encoding}, state_dict, prefix)
 

@@ -137,6 +137,15 @@ def test_lattices_that_are_none_are_refused(cells):
         make({**MOTION, "deformation_cells": cells})
 
 
+def test_a_scene_that_moves_by_more_lattices_is_refused():
+    saved = bend(make({**MOTION, "deformation_cells": [2, 4, 8]})).state_dict()
+    with pytest.raises(ValueError, match=r"moves by 3 lattices, of which .* describes 2: .* lost"):
+        make({**MOTION, "deformation_cells": [2, 4]}).load_state_dict(saved, strict=False)
+    again = make({**MOTION, "deformation_cells": [2, 4, 8]})
+    again.load_state_dict(saved)
+    assert again.deformation.lattices[2].nodes.any()
+
+
 def test_rigidity_weighs_the_body_and_empty_space_a_little():
     """A stretch of one half of the box costs more where the body is."""
 
