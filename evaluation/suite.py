@@ -15,14 +15,15 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import contextlib
 import dataclasses
+import functools
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -204,7 +205,11 @@ def one_core() -> None:
     """This process and those that it starts see no GPU and take one thread each."""
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     os.environ.update(dict.fromkeys(THREADS, "1"))
-    torch.set_num_threads(1)
+    alone = functools.partial(torch.set_num_threads, 1)
+    alone()
+    # a fork doesn't have its threads: torch makes them anew where it is told so, and where several
+    # that read a model are the first to ask, one may find none
+    os.register_at_fork(after_in_child=alone)
 
 
 def whole_suite(args: argparse.Namespace, out: Path) -> None:
@@ -218,27 +223,34 @@ def whole_suite(args: argparse.Namespace, out: Path) -> None:
     print(table(rows))
 
 
+@contextlib.contextmanager
+def folder(given: Path | None) -> Iterator[Path]:
+    """The one that is given, or one that is gone in the end."""
+    if given is not None:
+        yield given
+        return
+    with tempfile.TemporaryDirectory(prefix="toyworld-") as made:
+        yield Path(made)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parser().parse_args(arguments)
     if args.cpu:
         one_core()
-    out = args.out or Path(tempfile.mkdtemp(prefix="toyworld-"))
-    try:
-        if args.suite:
+    if args.suite:
+        with folder(args.out) as out:
             whole_suite(args, out)
-            return
+        return
+    # as animate.py does: before anything asks for a GPU, and around all that has an end of its own,
+    # which a task's process would come through
+    with forks() as start, folder(args.out) as out:
         subject = Subject(args.species, args.motion, args.seed)
         field, until = args.field or FIELDS[0], STAGES[args.stage - 1]
         overrides = [*BUDGETS[args.budget], *args.overrides]
-        # as animate.py does, and before anything asks for a GPU
-        with forks() as start:
-            found = evaluate(subject, field, out, until, overrides, not args.no_ablation, start)
+        found = evaluate(subject, field, out, until, overrides, not args.no_ablation, start)
         networks = {"classifier": CLASSIFIER, "identity_network": NETWORK}
-        known = {k: read_json(folder / "config.json") for k, folder in networks.items()}
+        known = {k: read_json(path / "config.json") for k, path in networks.items()}
         print(json.dumps({**found, **known}), flush=True)
-    finally:
-        if args.out is None:
-            shutil.rmtree(out)
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ class ForkServer:
     """Makes tasks' processes, one at a time, as long as its block lasts.
 
     It is forked as the block begins: before that nothing may have asked for a GPU, or have computed
-    on several threads.
+    on several threads. A task ends by SystemExit, which leaves the blocks around this one: nothing
+    of the run may be undone there.
     """
 
     def __enter__(self) -> "ForkServer":

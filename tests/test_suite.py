@@ -1,8 +1,10 @@
 """The suite: what it runs, what it keeps, and what it writes down."""
 
+import contextlib
 import json
 import os
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -128,14 +130,37 @@ def test_each_field_has_a_folder_and_its_processes_are_told_it(tmp_path, command
 def test_on_one_core_no_gpu_is_seen(monkeypatch):
     for name in ("CUDA_VISIBLE_DEVICES", *suite.THREADS):
         monkeypatch.setenv(name, "0")
-    before = torch.get_num_threads()
+    before, forked = torch.get_num_threads(), []
+    monkeypatch.setattr(
+        os, "register_at_fork", lambda after_in_child: forked.append(after_in_child)
+    )
     try:
         suite.one_core()
+        assert torch.get_num_threads() == 1
+        torch.set_num_threads(2)
+        forked[0]()
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)
     assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
     assert {os.environ[name] for name in suite.THREADS} == {"1"}
+
+
+def test_a_task_that_ends_has_nothing_of_the_runs_to_undo(tmp_path, monkeypatch):
+    """A fork that is one leaves by SystemExit where it was made."""
+    monkeypatch.setattr(suite.tempfile, "tempdir", str(tmp_path))
+    seen = []
+
+    @contextlib.contextmanager
+    def forks():
+        seen.append(list(tmp_path.iterdir()))
+        sys.exit(0)
+        yield
+
+    monkeypatch.setattr(suite, "forks", forks)
+    with pytest.raises(SystemExit):
+        suite.main(["--species", "fox"])
+    assert seen == [[]]
 
 
 def test_one_that_fails_doesnt_stop_the_others(tmp_path, monkeypatch, commands):
