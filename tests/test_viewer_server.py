@@ -1,6 +1,8 @@
 """The viewer's server, asked by a websocket as viser's page asks it."""
 
+import errno
 import io
+import os
 import socket
 import threading
 import time
@@ -166,8 +168,8 @@ def test_time_mode_and_stage_are_chosen(run, serve):
     assert opacity[0, 0].max() < 5 and opacity[SIZE // 2, 48].min() > 250
 
 
-def test_it_plays(run, serve):
-    _, page = serve(run)
+def test_it_plays_and_stops(run, serve):
+    viewer, page = serve(run)
     page.picture(tall(SIZE))
     page.set("play", True)
     heights = set()
@@ -177,6 +179,12 @@ def test_it_plays(run, serve):
         return len(heights) > 2
 
     page.picture(moved, after=len(page.messages))
+    before = len(page.messages)
+    page.set("play", False)
+    page.picture(tall(SIZE), after=before)  # it rests
+    (person,) = viewer.people.values()
+    assert person.session.tau > 0
+    assert person.panel.tau.value == pytest.approx(person.session.tau, abs=1e-3)
 
 
 def test_a_video_goes_where_the_camera_is_told_to(run, serve, tmp_path):
@@ -190,6 +198,7 @@ def test_a_video_goes_where_the_camera_is_told_to(run, serve, tmp_path):
     page.set("camera", "0,0,2 0,0,4")
     name, content = page.file("Save a video")
     assert name == "stage2-colour.mp4"
+    assert "of 12 frames" in str(page.messages)
     (tmp_path / name).write_bytes(content)
     reader = imageio_ffmpeg.read_frames(str(tmp_path / name))
     assert next(reader)["size"] == (SIZE, SIZE)
@@ -197,6 +206,31 @@ def test_a_video_goes_where_the_camera_is_told_to(run, serve, tmp_path):
     assert len(frames) == 2 * 6  # time runs twice, 24 frames a second
     near, far = ((frame.min(axis=2) < 200).sum() for frame in (frames[0], frames[-1]))
     assert far < 0.5 * near
+
+
+def test_a_video_that_cant_be_written_is_told(run, serve, monkeypatch):
+    def full(path, pictures, fps):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+    _, page = serve(run)
+    page.picture(tall(SIZE))
+    monkeypatch.setattr("animate124.viewer.server.write_video", full)
+    before = len(page.messages)
+    page.set("Save a video", True)
+    page.until(lambda m: "No space left" in str(m), after=before)
+    kinds = [m["type"] for m in page.messages[before:]]
+    assert "RemoveNotificationMessage" in kinds  # of the one that says that it is being rendered
+
+
+def test_nobody_waits_for_the_video_of_a_person_who_has_gone(run, serve):
+    viewer, page = serve(run, seconds=20.0)
+    page.picture(tall(SIZE))
+    page.set("Save a video", True)
+    page.until(lambda m: "of 960 frames" in str(m))
+    page.socket.close()
+    another = Page(viewer.server.get_port())
+    another.stand()
+    another.picture(tall(SIZE))
 
 
 def test_a_stage_that_has_just_begun_is_followed(tmp_path, serve):

@@ -63,8 +63,9 @@ class Panel:
         self.session.seconds = self.seconds.value
         if self.plays.value:
             self.session.play(time.monotonic())
-        else:
+        elif self.session.began is not None:
             self.session.pause()
+            self.show_time(self.session.tau)
 
     def offer(self, stages: Iterable[str], static: bool) -> None:
         """The stages that there are; time is of no use where nothing moves."""
@@ -92,7 +93,10 @@ class Panel:
             f"{1000 * seconds:.0f} ms"
         )
         if self.session.began is not None:
-            self.tau.value = round(wish.tau, 3)
+            self.show_time(wish.tau)
+
+    def show_time(self, tau: float) -> None:
+        self.tau.value = round(tau, 3)
 
     def say(self, title: str, text: str) -> None:
         self.client.add_notification(title, text, auto_close_seconds=15.0)

@@ -188,22 +188,28 @@ class Viewer:
         """Along the camera's way, in the mode that is shown."""
         wish = person.session.whole()
         note = person.client.add_notification("Video", "It is being rendered.", loading=True)
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "video.mp4"
-            frames = self.frames(wish, person.panel.path.value, person.session.seconds)
-            write_video(path, frames, FPS)
-            content = path.read_bytes()
-        note.remove()
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "video.mp4"
+                write_video(path, self.frames(person, wish, note), FPS)
+                content = path.read_bytes()
+        finally:
+            note.remove()
         name = f"{wish.stage}-{wish.mode}.mp4"
         person.client.send_file_download(name, content, save_immediately=True)
 
-    def frames(self, wish: Wish, way: str, seconds: float) -> Iterator[Picture]:
+    def frames(self, person: Person, wish: Wish, note: Any) -> Iterator[Picture]:
+        """Of the video; `note` says how many there are, and nobody waits for those of a person who
+        has gone."""
         scene = self.scene(wish)
-        tau = torch.zeros(round(seconds * FPS))
+        tau = torch.zeros(round(person.session.seconds * FPS))
         if not scene.static:
             tau = played(len(tau), self.scenes.loop)
-        path = chosen(way, tau, scene)
+        path = chosen(person.panel.path.value, tau, scene)
         cameras = cameras_on(path, scene)
         for i in range(len(cameras)):
+            if self.over.is_set() or person.client.client_id not in self.people:
+                return
             few = cameras.map(lambda v, i=i: v[i : i + 1])
             yield from draw(scene, few, path.tau[i : i + 1], wish.mode, self.size, self.size)
+            note.body = f"{i + 1} of {len(cameras)} frames."

@@ -53,7 +53,6 @@ class Session:
     stage: str = ""
     mode: str = MODES[0]
     seconds: float = 2.0  # from tau = 0 to 1 when it plays
-    loop: bool = False  # whether tau = 1 is tau = 0
     tau: float = 0.0
     began: float | None = None  # when it would have been at tau = 0; None: it doesn't play
     version: int = 0  # of the scene: how often it was loaded
@@ -70,8 +69,9 @@ class Session:
 
     def advance(self, now: float) -> None:
         """Time runs, if it plays."""
-        if self.began is not None:
-            self.tau = (now - self.began) / self.seconds % 1.0
+        began = self.began  # another thread may pause it meanwhile
+        if began is not None:
+            self.tau = (now - began) / self.seconds % 1.0
 
     def due(self, now: float, pace: Pace) -> Wish | None:
         """The picture to be drawn now, if any."""
