@@ -39,6 +39,7 @@ from .surface import Mesh, drop_small_parts, isosurface, load, sample_surface, s
 from .texture import textured
 
 ANIMATION = "animation.glb"
+NOTABLE = 0.1  # of a surface's faces: more in small pieces than floaters have
 
 
 def if_there(value: int, module: str, package: str, need: str, instead: str) -> int:
@@ -78,7 +79,7 @@ class Assets4DExporter(Exporter):
         resolution: int = bounded(128, 2, 4096)
         # density at the surface, per unit of length; auto: surface.py's automatic_threshold
         threshold: Any = bounded("auto", above=0, names=("auto",))
-        # parts with less than this share of a frame's faces are dropped
+        # parts with less than this share of the largest one's faces are dropped
         min_part: float = bounded(0.01, 0, 1)
         faces: int = bounded(12_000, 0, 2**31)  # of a mesh, at most; 0: as many as the lattice has
         # texels along the longer side of what moves' texture; 0: colours at the vertices, as where
@@ -282,4 +283,13 @@ class Assets4DExporter(Exporter):
                 "videos, and at system.weights or resume."
             )
         mesh = isosurface(density, threshold, lattice.origin.cpu().numpy(), lattice.step)
-        return simplify(drop_small_parts(mesh, self.cfg.min_part), self.faces)
+        kept = drop_small_parts(mesh, self.cfg.min_part)
+        lost = 1 - len(kept.faces) / len(mesh.faces)
+        if lost > NOTABLE:
+            threestudio.warn(
+                f"At tau = {tau:.4g} {lost:.0%} of the surface are in small pieces, which are "
+                "dropped. system.exporter.min_part=0 keeps them; if they are fog, a higher density "
+                "may be a better surface: system.exporter.threshold (of animate.py: "
+                f"assets.threshold), which is {threshold:.4g}."
+            )
+        return simplify(kept, self.faces)

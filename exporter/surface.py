@@ -103,9 +103,8 @@ def simplify(mesh: Mesh, faces: int) -> Mesh:
 
 
 def drop_small_parts(mesh: Mesh, share: float) -> Mesh:
-    """The mesh without connected parts that hold less than `share` of its faces (floaters).
-
-    The largest part always stays."""
+    """The mesh without connected parts that have less than `share` of the largest one's faces
+    (floaters); of a swarm of equals all stay."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
@@ -115,7 +114,7 @@ def drop_small_parts(mesh: Mesh, share: float) -> Mesh:
     _, part_of_vertex = connected_components(edges, directed=False)
     part_of_face = part_of_vertex[mesh.faces[:, 0]]
     sizes = np.bincount(part_of_face)
-    kept_parts = sizes >= min(share * len(mesh.faces), sizes.max())
+    kept_parts = sizes >= share * sizes.max()
     kept = kept_parts[part_of_vertex]
     new_index = np.cumsum(kept) - 1
     return Mesh(

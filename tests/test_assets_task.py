@@ -43,12 +43,14 @@ def test_a_scene_without_surface_leaves_nothing(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_of_many_pieces_the_small_ones_are_dropped(tmp_path):
-    away = []
-    for share in (0.0, 0.02):
+def test_of_many_pieces_the_small_ones_are_dropped(tmp_path, monkeypatch):
+    away, said = [], []
+    monkeypatch.setattr(threestudio, "warn", said.append)
+    for share in (0.0, 0.3):
         export(system(Crowd()), CONFIG | {"min_part": share}, tmp_path)
         places, _ = frames_of(tmp_path / "animation.glb")
         away.append(np.linalg.norm(places[0] - Ball.centre(0.0).numpy(), axis=-1).max())
+    assert len(said) == 1 and "in small pieces" in said[0] and "min_part=0" in said[0]
     assert away[0] > 1 and away[1] < Ball.radius(0.0) + 0.2
 
 

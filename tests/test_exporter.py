@@ -339,7 +339,7 @@ def cube(centre, size):
 
 
 def test_small_parts_are_dropped():
-    """Two cubes of 12 faces beside a sphere of 320: 3.5 % of the faces each."""
+    """Two cubes of 12 faces beside a sphere of 320: 3.75 % of its faces each."""
     ball = trimesh.creation.icosphere(2)
     parts = [cube([3.0, 0, 0], 0.2), (ball.vertices, ball.faces), cube([0, 3.0, 0], 0.2)]
     starts = np.cumsum([0] + [len(v) for v, _ in parts[:-1]])
@@ -348,10 +348,20 @@ def test_small_parts_are_dropped():
     mesh = Mesh(vertices, faces, vertices, np.abs(vertices))
     assert len(drop_small_parts(mesh, 0.01).faces) == 344
     assert len(drop_small_parts(mesh, 0.99).faces) == 320  # the largest stays
+    assert len(drop_small_parts(mesh, 0.0375).faces) == 344
     kept = drop_small_parts(mesh, 0.05)
     np.testing.assert_array_equal(kept.vertices[kept.faces], ball.vertices[ball.faces].astype("f4"))
     np.testing.assert_array_equal(kept.normals, kept.vertices)
     np.testing.assert_array_equal(kept.colours, np.abs(kept.vertices))
+
+
+def test_of_a_swarm_of_equals_all_stay():
+    """300 cubes, each of which has a third of a percent of the faces."""
+    vertices, faces = cube([0.0, 0, 0], 0.2)
+    at = np.arange(300)[:, None, None]
+    places = (vertices + at).reshape(-1, 3).astype(np.float32)
+    mesh = Mesh(places, (faces + len(vertices) * at).reshape(-1, 3), places)
+    assert len(drop_small_parts(mesh, 0.01).faces) == 300 * 12
 
 
 def test_samples_follow_area():
