@@ -140,6 +140,7 @@ def test_a_page_is_shown_the_newest_stage_sharper_once_it_rests(run, serve):
     assert first.shape == (SMALLEST, SMALLEST * 3 // 2, 3)
     sharp = page.picture(tall(SIZE))
     assert sharp.shape == (SIZE, SIZE * 3 // 2, 3)
+    page.until(lambda m: f"{SIZE * 3 // 2} x {SIZE} pixels" in str(m), 3.0)
     assert sharp[SIZE // 2, 48].max() < 250 and sharp[0, 0].min() > 250  # the blob before white
     before = len(page.messages)
     page.stand((0.0, 0.0, 4.0))
