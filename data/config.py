@@ -75,6 +75,8 @@ class SingleViewConfig(RandomCameraConfig):
     # fixed batches of random cameras, azimuths one from each part of the range, that image batches
     # take in turn; 0: ever new cameras
     n_cameras: int = bounded(0, 0, 2**20)
+    # the same of clips, with their frame times and their cameras' drift
+    n_clips: int = bounded(0, 0, 2**20)
     batch_uniform_azimuth: bool = False  # a batch's azimuths: one from each n-th of the range
 
     num_frames: int = count(16)  # frames of a clip

@@ -32,6 +32,9 @@ from .reference_image import reference
 from .trajectories import TRAJECTORIES
 
 
+FIXED_CLIPS = -(2**32)  # numbers of the fixed clips' random numbers, downwards: no batch has them
+
+
 def batch_generator(seed: int, rank: int, k: int) -> torch.Generator:
     """Random numbers of batch k of a rank, unlike those of every other (seed, rank, k)."""
     state = 0
@@ -65,9 +68,8 @@ def random_cameras(cfg: SingleViewConfig, generator: torch.Generator) -> Cameras
     return perturb(cameras, cfg, generator)
 
 
-def fixed_cameras(cfg: SingleViewConfig, generator: torch.Generator) -> list[Cameras]:
-    """`n_cameras` batches of cameras, the azimuths of all of them stratified."""
-    n = cfg.n_cameras
+def fixed_cameras(cfg: SingleViewConfig, n: int, generator: torch.Generator) -> list[Cameras]:
+    """n batches of cameras, the azimuths of all of them stratified."""
     many = replace(cfg, batch_size=n * cfg.batch_size, batch_uniform_azimuth=True)
     cameras = random_cameras(many, generator)
     return [cameras.map(lambda v, j=j: v[j::n]) for j in range(n)]
@@ -122,7 +124,9 @@ class TrainingBatches(IterableDataset):
         super().__init__()
         self.cfg, self.seed, self.rank, self.device = cfg, seed, rank, device
         # random numbers of a batch that there never is, as in `in_turn`
-        self.fixed = fixed_cameras(cfg.single_view, batch_generator(seed, rank, -1))
+        single, generator = cfg.single_view, batch_generator(seed, rank, -1)
+        self.fixed = fixed_cameras(single, single.n_cameras, generator)
+        self.fixed_clips = fixed_cameras(single, single.n_clips, generator)
         self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
         image = cfg.image
         self.taken_from = Cameras.of(
@@ -143,22 +147,34 @@ class TrainingBatches(IterableDataset):
             yield k
             k += step
 
-    def in_turn(self, k: int) -> Cameras:
-        """The fixed cameras of batch k: each n_cameras batches have all, in random order."""
-        round_, place = divmod(k, len(self.fixed))
+    def in_turn(self, k: int, n: int) -> int:
+        """Which of n fixed ones batch k has: each n batches have all, in random order."""
+        round_, place = divmod(k, n)
         generator = batch_generator(self.seed, self.rank, -2 - round_)
-        order = torch.randperm(len(self.fixed), generator=generator)
-        return self.fixed[int(order[place])]
+        return int(torch.randperm(n, generator=generator)[place])
 
-    def clip_cameras(self, starts_from_zero: bool, generator: torch.Generator) -> Cameras:
-        """Of the clips' first frames: random, or all where the reference image was taken."""
-        single = self.cfg.single_view
-        cameras = random_cameras(single, generator)
-        if starts_from_zero and single.reference_rate > 0:
-            (share,) = uniform(1, (0, 1), generator=generator)
-            if share < single.reference_rate:
-                return self.taken_from.frames(single.batch_size)
-        return cameras
+    def clips(self, k: int, generator: torch.Generator) -> tuple[Cameras, FrameTimes]:
+        """Cameras [B*F] and frame times of batch k's clips."""
+        single, cameras = self.cfg.single_view, None
+        if self.fixed_clips:
+            j = self.in_turn(k, len(self.fixed_clips))
+            cameras = self.fixed_clips[j]
+            generator = batch_generator(self.seed, self.rank, FIXED_CLIPS - j)
+        times = clip_times(single, generator)
+        if cameras is None:
+            cameras = random_cameras(single, generator)
+        if self.at_reference(times, generator):
+            cameras = self.taken_from.frames(single.batch_size)
+        if single.train_dynamic_camera:
+            return cameras.drift(single.num_frames, generator=generator), times
+        return cameras.frames(single.num_frames), times
+
+    def at_reference(self, times: FrameTimes, generator: torch.Generator) -> bool:
+        """Whether clips begin where the reference image was taken."""
+        rate = self.cfg.single_view.reference_rate
+        if not times.starts_from_zero or rate <= 0:
+            return False
+        return bool(uniform(1, (0, 1), generator=generator)[0] < rate)
 
     def collate(self, k: int) -> dict[str, Any]:
         """Batch k of this rank."""
@@ -168,13 +184,8 @@ class TrainingBatches(IterableDataset):
         starts_from_zero = True
         if video < (self.cfg.prob_single_view_video or 0):
             single = self.cfg.single_view
-            times = clip_times(single, generator)
+            cameras, times = self.clips(k, generator)
             starts_from_zero = times.starts_from_zero
-            cameras = self.clip_cameras(starts_from_zero, generator)
-            if single.train_dynamic_camera:
-                cameras = cameras.drift(single.num_frames, generator=generator)
-            else:
-                cameras = cameras.frames(single.num_frames)
             cameras, tau = cameras.to(self.device), times.tau.to(self.device)
             batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
             batch["num_frames"] = single.num_frames
@@ -183,7 +194,10 @@ class TrainingBatches(IterableDataset):
                 section, cameras = self.cfg.multi_view, camera_ring(self.cfg.multi_view, generator)
             else:
                 section = self.cfg.single_view
-                cameras = self.in_turn(k) if self.fixed else random_cameras(section, generator)
+                if self.fixed:
+                    cameras = self.fixed[self.in_turn(k, len(self.fixed))]
+                else:
+                    cameras = random_cameras(section, generator)
             batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
             batch["reference"] = dict(self.reference)
         return batch

@@ -7,12 +7,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 Picture = Float[Tensor, "B *F 3 H W"]
-ANGLES = ("elevation", "azimuth", "camera_distances")  # of a batch, each [N]
+# of a batch, each [N]: what tells a view from others
+VIEW = ("elevation", "azimuth", "camera_distances", "frame_times")
 
 
 class KeptTargets:
-    """What was made for cameras that come again (`data.single_view.n_cameras`), each for as many
-    uses. A checkpoint has none of them: a resumed run makes its own."""
+    """What was made for cameras and clips that come again (`data.single_view.n_cameras`,
+    `n_clips`), each for as many uses. A checkpoint has none of them: a resumed run makes its own.
+    """
 
     def __init__(self, uses: int):
         self.uses = uses
@@ -22,7 +24,7 @@ class KeptTargets:
         """The target of a batch's cameras, made anew where none is left."""
         if self.uses == 1:
             return make()
-        key = tuple(tuple(camera[name].tolist()) for name in ANGLES)
+        key = tuple(tuple(camera[name].tolist()) for name in VIEW)
         target, left = self.kept.get(key) or (make(), self.uses)
         if left > 1:
             self.kept[key] = target, left - 1

@@ -166,15 +166,17 @@ def check_lengths(cfg: Any, data: Any) -> None:
 
 def check_targets(cfg: Any, data: Any) -> None:
     """A ValueError for targets that are kept for cameras which never come again."""
-    returning = getattr(getattr(data, "single_view", None), "n_cameras", 1)
-    rings = getattr(data, "prob_multi_view", 0)
+    views, rings = getattr(data, "single_view", None), getattr(data, "prob_multi_view", 0)
+    n_cameras, n_clips = (getattr(views, name, 1) for name in ("n_cameras", "n_clips"))
+    comes_again = {RANDOM: n_cameras and not rings, CLIP: n_clips}
     for term in weighing(cfg.loss):
         uses = cfg[term.guidance].get("target_uses", 1)
-        if uses > 1 and (term.view != RANDOM or not returning or rings):
+        if uses > 1 and not comes_again.get(term.view):
             raise ValueError(
                 f"system.{term.guidance}.target_uses is {uses}, but the cameras of its pictures "
-                "never come again: only random cameras do, with data.single_view.n_cameras, such "
-                "as 24, and data.prob_multi_view=0. Otherwise target_uses=1 will do."
+                "never come again: random cameras do with data.single_view.n_cameras, such as 24, "
+                "and data.prob_multi_view=0, clips with data.single_view.n_clips, such as 8. "
+                "Otherwise target_uses=1 will do."
             )
 
 

@@ -407,6 +407,24 @@ def test_fixed_cameras_come_again_in_every_round(batches, batch_size):
     assert other.tolist() not in rounds[0]
 
 
+def test_fixed_clips_come_again_with_their_times_and_their_drift(batches):
+    """Each of 4 in 4 batches; azimuths of the first frames are spread; the rest is unlike it."""
+    clips = {"single_view__n_clips": 4, "prob_single_view_video": 1.0}
+    data = batches(**clips, single_view__sample_rand_frames="t0")
+
+    def seen(k):
+        clip = data.collate(k)["clip"]
+        return tuple(map(tuple, (clip["azimuth"].tolist(), clip["frame_times"].tolist())))
+
+    rounds = [[seen(k) for k in range(first, first + 4)] for first in (0, 4, 8, 12)]
+    assert all(set(round_) == set(rounds[0]) for round_ in rounds)
+    assert len(set(rounds[0])) == 4 and any(round_ != rounds[0] for round_ in rounds)
+    assert sorted(int((azimuth[0] + 180) // 90) for azimuth, _ in rounds[0]) == [0, 1, 2, 3]
+    assert all(len(set(azimuth)) > 1 for azimuth, _ in rounds[0]), "the camera drifts"
+    ever_new = batches(prob_single_view_video=1.0)
+    assert len({tuple(ever_new.collate(k)["clip"]["azimuth"].tolist()) for k in range(8)}) == 8
+
+
 def test_zero_mirror_and_precision_reach_the_clips(batches):
     video = {"prob_single_view_video": 1.0}
     always = batches(**video, single_view__zero_rate=1.0, single_view__mirror_rate=0.0)

@@ -44,20 +44,23 @@ def test_a_prior_of_clips_is_not_shown_single_pictures(weight):
     [
         ("lambda_3d_sd", {"n_cameras": 0}, 0.0),
         ("lambda_3d_sd", {"n_cameras": 24}, 0.5),
-        ("lambda_sds_video", {"n_cameras": 24}, 0.0),
+        ("lambda_sds_video", {"n_cameras": 24, "n_clips": 0}, 0.0),
+        ("lambda_3d_sd", {"n_cameras": 0, "n_clips": 8}, 0.0),
     ],
 )
 def test_targets_are_kept_only_for_cameras_that_come_again(weight, single, rings):
     prior = "guidance_3d" if weight == "lambda_3d_sd" else "guidance"
     kept = config({weight: 1.0}, **{prior: {"target_uses": 5}, f"{prior}_type": "any"})
     data = SimpleNamespace(single_view=SimpleNamespace(**single), prob_multi_view=rings)
-    with pytest.raises(ValueError, match=rf"{prior}.target_uses is 5.*n_cameras.*target_uses=1"):
+    with pytest.raises(ValueError, match=rf"{prior}.target_uses is 5.*n_cameras.*n_clips.*target_uses=1"):
         terms.check_targets(kept, data)
     kept[prior]["target_uses"] = 1
     terms.check_targets(kept, data)
-    data = SimpleNamespace(single_view=SimpleNamespace(n_cameras=24), prob_multi_view=0.0)
-    used = {"guidance_3d_type": "any", "guidance_3d": {"target_uses": 5}}
-    terms.check_targets(config({"lambda_3d_sd": 1.0}, **used), data)
+    again = SimpleNamespace(n_cameras=24, n_clips=8)
+    data = SimpleNamespace(single_view=again, prob_multi_view=0.0)
+    for weight, prior in (("lambda_3d_sd", "guidance_3d"), ("lambda_sds_video", "guidance")):
+        used = {f"{prior}_type": "any", prior: {"target_uses": 5}}
+        terms.check_targets(config({weight: 1.0}, **used), data)
 
 
 def test_each_guidance_that_an_error_suggests_is_there_and_looks_at_its_terms_view():
