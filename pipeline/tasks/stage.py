@@ -27,6 +27,7 @@ PLANNED = {  # keys of a config that the plan sets, and the option that a person
     "system.prompt_processor_cn.token": "--refine-prompt",
     "system.prompt_processor_cn.learned_embeds_path": "--from token",
 }
+TESTS = "limit_test_batches"  # of the trainer: how much of the test video is rendered
 LAUNCH_FILES = (  # that each launch of a stage writes, without a checkpoint worth nothing
     "cmd.txt",
     "configs/raw.yaml",
@@ -52,6 +53,7 @@ def add_config(draft: Draft, stage: Stage) -> None:
         "tag": stage.name,
         "use_timestamp": False,
         "data.image.image_path": shown(draft.cut_out),
+        f"trainer.{TESTS}": 0,  # the result has the videos
         **{key: draft.prompts[name] for key, name in stage.prompts.items() if draft.prompts[name]},
     }
     if stage.starts_from:
@@ -106,14 +108,14 @@ def resume_words(checkpoint: Path) -> list[str]:
 
 
 def without_places(config: Mapping[str, Any], reads: Mapping[str, Path]) -> dict[str, Any]:
-    """A stage's config as far as it decides what comes out: where files lie is left out, the files
-    that it reads go by their labels, and local models by what is in them."""
+    """A stage's config as far as it decides what comes out: where files lie and test videos are
+    left out, the files that it reads go by their labels, and local models by what is in them."""
     labels = {shown(path): label for label, path in reads.items()}
     places = ("name", "tag", "exp_root_dir", "use_timestamp", "description")
 
     def plain(key: str, value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {k: plain(k, v) for k, v in value.items()}
+            return {k: plain(k, v) for k, v in value.items() if k != TESTS}
         if key in MODELS and isinstance(value, str):
             return model_hash(located(value))
         return labels.get(value, value) if isinstance(value, str) else value
