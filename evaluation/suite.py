@@ -54,15 +54,24 @@ FIGURES = "figures.json"  # in the folder of a subject that the suite is done wi
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 STAGES = ("stage1", "stage2", "stage3")
 FULL_SIZES = ("image.width", "image.height", "single_view.width", "single_view.height")
+DISTILLED = (  # as --field grid has it
+    "system.guidance.denoising_steps=0",
+    "system.guidance.target_uses=1",
+    "system.guidance.min_step_percent=0.3",
+    "system.guidance.max_step_percent=0.98",
+    "system.loss.lambda_sds_video=1.0",
+    "data.single_view.n_clips=0",
+)
 BUDGETS: dict[str, list[str]] = {  # overrides of the quickstart
     "laptop": [],
-    "full": [  # pictures twice as fine, a grid of up to 137 cells, more steps
+    "full": [  # pictures twice as fine, a grid of up to 137 cells, more steps, of distillation
         *(f"{stage}.data.{key}=64" for stage in STAGES for key in FULL_SIZES),
         *(f"{stage}.system.geometry.pos_encoding_config.n_levels=8" for stage in STAGES),
         *(f"{stage}.system.speed.compile=graph" for stage in STAGES),
         "stage1.trainer.max_steps=1000",
         "stage2.trainer.max_steps=500",
         "stage3.trainer.max_steps=300",
+        *(f"stage2.{setting}" for setting in DISTILLED),
     ],
 }
 # nothing but training: no pictures on the way

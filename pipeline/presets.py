@@ -128,18 +128,18 @@ def animate124(
 
 
 def toy_stages() -> tuple[Stage, ...]:
-    """Those of the quickstart. A quarter of stage 2's few steps are too coarse ones for D: on a fox
-    of development 37 came to a walk in place of the jump, 75 to the jump."""
+    """Those of the quickstart. Fewer of stage 2's steps are too coarse ones for D: of four characters
+    of development 25 steps named no motion rightly, 50 two, and 80 all."""
     first, second, third = animate124(
         (
             "configs/toy/deformation-stage1.yaml",
             "configs/toy/deformation-stage2.yaml",
             "configs/toy/deformation-stage3.yaml",
         ),
-        (Cost(11, 0.1), Cost(22, 0.42), Cost(28, 0.5)),
+        (Cost(4, 0.1), Cost(6, 0.3), Cost(8, 0.6)),
         small=True,
     )
-    return first, replace(second, fast=2), third
+    return first, replace(second, fast=1), third
 
 
 def full(video: str) -> Preset:
