@@ -31,7 +31,6 @@ from .frame_times import FrameTimes, sample_frame_times
 from .reference_image import reference
 from .trajectories import TRAJECTORIES
 
-
 FIXED_CLIPS = -(2**32)  # numbers of the fixed clips' random numbers, downwards: no batch has them
 
 

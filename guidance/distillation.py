@@ -53,7 +53,8 @@ class ScoreDistillation(BaseObject):
         min_step_percent: Any = bounded(0.02, 0, 1, schedule=True)
         max_step_percent: Any = bounded(0.98, 0, 1, schedule=True)
         denoising_steps: int = bounded(0, 0, 1000)  # to a target picture; 0: score distillation
-        # steps that a target serves where its view comes again (data.single_view.n_cameras, n_clips)
+        # steps that a target serves, where its view comes again (data.single_view's n_cameras,
+        # n_clips)
         target_uses: int = bounded(1, 1, 2**31)
         weighting_strategy: str = bounded("sds", names=tuple(sds.WEIGHTS))  # w(t), of SDS alone
         # of SDS alone: latents' gradient is clamped to +-this; a number or a C list

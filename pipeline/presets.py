@@ -128,8 +128,8 @@ def animate124(
 
 
 def toy_stages() -> tuple[Stage, ...]:
-    """Those of the quickstart. Fewer of stage 2's steps are too coarse ones for D: of four characters
-    of development 25 steps named no motion rightly, 50 two, and 80 all."""
+    """Those of the quickstart. Fewer of stage 2's steps are too coarse ones for D: of four
+    characters of development 25 steps came to nobody's motion, 50 to two, and 80 to all."""
     first, second, third = animate124(
         (
             "configs/toy/deformation-stage1.yaml",

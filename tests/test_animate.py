@@ -119,7 +119,7 @@ def test_the_videos_show_the_scene(finished):
     counts = {"animation.mp4": 8, "reference_view.mp4": 4, "turntable.mp4": 4}
     for name, count in counts.items():
         assert len(frames(result / name)) == count
-    # the launcher's own test video, which was asked for, begins with the same view: azimuth 0, tau 0
+    # the launcher's own test video, which was asked for, begins with azimuth 0, tau 0, too
     theirs = frames(folder / "stage3" / "save" / "it2-test.mp4")[0].astype(float)
     for name in counts:
         ours = frames(result / name)[0].astype(float)

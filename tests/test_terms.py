@@ -52,7 +52,8 @@ def test_targets_are_kept_only_for_cameras_that_come_again(weight, single, rings
     prior = "guidance_3d" if weight == "lambda_3d_sd" else "guidance"
     kept = config({weight: 1.0}, **{prior: {"target_uses": 5}, f"{prior}_type": "any"})
     data = SimpleNamespace(single_view=SimpleNamespace(**single), prob_multi_view=rings)
-    with pytest.raises(ValueError, match=rf"{prior}.target_uses is 5.*n_cameras.*n_clips.*target_uses=1"):
+    words = rf"{prior}.target_uses is 5.*n_cameras.*n_clips.*target_uses=1"
+    with pytest.raises(ValueError, match=words):
         terms.check_targets(kept, data)
     kept[prior]["target_uses"] = 1
     terms.check_targets(kept, data)
