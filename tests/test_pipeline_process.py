@@ -217,7 +217,11 @@ def test_a_child_that_missed_ctrl_c_is_told(tmp_path):
 @either_way
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_the_end_of_a_job_or_terminal_is_a_ctrl_c(number, forked, tmp_path):
-    parent = parent_of(CAREFUL.format(least=1), folder=tmp_path, forked=forked)
+    before = signal.signal(number, signal.SIG_DFL)  # these tests may run under nohup
+    try:
+        parent = parent_of(CAREFUL.format(least=1), folder=tmp_path, forked=forked)
+    finally:
+        signal.signal(number, before)
     assert parent.stdout.readline() == "ready\n"
     parent.send_signal(number)
     assert parent.stdout.read() == "asked 1\ncode 41\n"
