@@ -9,6 +9,7 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
+from animate124.evaluation.suite import DISTILLED
 from animate124.geometry.implicit_volume import EMPTY, ImplicitVolume
 from animate124.geometry.otypes import is_deformed
 from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
@@ -321,6 +322,7 @@ def test_the_surface_of_a_trained_toy_is_followed(tmp_path, monkeypatch):
         if stage == 2:  # gently: so few steps of the config's size would fold the scene
             start += [f"system.optimizer.params.{name}.lr=0.002" for name in BENT]
             start += [f"system.guidance.{word}" for word in EXACT]
+            start += DISTILLED
         trial = Path(main(parser().parse_args(args), [*words, *start], "animate124"))
     assert trial is not None
     scene = load_scene(trial / "configs" / "parsed.yaml", trial / "ckpts" / "last.ckpt")
