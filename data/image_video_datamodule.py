@@ -9,9 +9,9 @@ Cameras are drawn on the CPU. Their rays are made on the device that trains: a c
 take a busy CPU tens of milliseconds.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytorch_lightning as pl
 import threestudio
@@ -31,6 +31,7 @@ from .frame_times import FrameTimes, sample_frame_times
 from .reference_image import reference
 from .trajectories import TRAJECTORIES
 
+T = TypeVar("T")
 FIXED_CLIPS = -(2**32)  # numbers of the fixed clips' random numbers, downwards: no batch has them
 
 
@@ -122,10 +123,6 @@ class TrainingBatches(IterableDataset):
     ):
         super().__init__()
         self.cfg, self.seed, self.rank, self.device = cfg, seed, rank, device
-        # random numbers of a batch that there never is, as in `in_turn`
-        single, generator = cfg.single_view, batch_generator(seed, rank, -1)
-        self.fixed = fixed_cameras(single, single.n_cameras, generator)
-        self.fixed_clips = fixed_cameras(single, single.n_clips, generator)
         self.first_batch = first_batch  # asked whenever an epoch begins; None: 0
         image = cfg.image
         self.taken_from = Cameras.of(
@@ -134,6 +131,13 @@ class TrainingBatches(IterableDataset):
             image.default_camera_distance,
             image.default_fovy_deg,
         )
+        # random numbers of batches that there never are, as in `in_turn`
+        single, generator = cfg.single_view, batch_generator(seed, rank, -1)
+        self.fixed = fixed_cameras(single, single.n_cameras, generator)
+        self.fixed_clips = [
+            self.new_clips(batch_generator(seed, rank, FIXED_CLIPS - j), cameras)
+            for j, cameras in enumerate(fixed_cameras(single, single.n_clips, generator))
+        ]
         rgb, mask = reference(image.image_path, image.height, image.width)
         self.reference = self.taken_from.to(device).batch(image.height, image.width)
         self.reference |= {"rgb": rgb[None].to(device), "mask": mask[None].to(device)}
@@ -146,19 +150,18 @@ class TrainingBatches(IterableDataset):
             yield k
             k += step
 
-    def in_turn(self, k: int, n: int) -> int:
-        """Which of n fixed ones batch k has: each n batches have all, in random order."""
-        round_, place = divmod(k, n)
+    def in_turn(self, k: int, fixed: Sequence[T]) -> T:
+        """The fixed one of batch k: each len(fixed) batches have all, in random order."""
+        round_, place = divmod(k, len(fixed))
         generator = batch_generator(self.seed, self.rank, -2 - round_)
-        return int(torch.randperm(n, generator=generator)[place])
+        return fixed[int(torch.randperm(len(fixed), generator=generator)[place])]
 
-    def clips(self, k: int, generator: torch.Generator) -> tuple[Cameras, FrameTimes]:
-        """Cameras [B*F] and frame times of batch k's clips."""
-        single, cameras = self.cfg.single_view, None
-        if self.fixed_clips:
-            j = self.in_turn(k, len(self.fixed_clips))
-            cameras = self.fixed_clips[j]
-            generator = batch_generator(self.seed, self.rank, FIXED_CLIPS - j)
+    def new_clips(
+        self, generator: torch.Generator, cameras: Cameras | None = None
+    ) -> tuple[Cameras, FrameTimes]:
+        """Cameras [B*F] and frame times of a batch's clips; cameras: of their first frames, None
+        for random ones."""
+        single = self.cfg.single_view
         times = clip_times(single, generator)
         if cameras is None:
             cameras = random_cameras(single, generator)
@@ -183,7 +186,10 @@ class TrainingBatches(IterableDataset):
         starts_from_zero = True
         if video < (self.cfg.prob_single_view_video or 0):
             single = self.cfg.single_view
-            cameras, times = self.clips(k, generator)
+            if self.fixed_clips:
+                cameras, times = self.in_turn(k, self.fixed_clips)
+            else:
+                cameras, times = self.new_clips(generator)
             starts_from_zero = times.starts_from_zero
             cameras, tau = cameras.to(self.device), times.tau.to(self.device)
             batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
@@ -194,7 +200,7 @@ class TrainingBatches(IterableDataset):
             else:
                 section = self.cfg.single_view
                 if self.fixed:
-                    cameras = self.fixed[self.in_turn(k, len(self.fixed))]
+                    cameras = self.in_turn(k, self.fixed)
                 else:
                     cameras = random_cameras(section, generator)
             batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
