@@ -87,6 +87,8 @@ class ScoreDistillation(BaseObject):
     half_dtype: ClassVar[torch.dtype] = torch.float16  # of half-precision weights
     cfg_start: ClassVar[str] = "uncond"  # where classifier-free guidance starts from
     clips_only: ClassVar[bool] = False  # whether single pictures make no sense to it
+    # whether the halves of classifier-free guidance see the same but for tokens that UNets read
+    only_text_differs: ClassVar[bool] = False
 
     def configure(self) -> None:
         model = self.cfg.pretrained_model_name_or_path
@@ -156,6 +158,12 @@ class ScoreDistillation(BaseObject):
     def vae(self) -> nn.Module:
         return self.codec.vae
 
+    @property
+    def shares_halves(self) -> bool:
+        """Whether all batches of `networks` have two halves that differ in their text alone."""
+        conditional = sds.is_conditional(self.cfg.guidance_scale, self.cfg_start)
+        return self.only_text_differs and not conditional
+
     def speed_up(self, how: bool | str, pool: Any = None) -> None:
         """`system.speed.compile`, see speed.py; a CPU has no CUDA graphs to record.
 
@@ -163,7 +171,7 @@ class ScoreDistillation(BaseObject):
         """
         if check_compile(how) and self.device.type == "cuda" and self.recorded is None:
             for network in self.networks:
-                prepare_network(network, how)
+                prepare_network(network, how, self.shares_halves)
             pool = pool or torch.cuda.graph_pool_handle()
             name = type(self).__name__
             self.recorded = Recorded(self.predict_from, name, pool)

@@ -3,7 +3,7 @@
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
 from jaxtyping import Float
@@ -37,6 +37,7 @@ class ImageGuidance(PromptedDistillation):
 
     cfg: Config
     codec: ImageCodec
+    only_text_differs: ClassVar[bool] = True
 
     def configure(self) -> None:
         super().configure()

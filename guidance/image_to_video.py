@@ -37,6 +37,7 @@ class ImageToVideoGuidance(FirstFrameDistillation, FramewiseDistillation):
 
     cfg: Config
     extra_channels: ClassVar[int] = 4
+    only_text_differs: ClassVar[bool] = True
 
     @property
     def network_place(self) -> tuple[str, str]:

@@ -1,7 +1,8 @@
 """Frozen networks, faster: `system.speed.compile`.
 
-graph     the network gets frozen_unet.py's forwards, and its kernels are recorded once as a CUDA
-          graph and replayed, so that launching them costs the CPU nothing. A second a model.
+graph     the network gets frozen_unet.py's forwards, computes once what both halves of guidance
+          have in common (shared_halves.py), and its kernels are recorded once as a CUDA graph and
+          replayed, so that launching them costs the CPU nothing. A second a model.
 inductor  torch.compile writes fused kernels, which are recorded in turn. Minutes a model at first
           use. UNets over images get channels_last weights, which convolutions on GPUs prefer
           (torch doesn't give them to a network with 3D convolutions).
@@ -22,6 +23,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .frozen_unet import channels_innermost
+from .shared_halves import share_halves
 
 COMPILE = (False, "graph", "inductor")  # what `system.speed.compile` can be
 WARM_UP = 3  # calls before a recording, in which libraries choose their kernels
@@ -39,10 +41,15 @@ def check_compile(how: bool | str) -> bool | str:
     return how
 
 
-def prepare_network(network: Any, how: bool | str) -> None:
-    """Memory format and compilation, in place; the recording is `Recorded`'s."""
+def prepare_network(network: Any, how: bool | str, only_text_differs: bool = False) -> None:
+    """Memory format and compilation, in place; the recording is `Recorded`'s.
+
+    only_text_differs: between the halves of all batches that the network will see.
+    """
     if how == "graph":
         channels_innermost(network)
+        if only_text_differs:
+            share_halves(network)
         return
     channels_last(network)
     network.forward = torch.compile(network.forward, dynamic=False)

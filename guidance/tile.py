@@ -7,7 +7,7 @@ Stable Diffusion reads the personalised prompt; the ControlNet sees the rendered
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import threestudio
 import torch
@@ -52,6 +52,7 @@ class TileGuidance(PromptedDistillation):
 
     cfg: Config
     codec: ImageCodec
+    only_text_differs: ClassVar[bool] = True
 
     def configure(self) -> None:
         super().configure()

@@ -24,3 +24,4 @@ class VideoGuidance(FramewiseDistillation):
 
     cfg: Config
     cfg_start: ClassVar[str] = "cond"
+    only_text_differs: ClassVar[bool] = True

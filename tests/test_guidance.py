@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from animate124.guidance import distillation, sds
 from animate124.guidance.codecs import ImageCodec
+from animate124.guidance.shared_halves import share_halves
 from animate124.guidance.zero123_model import (
     ClipSettings,
     camera_offset,
@@ -681,3 +682,24 @@ def test_denoising_pulls_pictures_to_what_the_network_makes_of_them(build, name,
     expected = (seen["pictures"] - target).square().mean()
     torch.testing.assert_close(out["loss_fit"], expected, rtol=1e-3, atol=1e-6)
     assert rgb.grad.isfinite().all() and rgb.grad.any()
+
+
+# ---- what both halves of guidance have in common
+
+
+@every_prior
+def test_a_prior_whose_halves_share_their_start_has_the_same_gradient(build, priors, name):
+    assert not build(name, guidance_scale=0.0 if TABLE[name].start == "cond" else 1.0).shares_halves
+    prior = build(name)
+    if not prior.shares_halves:
+        assert "zero123" in name
+        return
+    row = TABLE[name]
+    rgb, camera = torch.rand(row.n, SIZE, SIZE, 3), cameras(row.n, row.frames)
+    gradients = []
+    for _ in range(2):
+        torch.manual_seed(5)
+        gradients.append(watch(prior, rgb, **camera).z_grad)
+        for network in prior.networks:
+            share_halves(network)
+    torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
