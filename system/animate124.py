@@ -47,6 +47,7 @@ from .finite import check_loaded, optimizer_tensors, some
 from .loss_watch import PATIENCE, LossWatch
 from .losses import total
 from .snapshots import Snapshots
+from .views import render_together
 
 MODULES = ("geometry", "material", "background", "renderer")
 NOT_CAMERA = ("rgb", "mask", "index")  # what a view holds beside its cameras and frame times
@@ -63,6 +64,10 @@ def seed_everything(seed: int) -> None:
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- whoever still draws from the global one is repeatable
     torch.manual_seed(seed)
+
+
+def camera_of(view: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: v for k, v in view.items() if k not in NOT_CAMERA}
 
 
 @dataclass
@@ -168,14 +173,14 @@ class Animate124(BaseLift3DSystem):
 
     def forward(self, view: dict[str, Any]) -> dict[str, Any]:
         """What the renderer sees of the scene from a view's cameras, at its frame times."""
-        return self.renderer(**{k: v for k, v in view.items() if k not in NOT_CAMERA})
+        return self.renderer(**camera_of(view))
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One step over a batch; see the module's docstring."""
         weights = {key: self.C(value) for key, value in self.cfg.loss.items()}
         weights = {key: weight for key, weight in weights.items() if weight != 0}
         views = terms.views_of(batch, weights)
-        renders = {name: self(view) for name, view in views.items()}
+        renders = self.render(views, weights)
         parts: dict[str, list[Tensor]] = defaultdict(list)  # weight -> its losses, a view each
 
         if terms.REFERENCE in renders:
@@ -186,7 +191,7 @@ class Animate124(BaseLift3DSystem):
         for term in terms.GUIDANCE_TERMS:
             if term.view in renders and term.weight in weights:
                 rgb = renders[term.view]["comp_rgb"]
-                camera = {k: v for k, v in views[term.view].items() if k not in NOT_CAMERA}
+                camera = camera_of(views[term.view])
                 if term.view == terms.CLIP:
                     camera["num_frames"] = batch["num_frames"]
                 parts[term.weight].append(self.distill(term, rgb, camera))
@@ -214,6 +219,20 @@ class Animate124(BaseLift3DSystem):
         # here, since Lightning's checkpoints are written before on_train_batch_end
         self.loss_watch.look(self.true_global_step + 1, {"loss": loss, **named}, weights)
         return {"loss": loss, **named}
+
+    @property
+    def waits_for_launches(self) -> bool:
+        """Whether it takes a call to launch its kernels, and not only what they compute."""
+        return self.device.type == "cuda"
+
+    def render(
+        self, views: Mapping[str, dict[str, Any]], weights: Mapping[str, float]
+    ) -> dict[str, dict[str, Any]]:
+        """The renders of a batch's views, on a GPU in one call; of several in one call nobody could
+        say whose samples are whose, where losses of these weights ask for them."""
+        if self.waits_for_launches and not terms.read_samples(weights):
+            return render_together(self, {name: camera_of(view) for name, view in views.items()})
+        return {name: self(view) for name, view in views.items()}
 
     def distill(
         self, term: terms.GuidanceTerm, rgb: Float[Tensor, "N H W 3"], camera: dict

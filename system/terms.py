@@ -55,6 +55,7 @@ REGULARISERS = {  # weight: loss, and the render's outputs that it takes
     "lambda_z_variance": (losses.z_variance, ("z_variance", "opacity")),
     "lambda_tv": (losses.total_variation, ("comp_rgb",)),
 }
+PER_SAMPLE = ("weights", "normal", "t_dirs")  # of a render's outputs: a row a sample
 # weight: what `geometry.rigidity` calls it, of a scene that a deformation moves
 RIGIDITY_TERMS = {"lambda_arap": "arap", "lambda_fold": "fold"}
 
@@ -233,6 +234,12 @@ def views_of(batch: dict[str, Any], given: Mapping[str, float]) -> dict[str, dic
         )
     wanted = {name: view for name, view in present.items() if read[name] or regularised}
     return wanted or dict([next(iter(present.items()))])
+
+
+def read_samples(given: Mapping[str, float]) -> bool:
+    """Whether a loss of the given weights reads a render's samples, and not its pictures alone."""
+    taken = {name for key in REGULARISERS.keys() & given for name in REGULARISERS[key][1]}
+    return not taken.isdisjoint(PER_SAMPLE)
 
 
 def regulariser(key: str, render: dict[str, Any]) -> losses.Scalar:

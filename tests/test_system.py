@@ -213,6 +213,31 @@ def test_the_loss_is_the_weighted_sum_of_all_that_the_batch_brings(kind):
     assert tuple(len(g.shown) for g in guidances) == shown
 
 
+@pytest.mark.parametrize("kind", BATCHES)
+def test_views_of_one_size_are_one_call_where_launching_costs(kind, monkeypatch):
+    weights = WEIGHTS | {"lambda_orient": 0.0}  # it reads samples
+    system, batch = system_with(weights), BATCHES[kind]()
+    results = []
+    for waits in (False, True):
+        monkeypatch.setattr(animate124.Animate124, "waits_for_launches", waits)
+        system.renderer.asked.clear()
+        loss = system.training_step(batch, 0)["loss"]
+        results.append((loss.detach(), torch.autograd.grad(loss, system.geometry.paint)[0]))
+    torch.testing.assert_close(*results)
+    assert len(system.renderer.asked) == 1
+    batch.get("clip", batch.get("random_camera"))["height"] = H + 1  # as if it were of another size
+    system.renderer.asked.clear()
+    system.training_step(batch, 0)
+    assert len(system.renderer.asked) == (1 if kind == "clip" else 2)
+
+
+def test_views_are_rendered_one_by_one_where_a_loss_reads_their_samples(monkeypatch):
+    system = system_with(WEIGHTS)
+    monkeypatch.setattr(animate124.Animate124, "waits_for_launches", True)
+    system.training_step(clip_batch(True), 0)
+    assert len(system.renderer.asked) == 3
+
+
 @pytest.mark.parametrize("key", WEIGHTS)
 def test_each_weight_alone_counts_and_renders_only_what_it_reads(key):
     alone = {name: WEIGHTS[name] if name == key else 0 for name in WEIGHTS}

@@ -1,0 +1,54 @@
+"""Views of a batch in one call of the renderer. On a GPU its kernels take as long to launch, and
+the host waits as often for its sizes, for one picture as for several.
+
+A view is a dict of cameras, tensors [B ...] and numbers, as data/cameras.py makes it.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+View = dict[str, Any]
+
+
+def render_together(render: Callable[[View], View], views: Mapping[str, View]) -> dict[str, View]:
+    """What `render` says of each view, its pictures [B H W C] alone: views of pictures of one size
+    are rendered in one call, and their samples belong to none of them."""
+    alike: dict[tuple, list[str]] = {}
+    for name, view in views.items():
+        alike.setdefault(likeness(view), []).append(name)
+    renders: dict[str, View] = {}
+    for names in alike.values():
+        group = [views[name] for name in names]
+        sizes = [len(view["rays_o"]) for view in group]
+        renders |= zip(names, apart(render(stacked(group)), sizes), strict=True)
+    return {name: renders[name] for name in views}
+
+
+def likeness(view: View) -> tuple:
+    """The same for views that can be stacked."""
+    held = {k: v.shape[1:] if isinstance(v, Tensor) else v for k, v in view.items()}
+    return tuple(sorted(held.items()))
+
+
+def stacked(views: list[View]) -> View:
+    """One view with the pictures of all, one after the other."""
+    first, *others = views
+    return {
+        name: torch.cat([value, *(view[name] for view in others)])
+        if isinstance(value, Tensor)
+        else value
+        for name, value in first.items()
+    }
+
+
+def apart(render: View, sizes: list[int]) -> list[View]:
+    """The pictures of each of the views that were rendered together."""
+    pictures = {k: v.split(sizes) for k, v in render.items() if is_pictures(v, sum(sizes))}
+    return [{k: parts[i] for k, parts in pictures.items()} for i in range(len(sizes))]
+
+
+def is_pictures(value: Any, count: int) -> bool:
+    return isinstance(value, Tensor) and value.ndim == 4 and len(value) == count
