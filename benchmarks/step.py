@@ -1,8 +1,8 @@
 """Milliseconds, memory and the split of one training step, with full-size random models.
 
 python benchmarks/step.py --stage 2 [--field deformation|grid] [--scene blob|sharp] [--video ms|zs]
-    [--compile graph|inductor] [--baseline] [--beside-grid] [--memory-fraction-gb 12] [--devices 2]
-    [--toy] [--tiny] [--figures FILE] [key=value ...]
+    [--compile graph|inductor] [--baseline] [--beside-grid] [--beside PATH] [--devices 2]
+    [--memory-fraction-gb 12] [--toy] [--tiny] [--figures FILE] [key=value ...]
 
 The stage's own config runs under Lightning as launch.py runs it, at 16-mixed, on the data module's
 batches; learning rates are 0 so that the scene stays what it is ("blob": what training starts from;
@@ -11,8 +11,9 @@ measured in steps of its own. `--toy` takes the quickstart's config and shipped 
 the blob: what a laptop does. `--tiny` takes tiny models and pictures, to try this script on a CPU.
 With `--devices` above 1 a step is DDP's: a batch a device, gradients averaged; what is printed is
 the first device's. GB are 10^9 bytes. `key=value` overrides the config. `--beside-grid` measures
-the same step of the published method first, in a process of its own, and says the ratio. Medians
-and the peak go into figures.json (`--figures FILE`: elsewhere; `--tiny`: nowhere else).
+the same step of the published method first, in a process of its own, and says the ratio; `--beside`
+that of another checkout. Medians and the peak go into figures.json (`--figures FILE`: elsewhere;
+`--tiny`: nowhere else).
 """
 
 import argparse
@@ -34,7 +35,7 @@ import torch
 from animate124.pipeline.request import GRID
 from measuring import FIGURES, cap_memory, device_name, record
 from probes import KINDS, PRIORS, Watch
-from stages import step_options, train, which
+from stages import ROOT, step_options, train, which
 from threestudio.launch import leave_process_group
 
 Figures = dict[str, tuple[float, str]]  # name -> value and unit
@@ -78,27 +79,44 @@ def key_of(args: argparse.Namespace) -> str:
     return f"step/{which(args)}-{args.scene}-{args.video}-{args.compile}"
 
 
-def measure_grid(folder: Path) -> Figures:
-    """The same step of the published method, by this script in a process of its own."""
-    file = folder / "grid.json"
-    words = [word for word in sys.argv[1:] if word != "--beside-grid"]
-    command = [sys.executable, sys.argv[0], *words, "--field", GRID, "--figures", str(file)]
-    subprocess.run(command, check=True)
+def is_published(args: argparse.Namespace) -> bool:
+    """Whether it is the step that the README tells of: `step.stageN` in the names of figures."""
+    default = args.stage == 1 or args.field != GRID
+    usual = (args.scene, args.video, args.compile, args.devices) == ("blob", "ms", "graph", 1)
+    return usual and default and not (args.toy or args.overrides or args.memory_fraction_gb)
+
+
+def measure(folder: Path, checkout: Path, *more: str) -> Figures:
+    """The same step by a checkout's script, in a process of its own, with further options."""
+    file, packages = folder / "beside.json", folder / "packages"
+    packages.mkdir()
+    (packages / "animate124").symlink_to(checkout.resolve())
+    places = [str(packages), *filter(None, [os.environ.get("PYTHONPATH")])]
+    script, words = checkout.resolve() / "benchmarks" / "step.py", own_words(sys.argv[1:])
+    command = [sys.executable, str(script), *words, *more, "--figures", str(file)]
+    environment = {"COMMIT": "beside", **os.environ, "PYTHONPATH": os.pathsep.join(places)}
+    subprocess.run(command, check=True, env=environment)
     held = json.loads(file.read_text())
     return {name: (figure["value"], figure["unit"]) for name, figure in held.items()}
 
 
-def compare(args: argparse.Namespace, ours: Figures, grid: Figures) -> Figures:
-    """Prints our figures' ratios to the published method's; that of a usual step, as a figure."""
+def own_words(words: list[str]) -> list[str]:
+    """The command line without what it is to be measured beside."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--beside-grid", action="store_true")
+    parser.add_argument("--beside")
+    return parser.parse_known_args(words)[1]
+
+
+def compare(args: argparse.Namespace, ours: Figures, theirs: Figures, what: str) -> float:
+    """Prints our figures' ratios to another step's; returns that of a usual step."""
     ratios = {}
-    for name, (value, unit) in grid.items():
-        part = name.rpartition("/")[2]
-        ratios[part] = ours[f"{key_of(args)}/{part}"][0] / value
-        print(f"{part}: {ratios[part]:.3f} of the {value:.4g} {unit} with --field {GRID}")
-    if args.toy or (args.scene, args.video) != ("blob", "ms"):
-        return {}
-    usual = ratios[name_of("usual", args.stage)]
-    return {f"step.stage{args.stage}.ratio_to_grid": (usual, f"of the ms with --field {GRID}")}
+    for name, (value, unit) in theirs.items():
+        place, _, part = name.rpartition("/")
+        if place:  # and not one of the published names
+            ratios[part] = ours[f"{key_of(args)}/{part}"][0] / value
+            print(f"{part}: {ratios[part]:.3f} of the {value:.4g} {unit} {what}")
+    return ratios[name_of("usual", args.stage)]
 
 
 def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -> Figures:
@@ -128,6 +146,9 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
         f"{watch.peak['reserved']:.2f} GB reserved; weights {weights_gb(system):.2f} GB"
     )
     report_split(args, watch, samples, hit)
+    usual = figures.get(f"{key}/{name_of('usual', args.stage)}")
+    if usual and is_published(args):
+        figures[f"step.stage{args.stage}.ms"] = usual
     if watch.syncs:
         where = ", ".join(f"{place} {n}" for place, n in watch.syncs.most_common())
         print(f"waits of the CPU for the GPU in one step: {watch.syncs.total()} ({where})")
@@ -162,6 +183,18 @@ def report_split(args: argparse.Namespace, watch: Watch, samples: tuple, hit: fl
             print(f"  {label:30}{statistics.median(values):9.1f}")
 
 
+def measure_beside(args: argparse.Namespace) -> tuple[Figures | None, Figures | None]:
+    """The same step of the published method, and of another checkout, where they are asked for."""
+    found: list[Figures | None] = []
+    for asked, checkout, more in (
+        (args.beside_grid, ROOT, ("--field", GRID)),
+        (args.beside, args.beside, ()),
+    ):
+        with tempfile.TemporaryDirectory() as temporary:
+            found.append(measure(Path(temporary), checkout, *more) if asked else None)
+    return found[0], found[1]
+
+
 def main() -> None:
     parser = step_options(__doc__.splitlines()[0])
     parser.add_argument(
@@ -169,6 +202,9 @@ def main() -> None:
     )
     parser.add_argument(
         "--beside-grid", action="store_true", help="measure the published method's step first"
+    )
+    parser.add_argument(
+        "--beside", type=Path, metavar="PATH", help="measure another checkout's step first"
     )
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU")
@@ -179,12 +215,9 @@ def main() -> None:
 
     file = args.figures or (None if args.tiny else FIGURES)
     file = file and file.resolve()
-    grid = None
-    if args.beside_grid and args.devices > 1:
-        parser.error("--beside-grid is for one device")
-    if args.beside_grid:
-        with tempfile.TemporaryDirectory() as temporary:
-            grid = measure_grid(Path(temporary))
+    if (args.beside_grid or args.beside) and args.devices > 1:
+        parser.error("--beside-grid and --beside are for one device")
+    grid, before = measure_beside(args)
     cap_memory(args.memory_fraction_gb)
     watch = Watch(args.warm_up, args.steps, args.split_steps)
     with tempfile.TemporaryDirectory() as temporary:
@@ -192,8 +225,15 @@ def main() -> None:
         leave_process_group()
         if trainer.is_global_zero:
             figures = report(args, watch, trainer.lightning_module)
+            key = f"step.stage{args.stage}"
             if grid is not None:
-                figures |= {**grid, **compare(args, figures, grid)}
+                ratio = compare(args, figures, grid, f"with --field {GRID}")
+                figures = grid | figures
+                if not args.toy and (args.scene, args.video) == ("blob", "ms"):
+                    figures[f"{key}.ratio_to_grid"] = ratio, f"of the ms with --field {GRID}"
+            if before is not None:
+                ratio = compare(args, figures, before, f"of {args.beside}")
+                figures[f"{key}.ratio_to_before"] = ratio, "of the ms of the checkout beside it"
             if file:
                 record(figures, file)
 
