@@ -5,12 +5,15 @@ A training batch is a dict. An image batch has "random_camera" and "reference". 
 the three is a dict of threestudio's camera keys for its own cameras (see `Cameras.batch`);
 "reference" also has "rgb" and "mask". Batch k of a rank depends on the seed, k and the rank alone.
 
+Batches k of all ranks are of one kind, which rank 0 draws: a step takes as long as the slowest
+rank's, and a clip that starts from zero costs more than another.
+
 Cameras are drawn on the CPU. Their rays are made on the device that trains: a clip's rays would
 take a busy CPU tens of milliseconds.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 import pytorch_lightning as pl
@@ -87,31 +90,45 @@ def camera_ring(cfg: MultiViewConfig, generator: torch.Generator) -> Cameras:
     return perturb(cameras, cfg, generator)
 
 
-def clip_times(cfg: SingleViewConfig, generator: torch.Generator) -> FrameTimes:
+def one_clip(cfg: SingleViewConfig, generator: torch.Generator) -> FrameTimes:
+    """Frame times [F] of a random clip."""
+    return sample_frame_times(
+        cfg.num_frames,
+        cfg.sample_rand_frames,
+        precision=cfg.frame_precision,
+        zero_rate=cfg.zero_rate,
+        mirror_rate=cfg.mirror_rate,
+        generator=generator,
+    )
+
+
+def clip_times(
+    cfg: SingleViewConfig, starts_from_zero: bool, generator: torch.Generator
+) -> FrameTimes:
     """Frame times [B*F] of `batch_size` clips that all start from zero, or none of them does."""
-
-    def draw() -> FrameTimes:
-        return sample_frame_times(
-            cfg.num_frames,
-            cfg.sample_rand_frames,
-            precision=cfg.frame_precision,
-            zero_rate=cfg.zero_rate,
-            mirror_rate=cfg.mirror_rate,
-            generator=generator,
-        )
-
-    first = draw()
-    clips = [first.tau]
+    clips = []
     while len(clips) < cfg.batch_size:
-        # the first clip chose between two outcomes, so this takes two draws a clip on average
-        other = draw()
-        if other.starts_from_zero == first.starts_from_zero:
-            clips.append(other.tau)
-    return FrameTimes(torch.cat(clips), first.starts_from_zero)
+        # a clip chose between the two outcomes, so this takes two draws a clip on average
+        clip = one_clip(cfg, generator)
+        if clip.starts_from_zero == starts_from_zero:
+            clips.append(clip.tau)
+    return FrameTimes(torch.cat(clips), starts_from_zero)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What a batch's cost hangs on."""
+
+    video: bool  # it has clips
+    starts_from_zero: bool  # it has the reference and a random camera
+    multi_view: bool  # which is a ring of them
 
 
 class TrainingBatches(IterableDataset):
-    """An endless stream of batch numbers, and `collate`, which makes a number's batch."""
+    """An endless stream of batch numbers, and `collate`, which makes a number's batch.
+
+    seed: the same on all ranks.
+    """
 
     def __init__(
         self,
@@ -135,7 +152,11 @@ class TrainingBatches(IterableDataset):
         single, generator = cfg.single_view, batch_generator(seed, rank, -1)
         self.fixed = fixed_cameras(single, single.n_cameras, generator)
         self.fixed_clips = [
-            self.new_clips(batch_generator(seed, rank, FIXED_CLIPS - j), cameras)
+            self.new_clips(
+                one_clip(single, batch_generator(seed, 0, FIXED_CLIPS - j)).starts_from_zero,
+                batch_generator(seed, rank, FIXED_CLIPS - j),
+                cameras,
+            )
             for j, cameras in enumerate(fixed_cameras(single, single.n_clips, generator))
         ]
         rgb, mask = reference(image.image_path, image.height, image.width)
@@ -151,18 +172,22 @@ class TrainingBatches(IterableDataset):
             k += step
 
     def in_turn(self, k: int, fixed: Sequence[T]) -> T:
-        """The fixed one of batch k: each len(fixed) batches have all, in random order."""
+        """The fixed one of batch k: each len(fixed) batches have all, in random order, which is one
+        for all ranks: so they paint their targets (guidance/targets.py) in the same steps."""
         round_, place = divmod(k, len(fixed))
-        generator = batch_generator(self.seed, self.rank, -2 - round_)
+        generator = batch_generator(self.seed, 0, -2 - round_)
         return fixed[int(torch.randperm(len(fixed), generator=generator)[place])]
 
     def new_clips(
-        self, generator: torch.Generator, cameras: Cameras | None = None
+        self,
+        starts_from_zero: bool,
+        generator: torch.Generator,
+        cameras: Cameras | None = None,
     ) -> tuple[Cameras, FrameTimes]:
         """Cameras [B*F] and frame times of a batch's clips; cameras: of their first frames, None
         for random ones."""
         single = self.cfg.single_view
-        times = clip_times(single, generator)
+        times = clip_times(single, starts_from_zero, generator)
         if cameras is None:
             cameras = random_cameras(single, generator)
         if self.at_reference(times, generator):
@@ -178,24 +203,34 @@ class TrainingBatches(IterableDataset):
             return False
         return bool(uniform(1, (0, 1), generator=generator)[0] < rate)
 
+    def kind(self, k: int) -> Kind:
+        """Of batch k of all ranks: what rank 0's numbers say."""
+        generator = batch_generator(self.seed, 0, k)
+        video, multi_view = uniform(2, (0, 1), generator=generator)
+        has_clips = bool(video < (self.cfg.prob_single_view_video or 0))
+        starts_from_zero = True
+        if has_clips and self.fixed_clips:
+            starts_from_zero = self.in_turn(k, self.fixed_clips)[1].starts_from_zero
+        elif has_clips:
+            starts_from_zero = one_clip(self.cfg.single_view, generator).starts_from_zero
+        return Kind(has_clips, starts_from_zero, bool(multi_view < (self.cfg.prob_multi_view or 0)))
+
     def collate(self, k: int) -> dict[str, Any]:
         """Batch k of this rank."""
-        generator = batch_generator(self.seed, self.rank, k)
-        video, multi_view = uniform(2, (0, 1), generator=generator)
+        kind, generator = self.kind(k), batch_generator(self.seed, self.rank, k)
+        uniform(2, (0, 1), generator=generator)  # those that a kind is of
         batch: dict[str, Any] = {}
-        starts_from_zero = True
-        if video < (self.cfg.prob_single_view_video or 0):
+        if kind.video:
             single = self.cfg.single_view
             if self.fixed_clips:
                 cameras, times = self.in_turn(k, self.fixed_clips)
             else:
-                cameras, times = self.new_clips(generator)
-            starts_from_zero = times.starts_from_zero
+                cameras, times = self.new_clips(kind.starts_from_zero, generator)
             cameras, tau = cameras.to(self.device), times.tau.to(self.device)
             batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
             batch["num_frames"] = single.num_frames
-        if starts_from_zero:
-            if multi_view < (self.cfg.prob_multi_view or 0):
+        if kind.starts_from_zero:
+            if kind.multi_view:
                 section, cameras = self.cfg.multi_view, camera_ring(self.cfg.multi_view, generator)
             else:
                 section = self.cfg.single_view
@@ -256,12 +291,12 @@ class ImageVideoDataModule(pl.LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         if stage in (None, "fit"):
-            rank, device = get_rank(), torch.device("cpu")
+            seed, rank, device = self.seed, get_rank(), torch.device("cpu")
             if self.trainer is not None:
-                rank, device = self.trainer.global_rank, self.trainer.strategy.root_device
-            self.train_dataset = TrainingBatches(
-                self.cfg, self.seed, rank, self.first_batch, device
-            )
+                strategy = self.trainer.strategy
+                seed = strategy.broadcast(seed)  # a launcher gives each rank one of its own
+                rank, device = self.trainer.global_rank, strategy.root_device
+            self.train_dataset = TrainingBatches(self.cfg, seed, rank, self.first_batch, device)
         if stage in (None, "fit", "validate"):
             self.val_dataset = EvaluationViews(self.cfg, "val")
         if stage in (None, "test", "predict"):

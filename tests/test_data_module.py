@@ -207,6 +207,42 @@ def test_share_of_multi_view_batches(batches):
     assert sizes.count(4) / 150 == pytest.approx(0.4, abs=0.12)
 
 
+# --------------------------------------------------------- several processes
+
+
+def kind_of(batch):
+    """What a batch has: clips, the reference, and so many random cameras."""
+    cameras = len(batch["random_camera"]["azimuth"]) if "random_camera" in batch else 0
+    return "clip" in batch, "reference" in batch, cameras
+
+
+@pytest.mark.parametrize("fixed", [0, 6])
+def test_batches_of_all_ranks_are_of_one_kind_and_show_different_views(batches, fixed):
+    options = {"prob_single_view_video": 0.7, "prob_multi_view": 0.4, "single_view__n_clips": fixed}
+    ranks = [batches(rank=rank, single_view__zero_rate=0.5, **options) for rank in range(3)]
+    rows = [[data.collate(k) for data in ranks] for k in range(60)]
+    kinds = [{kind_of(batch) for batch in row} for row in rows]
+    assert all(len(kind) == 1 for kind in kinds) and len(set.union(*kinds)) == 5
+    for row in rows:
+        views = [batch.get("clip", batch.get("random_camera"))["azimuth"] for batch in row]
+        assert not torch.equal(views[0], views[1]) and not torch.equal(views[1], views[2])
+
+
+@pytest.mark.parametrize("name", ["cameras", "clips"])
+def test_what_comes_again_comes_in_the_same_steps_on_all_ranks(batches, name):
+    """So all of them paint a target for it, or none does."""
+    options = {"prob_single_view_video": float(name == "clips"), f"single_view__n_{name}": 3}
+    ranks = [batches(rank=rank, **options) for rank in range(2)]
+
+    def order(data):
+        views = [data.collate(k) for k in range(9)]
+        seen = [tuple(v.get("clip", v.get("random_camera"))["azimuth"].tolist()) for v in views]
+        return [seen.index(view) for view in seen]
+
+    assert order(ranks[0]) == order(ranks[1])
+    assert len({*order(ranks[0])}) == 3
+
+
 # --------------------------------------------------------------- determinism
 
 
@@ -596,18 +632,36 @@ def test_validation_in_between_does_not_disturb_training(config, tmp_path):
 
 
 class RankRecorder(Recorder):
+    """Writes down each rank's cameras, views and kinds of batch."""
+
     def __init__(self, folder):
         super().__init__()
-        self.folder = folder
+        self.folder, self.kinds = folder, []
+
+    def training_step(self, batch, batch_idx):
+        self.kinds.append(kind_of(batch))
+        self.azimuths += batch.get("random_camera", batch.get("clip"))["azimuth"].tolist()
+        return (self.weight**2).sum()
 
     def on_fit_end(self):
-        torch.save((self.azimuths, self.views), self.folder / f"{self.trainer.global_rank}.pt")
+        found = self.azimuths, self.views, self.kinds
+        torch.save(found, self.folder / f"{self.trainer.global_rank}.pt")
 
 
-def test_ranks_have_their_own_cameras_and_share_the_validation_views(config, tmp_path):
+class OwnSeeds(ImageVideoDataModule):
+    """Each rank's seed is its own, as a launcher's are."""
+
+    def setup(self, stage=None):
+        self.seed += self.trainer.global_rank
+        super().setup(stage)
+
+
+def test_ranks_have_their_own_cameras_and_kinds_and_views_together(config, tmp_path):
     model = RankRecorder(tmp_path)
-    run = trainer(tmp_path, 2, strategy="ddp_fork", devices=2, val_check_interval=2)
-    run.fit(model, datamodule=ImageVideoDataModule(config()))
-    (a, a_views), (b, b_views) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
-    assert len({*a, *b}) == 4
-    assert (sorted(a_views), sorted(b_views)) == ([0, 2], [1, 3])
+    options = {"prob_single_view_video": 0.6, "prob_multi_view": 0.5, "single_view__zero_rate": 0.7}
+    run = trainer(tmp_path, 12, strategy="ddp_fork", devices=2, val_check_interval=12)
+    run.fit(model, datamodule=OwnSeeds(config(**options)))
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert not {*first[0]} & {*second[0]}
+    assert (sorted(first[1]), sorted(second[1])) == ([0, 2], [1, 3])
+    assert first[2] == second[2] and len({*first[2]}) > 3
