@@ -10,7 +10,10 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import pytorch_lightning as pl
@@ -23,7 +26,7 @@ from threestudio.check import trainer_options
 from threestudio.extensions import load_extension
 from threestudio.launch import parser, run
 from threestudio.utils import checkpoints, gpus
-from threestudio.utils.callbacks import CustomProgressBar
+from threestudio.utils.callbacks import CustomProgressBar, StopOnCtrlC, StoppedByUser
 from threestudio.utils.checkpoints import VERSION
 from threestudio.utils.misc import parse_version
 
@@ -361,6 +364,30 @@ def test_ctrl_c_finishes_the_step_and_says_how_to_go_on(launch, capsys, monkeypa
     torch.testing.assert_close(weights(trial / "ckpts" / "last.ckpt"), fit(8), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("pressed", [False, True])
+def test_several_processes_ask_each_other_every_so_often_and_at_the_end(pressed):
+    """The second one hears of Ctrl-C, if there is one, in step 10."""
+    asked, saved = [], []
+
+    def reduce_boolean_decision(requested, all):
+        asked.append(trainer.global_step)
+        return requested
+
+    strategy = SimpleNamespace(reduce_boolean_decision=reduce_boolean_decision)
+    trainer: Any = SimpleNamespace(
+        world_size=2, accumulate_grad_batches=1, max_steps=20, strategy=strategy,
+        save_checkpoint=saved.append,
+    )  # fmt: skip
+    stop = StopOnCtrlC("last.ckpt")
+    with pytest.raises(StoppedByUser) if pressed else nullcontext():
+        for step in range(1, 21):
+            stop.requested = pressed and step >= 10
+            trainer.global_step = step
+            stop.on_train_batch_end(trainer, None, None, None, step - 1)
+    assert asked == ([8, 16] if pressed else [8, 16, 20])
+    assert saved == ["last.ckpt"] * pressed
+
+
 def test_a_second_ctrl_c_stops_at_once(launch, capsys, monkeypatch):
     def press_twice(self, *_):
         signal.raise_signal(signal.SIGINT)
@@ -654,9 +681,7 @@ def test_ctrl_c_while_libraries_are_loaded_leaves_no_traceback(words, tmp_path):
 
 
 def test_two_processes_train_on_both_their_batches(checkout, launch):
-    process = checkout(
-        "--train", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.strategy=ddp", "tag=two"
-    )
+    process = checkout("--train", "trainer.devices=2", "trainer.accelerator=cpu", "tag=two")
     said, _ = process.communicate(timeout=240)
     assert process.returncode == 0, said
     (trial,) = trials()  # one folder, with a timestamp, for both

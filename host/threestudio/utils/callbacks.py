@@ -13,6 +13,8 @@ from threestudio.log import info
 from threestudio.utils import events
 from threestudio.utils.config import dump_config
 
+ASK_EVERY = 8  # steps; to ask other processes is to wait for them, and for the GPU
+
 
 class ConfigSnapshotCallback(Callback):
     """Keeps the config in the trial: raw.yaml as given, parsed.yaml with everything filled in."""
@@ -119,7 +121,8 @@ class StoppedByUser(Exception):
 
 
 class StopOnCtrlC(Callback):
-    """The first Ctrl-C finishes the step and saves a checkpoint; the second stops at once."""
+    """The first Ctrl-C finishes the step (of several processes the next one in which they ask each
+    other) and saves a checkpoint; the second stops at once."""
 
     def __init__(self, checkpoint: str) -> None:
         self.checkpoint = checkpoint
@@ -142,9 +145,11 @@ class StopOnCtrlC(Callback):
         if (batch_idx + 1) % trainer.accumulate_grad_batches:
             return  # gradients of half a step would be lost
         requested = self.requested
-        if (
-            trainer.world_size > 1
-        ):  # processes hear of it at different moments, but have to stop at the same step
+        if trainer.world_size > 1:
+            # processes hear of it at different moments, but have to stop at the same step
+            step = trainer.global_step
+            if step % ASK_EVERY and step != trainer.max_steps:
+                return
             requested = trainer.strategy.reduce_boolean_decision(requested, all=False)
         if requested:
             trainer.save_checkpoint(self.checkpoint)
