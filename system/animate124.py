@@ -32,6 +32,7 @@ from threestudio.systems.base import BaseLift3DSystem
 from threestudio.utils.config import parse_structured
 from threestudio.utils.misc import barrier, get_rank
 from torch import Tensor
+from torch.nn.parallel import DistributedDataParallel
 
 from ..bounds import Bounded, bounded
 from ..data.original_keys import adopt
@@ -160,6 +161,14 @@ class Animate124(BaseLift3DSystem):
             prior = getattr(self, name, None)
             if isinstance(prior, ScoreDistillation):  # threestudio's own guidances aren't
                 prior.speed_up(self.speed.compile, pool)
+
+    def on_train_start(self) -> None:
+        """Of several processes each keeps its own occupancy grid, as good as any. Before each step
+        torch would write rank 0's over it, past the count of changes that `occupied_box` reads.
+        """
+        wrapped = self.trainer.strategy.model
+        if isinstance(wrapped, DistributedDataParallel):
+            wrapped.broadcast_buffers = False
 
     def on_train_batch_start(self, batch: dict, batch_idx: int, unused: int = 0) -> None:
         """This batch's random numbers, before anything draws: a resumed run repeats them."""

@@ -5,18 +5,22 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import threestudio
 import torch
 from animate124.data.cameras import Cameras
+from animate124.renderer.occupancy_grid import OccupancyGrid
+from animate124.renderer.ray_marching import occupied_box
 from animate124.system import animate124, checkpoints, losses, terms
 from animate124.system.animate124 import seed_everything, step_seed
 from animate124.system.loss_watch import PATIENCE, LossWatch, Numbers, culprits
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.renderers.base import VolumeRenderer
 from threestudio.utils.base import BaseObject
+from torch.nn.parallel import DistributedDataParallel
 
 H, W, F = 6, 5, 3  # of the views here
 
@@ -463,6 +467,45 @@ def test_a_gpus_loss_is_looked_at_a_step_later_and_at_the_end():
     with pytest.raises(FloatingPointError, match="loss of step 3 "):
         watch.finish()
     watch.finish()
+
+
+class Seen(torch.nn.Module):
+    """A scene that two processes train, and its occupancy grid."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.grid = OccupancyGrid(torch.tensor([-1.0, -1, -1, 1, 1, 1]), resolution=4)
+
+    def forward(self):
+        return self.weight.sum()
+
+
+def look_on_both(rank, folder):
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2
+    )
+    wrapped = DistributedDataParallel(Seen(), find_unused_parameters=True)
+    strategy = SimpleNamespace(model=wrapped)
+    trained = SimpleNamespace(trainer=SimpleNamespace(strategy=strategy))
+    animate124.Animate124.on_train_start(cast(Any, trained))
+    grid, boxes = wrapped.module.grid, []
+    for _ in range(2):
+        wrapped().backward()  # a step, in which both meet
+        grid.update(0, lambda points: (points[:, 0] * (-1) ** rank > 0.5).float())
+        boxes.append((grid.occupied_box(), occupied_box(grid.binaries[0], grid.aabbs[0])))
+        wrapped().backward()
+        boxes.append((grid.occupied_box(), occupied_box(grid.binaries[0], grid.aabbs[0])))
+    torch.save(boxes, Path(folder) / f"{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_each_of_several_processes_looks_within_the_box_of_its_own_occupancy_grid(tmp_path):
+    torch.multiprocessing.start_processes(look_on_both, (tmp_path,), 2, start_method="fork")
+    boxes = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for kept, found in [*boxes[0], *boxes[1]]:
+        torch.testing.assert_close(kept, found)
+    assert boxes[0][-1][0][0][0] == 0.5 and boxes[1][-1][0][0][0] == -1  # the low corner's x
 
 
 @pytest.mark.parametrize("compile", ["fast", True])
