@@ -6,9 +6,10 @@
 A run is animate.py's with the toy preset, from the character's cut-out on, and prints one JSON
 line. measures.py says what its figures are; `seconds` are those of each task. A suite runs every
 field (`--field`) on the same eight characters; its table goes into benchmarks/toyworld.md and its
-means into benchmarks/figures.json. With `--out FOLDER` each subject's sheet and figures stay in
-FOLDER/<field>/<species>, and what is there isn't run again: so the table of a suite that ran on
-another machine is made of its folder, by the same command.
+means into benchmarks/figures.json (those of another `--preset` stand beside the toy's). With `--out
+FOLDER` each subject's sheet and figures stay in FOLDER/<field>/<species>, and what is there isn't
+run again: so the table of a suite that ran on another machine is made of its folder, by the same
+command.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from ..files.json_files import read_json
 from ..pipeline.fork_server import forks
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
+from ..pipeline.presets import PRESETS
 from ..pipeline.process import Interrupt, Start, execute
 from ..pipeline.request import FIELDS, Request
 from ..pipeline.run import run_request
@@ -53,6 +55,8 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FIGURES = "figures.json"  # in the folder of a subject that the suite is done with
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 STAGES = ("stage1", "stage2", "stage3")
+TOY = "toy"
+TOYS = [name for name in PRESETS if name.startswith(TOY)]
 FULL_SIZES = ("image.width", "image.height", "single_view.width", "single_view.height")
 DISTILLED = (  # as --field grid has it
     "system.guidance.denoising_steps=0",
@@ -99,6 +103,7 @@ class Run:
         until: str,
         overrides: Sequence[str],
         start: Start,
+        preset: str,
     ) -> None:
         picture = write_subject(out / "subject", subject.species, seed=subject.seed)["cut-out"]
         words = ["preprocess.dont_recenter=true", "result.size=64", *QUIET, *overrides]
@@ -106,7 +111,7 @@ class Run:
             picture,
             subject.prompt,
             subject=subject.species,
-            preset="toy",
+            preset=preset,
             field=field,
             until="result" if until == STAGES[-1] else until,  # assets aren't looked at
             out=out,
@@ -135,13 +140,14 @@ def evaluate(
     overrides: Sequence[str],
     ablation: bool = True,
     start: Start = execute,
+    preset: str = TOY,
 ) -> dict:
     """A run's figures (the module's docstring names them); pictures and trials stay in `out`.
 
     start: what makes the tasks' processes.
     """
     where = {"field": field, "device": device_name(), "commit": commit()}
-    run = Run(subject, field, out, until, overrides, start)
+    run = Run(subject, field, out, until, overrides, start, preset)
     scenes = [run.scene(stage) for stage in run.stages]
     figures = stills(subject, scenes[-1])
     if until != "stage1":
@@ -149,7 +155,8 @@ def evaluate(
     write_sheet(out / "sheet.png", faces(subject, scenes[-1]))
     if ablation:
         off = [*overrides, *(f"{stage}.system.loss.lambda_3d_sd=0" for stage in STAGES)]
-        blind = Run(subject, field, out / "without_3d_prior", until, off, start).scene(until)
+        folder = out / "without_3d_prior"
+        blind = Run(subject, field, folder, until, off, start, preset).scene(until)
         figures["novel_view_psnr_without_3d_prior"] = stills(subject, blind)["novel_view_psnr"]
     return {**dataclasses.asdict(subject), **where, **figures, "seconds": run.seconds()}
 
@@ -197,6 +204,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--motion", choices=MOTIONS, default="dance")
     p.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
     p.add_argument("--field", choices=FIELDS, help=f"{FIELDS[0]}; of the suite: all of them")
+    p.add_argument("--preset", choices=TOYS, default=TOY, help="which prior moves the scene")
     p.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
     p.add_argument("--budget", choices=BUDGETS, default="laptop")
     p.add_argument("--cpu", action="store_true", help="on one core, as a laptop without a GPU")
@@ -224,11 +232,13 @@ def one_core() -> None:
 def whole_suite(args: argparse.Namespace, out: Path) -> None:
     """Runs it, writes its table and its figures down, and prints the table."""
     words = ["--budget", args.budget, *["--cpu"] * args.cpu]
+    words += ["--preset", args.preset] * (args.preset != TOY)
     words += [*["--no-ablation"] * args.no_ablation, *args.overrides]
     fields = FIELDS if args.field is None else (args.field,)
     rows = run_suite(args.jobs, words, fields, out)
-    write_table(BENCHMARKS / "toyworld.md", args.budget, rows)
-    write_figures(BENCHMARKS / "figures.json", args.budget, rows, words)
+    budget = args.budget if args.preset == TOY else f"{args.budget}.{args.preset}"
+    write_table(BENCHMARKS / "toyworld.md", budget, rows)
+    write_figures(BENCHMARKS / "figures.json", budget, rows, words)
     print(table(rows))
 
 
@@ -256,7 +266,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         subject = Subject(args.species, args.motion, args.seed)
         field, until = args.field or FIELDS[0], STAGES[args.stage - 1]
         overrides = [*BUDGETS[args.budget], *args.overrides]
-        found = evaluate(subject, field, out, until, overrides, not args.no_ablation, start)
+        ablation = not args.no_ablation
+        found = evaluate(subject, field, out, until, overrides, ablation, start, args.preset)
         networks = {"classifier": CLASSIFIER, "identity_network": NETWORK}
         known = {k: read_json(path / "config.json") for k, path in networks.items()}
         print(json.dumps({**found, **known}), flush=True)

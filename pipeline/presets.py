@@ -127,14 +127,17 @@ def animate124(
     )
 
 
-def toy_stages() -> tuple[Stage, ...]:
-    """Those of the quickstart. Fewer of stage 2's steps are too coarse ones for D: of four
-    characters of development 25 steps came to nobody's motion, 50 to two, and 80 to all."""
+def toy_stages(video: str) -> tuple[Stage, ...]:
+    """Those of the quickstart; `video` as in `toy`.
+
+    Fewer of stage 2's steps are too coarse ones for D: of four characters of development 25 steps
+    came to nobody's motion, 50 to two, and 80 to all.
+    """
     first, second, third = animate124(
         (
             "configs/toy/deformation-stage1.yaml",
-            "configs/toy/deformation-stage2.yaml",
-            "configs/toy/deformation-stage3.yaml",
+            f"configs/toy/deformation-stage2{video}.yaml",
+            f"configs/toy/deformation-stage3{video}.yaml",
         ),
         (Cost(4, 0.1), Cost(6, 0.3), Cost(8, 0.6)),
         small=True,
@@ -209,9 +212,11 @@ CAUSAL_MEMORY = (
 # Stable Video Diffusion takes clips of one length; not measured
 OF_ITS_LENGTH = tuple(row for row in MOVING_MEMORY if "num_frames" not in row.key)
 
-PRESETS = {
-    "toy": Preset(
-        stages=toy_stages(),
+
+def toy(video: str) -> Preset:
+    """Small models of the toy world; `video`: which prior moves it, as the configs' names end."""
+    return Preset(
+        stages=toy_stages(video),
         grid=animate124(
             ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
             (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
@@ -244,7 +249,12 @@ PRESETS = {
         },
         on_cpu=True,
         words="load/toy-priors/words.json",
-    ),
+    )
+
+
+PRESETS = {
+    "toy": toy(""),
+    "toy-flow": replace(toy("-flow"), grid=()),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
     "wan": further("wan", CAUSAL_MEMORY),

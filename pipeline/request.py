@@ -118,9 +118,9 @@ class Request:
         type=text_with_content,
     )
     preset: str = option(
-        "modelscope (default), zeroscope, toy (small models, on a CPU), or a newer video model "
-        "(docs/priors.md): wan, wan-ti2v, wan-vace, skyreels, ltx, cogvideox, cogvideox-image, "
-        "svd, animatediff",
+        "modelscope (default), zeroscope, toy (small models, on a CPU), toy-flow (its other "
+        "video prior), or a newer video model (docs/priors.md): wan, wan-ti2v, wan-vace, skyreels, "
+        "ltx, cogvideox, cogvideox-image, svd, animatediff",
         "modelscope",
         metavar="NAME",
     )

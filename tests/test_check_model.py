@@ -26,6 +26,12 @@ def test_the_toy_priors_fit(name, capsys):
     assert set(found) == {0.25, 0.5, 0.75} and min(found.values()) > 70
 
 
+def test_the_toy_prior_of_rectified_flow_fits(capsys):
+    model = str(TOYS / "image-to-video-flow")
+    assert check_model.main([model, "--size", "64", "--frames", "9"]) == 0
+    assert min(shares(capsys).values()) > 60
+
+
 def test_random_weights_dont(tmp_path, capsys):
     make_random_priors(tmp_path)
     model = str(tmp_path / "text-to-video")

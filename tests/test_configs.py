@@ -25,6 +25,7 @@ DEFORMED = [path for path in FULL if path not in STAGES and path.stem.endswith(P
 OTHERS = [path for path in FULL if path not in (*STAGES, *DEFORMED)]  # with further video priors
 TOYS = [CONFIGS / "toy" / f"stage{number}.yaml" for number in (1, 2, 3)]
 DEFORMED_TOYS = [path.with_name(f"deformation-{path.name}") for path in TOYS]
+FLOW_TOYS = [path.with_stem(f"{path.stem}-flow") for path in DEFORMED_TOYS[1:]]
 ALL = sorted(CONFIGS.rglob("*.yaml"))  # ... and those of further presets
 SD = "stable-diffusion-v1-5/stable-diffusion-v1-5"
 TEXTS = ("prompt_processor", "prompt_processor_cn")
@@ -243,7 +244,7 @@ def test_the_stages_and_toys_of_both_fields_are_there():
     assert {path.name for path in STAGES} == set(NUMBERS)
     moving = {path for path in STAGES if path.name != "animate124-stage1.yaml"}
     assert {path.name.replace("deformation-", "") for path in DEFORMED} == {p.name for p in moving}
-    assert set(ALL) == {*STAGES, *TOYS, *DEFORMED, *OTHERS, *DEFORMED_TOYS}
+    assert set(ALL) == {*STAGES, *TOYS, *DEFORMED, *OTHERS, *DEFORMED_TOYS, *FLOW_TOYS}
     further = {path.name.replace("stage3", "stage2") for path in OTHERS}
     assert {path.name for path in OTHERS if "stage2" in path.name} == further
 
@@ -378,6 +379,17 @@ def test_a_toy_has_the_modules_and_terms_of_its_stage():
         assert terms(ours.loss) == terms(theirs.loss)
         assert ours.loss.keys() == theirs.loss.keys()
         assert ours.optimizer.params.keys() == theirs.optimizer.params.keys()
+
+
+def test_the_toy_of_rectified_flow_differs_in_its_prior_alone():
+    for path, usual in zip(FLOW_TOYS, DEFORMED_TOYS[1:], strict=True):
+        ours, theirs = (OmegaConf.to_container(as_written(p)) for p in (path, usual))
+        assert ours["data"]["single_view"].pop("num_frames") == 9
+        assert ours["data"]["single_view"].pop("reference_rate") == 0  # the default
+        assert theirs["data"]["single_view"].pop("num_frames") == 8
+        for key in ("guidance", "guidance_type", "prompt_processor_type"):
+            assert ours["system"].pop(key) != theirs["system"].pop(key)
+        assert ours == theirs
 
 
 def test_a_config_is_found_by_its_name_in_the_package(tmp_path, monkeypatch):

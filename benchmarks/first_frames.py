@@ -1,0 +1,90 @@
+"""What a prior that sees a first frame is to be shown where a clip starts later or elsewhere than
+the given picture: the rendered frame, the picture where it fits, or none. Development characters.
+
+    python benchmarks/first_frames.py [--jobs 4] [--out FOLDER] [key=value ...]
+
+Stage 2 of the preset toy-flow on each of CHARACTERS by each of WAYS, one core a run (about two
+minutes); the table has the means of evaluation/measures.py's figures. What is done in FOLDER isn't
+run again.
+"""
+
+import argparse
+import concurrent.futures
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+CHARACTERS = (  # species, motion, seed: 10000 to 14999 are development's
+    ("fox", "jump", 10001),
+    ("cat", "wave", 10002),
+    ("panda", "dance", 10003),
+    ("robot", "walk", 10004),
+    ("bear", "spin", 10005),
+    ("duck", "nod", 10006),
+)
+# where half of the clips that start at time 0 begin at the picture's camera, they are shown it
+PICTURE = ("stage2.data.single_view.reference_rate=0.5",)
+NONE = ("stage2.system.guidance.first_frame=none",)
+WAYS = {
+    "rendered": (),
+    "picture, else rendered": PICTURE,
+    "picture, else none": (*PICTURE, *NONE),
+    "none": NONE,
+}
+SHOWN = ("identity_share", "identity_share_worst", "motion_energy_ratio", "novel_view_psnr")
+ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
+
+
+def run(way: str, who: tuple[str, str, int], out: Path, words: list[str]) -> dict:
+    """The figures of one run."""
+    species, motion, seed = who
+    folder = out / way.replace(", ", "-").replace(" ", "-") / species
+    file = folder / "figures.json"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "animate124.evaluation.suite", "--stage", "2", "--cpu"]
+        command += ["--no-ablation", "--preset", "toy-flow", "--out", str(folder / "run")]
+        command += ["--species", species, "--motion", motion, "--seed", str(seed)]
+        with open(folder / "log.txt", "w") as log:
+            said = subprocess.run(
+                [*command, *WAYS[way], *words],
+                env={**os.environ, **ONE_CORE},
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                check=True,
+            ).stdout
+        file.write_text(said.splitlines()[-1])
+    return json.loads(file.read_text())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
+    parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--out", type=Path, help="where runs stay")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="of every run")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        out = args.out or Path(temporary)
+        with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
+            asked: dict[str, list[concurrent.futures.Future]] = {way: [] for way in WAYS}
+            for who in CHARACTERS:
+                for way, runs in asked.items():
+                    runs.append(pool.submit(run, way, who, out, args.overrides))
+            print(f"| first frame | named | {' | '.join(SHOWN)} | stage 2, s |")
+            print("|---" * (len(SHOWN) + 3) + "|")
+            for way, runs in asked.items():
+                rows = [each.result() for each in runs]
+                named = sum(row["named"] == row["motion"] for row in rows)
+                means = [f"{statistics.mean(row[key] for row in rows):.2f}" for key in SHOWN]
+                seconds = statistics.mean(row["seconds"]["stage2"] for row in rows)
+                cells = [way, f"{named} of {len(rows)}", *means, f"{seconds:.0f}"]
+                print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
