@@ -21,7 +21,7 @@ from argument_types import finite_number, path, positive_int, text_with_content,
 ANY_PICTURE = {"image", "img", "input", "photo", "picture", "rgba"}
 GRID = "grid"
 FIELDS = ("deformation", GRID)  # how a scene moves; the first is the default
-OFFLINE = ("toy",)  # presets whose models are all in this checkout: the hub isn't asked
+OFFLINE = ("toy", "toy-flow")  # presets whose models are all in this checkout: the hub isn't asked
 TURN, REST = "turn", "rest"  # camera paths that have a name
 Stop = tuple[float | None, ...]  # azimuth, elevation, distance; None: the reference camera's
 USAGE = (
