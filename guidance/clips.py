@@ -155,7 +155,7 @@ class CausalDistillation(ClipDistillation):
     def load_codec(self, model: str) -> CausalVideoCodec:
         vae, chunk = self.load(self.vae_class, model, "vae"), self.cfg.vae_chunk
         if self.vae_class == "AutoencoderKLWan":
-            return WanCodec(slim(vae), chunk)
+            return WanCodec(slim(vae, decodes=self.cfg.denoising_steps > 0), chunk)
         if chunk:
             vae.enable_gradient_checkpointing()
         return CausalVideoCodec(vae)

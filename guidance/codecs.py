@@ -28,6 +28,10 @@ class Codec(Protocol):
         """A sample of the posterior, scaled."""
         ...
 
+    def decode_clips(self, latents: Float[Tensor, "B C f h w"]) -> Float[Tensor, "B F 3 H W"]:
+        """Clips of such latents, without a graph."""
+        ...
+
     def check_size(self, **sizes: int) -> None:
         """A ValueError for a size in pixels, by its name, that the VAE can't take."""
 
@@ -157,6 +161,7 @@ class CausalVideoCodec:
         self.mean = per_channel(stated(vae, "latents_mean"), 0.0).to(device)
         self.std = per_channel(stated(vae, "latents_std"), 1.0).to(device)
         self.scaling_factor = stated(vae, "scaling_factor") or 1.0
+        self.denoises = bool(vae.config.get("timestep_conditioning"))
 
     def check_size(self, **sizes: int) -> None:
         check_multiples(self.pixel_factor, sizes)
@@ -171,6 +176,17 @@ class CausalVideoCodec:
             posterior = self.posterior(pixels)
             latents = (posterior.mode() if mode else posterior.sample()).float().contiguous()
         return (latents - self.mean) / self.std * self.scaling_factor
+
+    @torch.no_grad()
+    def decode_clips(self, latents: Float[Tensor, "B C f h w"]) -> Float[Tensor, "B F 3 H W"]:
+        """Clips of normalised latents, without a graph."""
+        latents = latents / self.scaling_factor * self.std + self.mean
+        # a decoder that also takes noise away (LTX-Video 0.9.1 on) is told that there is none
+        noise = {"temb": latents.new_zeros(len(latents))} if self.denoises else {}
+        with torch.autocast(latents.device.type, enabled=False):
+            latents = latents.to(next(self.vae.parameters()).dtype)
+            clips = self.vae.decode(latents, **noise).sample.float().transpose(1, 2)
+        return (clips / 2 + 0.5).clamp(0, 1)
 
     def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Any:
         """The distribution of latents, of diffusers or like it, of clips in [-1, 1]."""

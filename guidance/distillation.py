@@ -106,12 +106,6 @@ class ScoreDistillation(BaseObject):
                 f"channels, but {type(self).__name__} needs one with {needed}: "
                 "is the model of another kind (inpainting, Zero123, image to video)?"
             )
-        if self.cfg.denoising_steps and not isinstance(self.codec, ImageCodec):
-            raise ValueError(
-                f"denoising_steps is {self.cfg.denoising_steps}, but {type(self.codec).__name__}, "
-                f"which {type(self).__name__} makes latents with, has no way back to pictures: "
-                "denoising_steps=0 (score distillation) will do."
-            )
         self.noise = self.load_noise(model)
         self.kept_targets = KeptTargets(self.cfg.target_uses)
         self.recorded: Recorded | None = None
@@ -201,8 +195,7 @@ class ScoreDistillation(BaseObject):
 
     def to_pictures(self, z: Float[Tensor, "B c *size"]) -> Float[Tensor, "B *F 3 H W"]:
         """The way back, without a graph."""
-        codec = cast(ImageCodec, self.codec)  # others are refused
-        return codec.decode_clips(z) if z.ndim == 5 else codec.decode(z)
+        return self.codec.decode_clips(z) if z.ndim == 5 else cast(ImageCodec, self.codec).decode(z)
 
     def predict_noise(
         self, z_t: Float[Tensor, "B2 c *size"], t: Shaped[Tensor, " B2 *F"], condition: Condition

@@ -177,8 +177,10 @@ def encode_part(encoder: Block, keeps: bool, x: Clips, *seen: Tensor) -> tuple[T
 # ------------------------------------------------------------------ the VAE
 
 
-def slim(vae: Block) -> Block:
-    """Makes a frozen AutoencoderKLWan ready for `moments`, in place; drops its decoder."""
+def slim(vae: Block, decodes: bool = False) -> Block:
+    """Makes a frozen AutoencoderKLWan ready for `moments`, in place; drops its decoder, unless it
+    is to decode."""
+    decoder = vae.decoder, vae.post_quant_conv
     vae.decoder = vae.post_quant_conv = None
     convolutions: list[Block] = [m for m in vae.modules() if isinstance(m, nn.Conv3d)]
     for conv in convolutions:
@@ -191,6 +193,8 @@ def slim(vae: Block) -> Block:
         gain = norm.gamma.to(wide) * norm.scale
         norm.register_buffer("gain", gain, persistent=False)
         norm.register_buffer("offset", torch.zeros_like(gain) + norm.bias, persistent=False)
+    if decodes:
+        vae.decoder, vae.post_quant_conv = decoder
     return vae
 
 

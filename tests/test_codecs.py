@@ -52,6 +52,31 @@ def test_latents_are_the_pipelines_and_every_frame_has_its_gradient(name):
 
 
 @every_vae
+def test_the_way_back_is_the_pipelines(name):
+    make, frames, side = SIZES[name]
+    vae = make().requires_grad_(False).eval()
+    clips = torch.rand(2, frames, 3, side, side)
+    z = vae.encode((2 * clips - 1).transpose(1, 2)).latent_dist.mode()
+    expected = (vae.decode(z).sample.transpose(1, 2) / 2 + 0.5).clamp(0, 1)
+    latents = pipelines_way(name, z)
+    codec = CausalVideoCodec(vae)
+    torch.testing.assert_close(codec.decode_clips(latents), expected, atol=1e-5, rtol=1e-5)
+    if name == "wan":
+        codec = WanCodec(slim(vae, decodes=True))
+        torch.testing.assert_close(codec.decode_clips(latents), expected, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(codec.encode_clips(clips, mode=True), latents)
+
+
+def test_a_decoder_that_takes_noise_away_is_told_that_there_is_none():
+    vae = ltx_vae(timestep_conditioning=True).requires_grad_(False).eval()
+    z = torch.randn(1, 4, 2, 2, 2)
+    codec = CausalVideoCodec(vae)
+    expected = (vae.decode(z, temb=torch.zeros(1)).sample.transpose(1, 2) / 2 + 0.5).clamp(0, 1)
+    shown = codec.decode_clips(pipelines_way("ltx", z))
+    torch.testing.assert_close(shown, expected, atol=1e-5, rtol=1e-5)
+
+
+@every_vae
 def test_clips_that_it_would_cut_off_are_refused_with_the_near_ones(name):
     make, _, side = SIZES[name]
     codec = CausalVideoCodec(make())

@@ -16,7 +16,7 @@ from animate124.prompt_processors.prompts import PromptProcessor
 from omegaconf import OmegaConf
 from threestudio.launch import main, parser
 
-from guidance_table import Row, check, rectified_flow, velocity_of_flow
+from guidance_table import Row, cameras, check, rectified_flow, velocity_of_flow
 
 diffusers = pytest.importorskip("diffusers", minversion="0.33")  # older ones know no flows
 from tiny_models import ltx_transformer, wan_vae, write_text
@@ -66,8 +66,9 @@ def test_a_new_family_is_two_leaves_a_yaml_and_a_row(tmp_path, monkeypatch):
     model = {"pretrained_model_name_or_path": str(write_text(tmp_path))}
     prompt = FlowPrompts({**model, "prompt": "a panda is dancing"})()
     assert check(FlowGuidance(model), ROW, prompt).condition["mask"].sum(1).tolist() == [8, 8, 1, 1]
-    with pytest.raises(ValueError, match=r"CausalVideoCodec.*no way back.*denoising_steps=0"):
-        FlowGuidance({**model, "denoising_steps": 2})
+    fitted, rgb = FlowGuidance({**model, "denoising_steps": 2}), torch.rand(10, 16, 16, 3)
+    said = fitted(rgb.requires_grad_(), prompt, **cameras(10, 5))
+    assert torch.autograd.grad(said["loss_fit"], rgb)[0].unflatten(0, (2, 5)).any((2, 3, 4)).all()
     system = (yaml := OmegaConf.load(ROOT / "configs/toy/stage2.yaml")).system
     system.guidance_type, system.guidance = "fake-flow-guidance", model
     system.prompt_processor_type, system.weights = "fake-flow-prompt-processor", None

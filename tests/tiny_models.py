@@ -31,7 +31,7 @@ def wan_22_vae():
     return wan_vae(is_residual=True, scale_factor_spatial=16, **pixels)
 
 
-def ltx_vae(scaling_factor=0.9):
+def ltx_vae(scaling_factor=0.9, **further):
     widths, layers = (8, 8, 8, 8), (1, 1, 1, 1, 1)
     vae = diffusers.AutoencoderKLLTXVideo(
         latent_channels=4,
@@ -40,6 +40,7 @@ def ltx_vae(scaling_factor=0.9):
         layers_per_block=layers,
         decoder_layers_per_block=layers,
         scaling_factor=scaling_factor,
+        **further,
     )
     vae.latents_mean.copy_(torch.tensor(MEAN))
     vae.latents_std.copy_(torch.tensor(STD))

@@ -22,7 +22,7 @@ class Plan:
             video=7000,
             image_video=4000,
             flow_vae=2000,
-            flow=12000,
+            flow=15500,
         )
     )
     batch: dict[str, int] = dataclasses.field(
