@@ -4,11 +4,12 @@
 
 One after another, each in a process of its own (step.py, whose split is printed): the deformation's
 stage 2 with the family's own config, at its frames and pixels. Without names: modelscope, then all.
-ms of a usual step and peak GB go into figures.json as prior.<family>.ms and .gb. Of the family that
-is shown a picture and takes the least memory, they are also prior.image_conditioned.gb and, beside
-ModelScope in the same run, .ratio_to_modelscope. `--vram GB` caps CUDA there, sets what the preset
-sets for so much, and writes prior.<family>.vram<GB>.ms and .gb alone. Prompts are random embeddings
-of the right shape: no text encoder is there while a scene trains. `--tiny` tries it on a CPU.
+ms of a usual step and peak GB go into figures.json as prior.<family>.ms and .gb. Of those that are
+shown a picture and take 12 GB or less, the fastest one's are also prior.image_conditioned.gb and,
+beside ModelScope in the same run, .ratio_to_modelscope. `--vram GB` caps CUDA there, sets what the
+preset sets for so much, and writes prior.<family>.vram<GB>.ms and .gb alone. Prompts are random
+embeddings of the right shape: no text encoder is there while a scene trains. `--tiny` tries it on a
+CPU.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from video_families import FAMILIES
 HERE = Path(__file__).resolve().parent
 CONFIGS = {"modelscope": "ms", "zeroscope": "zs"}  # preset -> end of its configs' names, if another
 PRESETS = [*CONFIGS, *FAMILIES]
+SMALL_GB = 12  # of a small card
 
 
 def memory_options(family: str, gb: float) -> list[str]:
@@ -59,13 +61,14 @@ def figures_of(
     for family, (ms, gb) in seen.items():
         figures[f"prior.{family}{at}.ms"] = ms, "ms"
         figures[f"prior.{family}{at}.gb"] = gb, "GB"
-    pictured = [name for name in seen if name in FAMILIES and FAMILIES[name].sees_picture]
+    fitting = [name for name, (_, gb) in seen.items() if name in FAMILIES and gb <= SMALL_GB]
+    pictured = [name for name in fitting if FAMILIES[name].sees_picture]
     if pictured and vram is None:
-        least = min(pictured, key=lambda name: seen[name][1])
-        figures["prior.image_conditioned.gb"] = seen[least][1], f"GB, with {least}"
+        fastest = min(pictured, key=lambda name: seen[name][0])
+        figures["prior.image_conditioned.gb"] = seen[fastest][1], f"GB, with {fastest}"
         if "modelscope" in seen:
-            ratio = seen[least][0] / seen["modelscope"][0]
-            unit = f"of the ms with modelscope, with {least}"
+            ratio = seen[fastest][0] / seen["modelscope"][0]
+            unit = f"of the ms with modelscope, with {fastest}"
             figures["prior.image_conditioned.ratio_to_modelscope"] = ratio, unit
     return figures
 

@@ -3,11 +3,12 @@
     python benchmarks/whole.py [--beside PATH] [--steps-share 0.02] [--tiny] [stageN.key=value ...]
 
 The models have random weights and lie in a local folder that this script writes (9 GB; --models
-keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for the same
-steps. With --steps-share below 1 each training takes that share of its steps, and the rest is
-reckoned: steps that are left times the length of one, over the later half of those that ran. What
-grows with training is not in it: the validations on the way, and samples, which are most in the
-beginning. --fast, a quarter of the steps, is reckoned likewise. --tiny tries it on a CPU.
+keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for its own
+numbers of steps, which are the YAMLs' and which the other checkout is reckoned with, too. With
+--steps-share below 1 each training takes that share of its steps, and the rest is reckoned: steps
+that are left times the length of one, over the later half of those that ran. What grows with
+training is not in it: the validations on the way, and samples, which are most in the beginning.
+--fast, a quarter of the steps, is reckoned likewise. --tiny tries it on a CPU.
 """
 
 import os
@@ -25,7 +26,7 @@ from animate124.pipeline.presets import FAST, PRESETS, Stage
 from animate124.toyworld.random_priors import make_random_priors
 from measuring import FIGURES, device_name, record
 from omegaconf import OmegaConf
-from runs import ROOT, Run, in_turn, median, options, ratio
+from runs import ROOT, Run, in_turn, median, options
 from stages import SECTION, TINY, TINY_SIZES
 from step import ORIGINAL
 
@@ -37,6 +38,7 @@ MODELS = {  # of a stage's system -> the folder
     "guidance_cn.controlnet_name_or_path": {3: "controlnet-tile"},
 }
 PRESET = PRESETS["modelscope"]  # animate.py's default
+PUBLISHED = {"token": 3000, "stage1": 10000, "stage2": 10000, "stage3": 5000}  # steps
 SMALL = [
     "--gpu=cpu",
     "preprocess.size=64",
@@ -54,7 +56,7 @@ SMALL = [
 def steps_of(share: float) -> dict[str, int]:
     """Of the default preset's trainings, or a share of them."""
     steps = {"token": PRESET.flags["token"]["max_train_steps"]}
-    steps |= {row.name: config_of(row)["trainer"]["max_steps"] for row in PRESET.stages}
+    steps |= {row.name: row.steps or config_of(row).trainer.max_steps for row in PRESET.stages}
     return {name: max(4, round(share * count)) for name, count in steps.items()}
 
 
@@ -115,10 +117,10 @@ def main() -> None:
         ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats)
     print(f"{device_name()}, torch {torch.__version__}, share of the steps: {args.steps_share:g}")
     for run in theirs:
-        say("beside", run, whole)
+        say("beside", run, PUBLISHED)
     for run in ours:
         say("ours", run, whole)
-    original = sum(ORIGINAL[n, "blob"][0][0] * whole[f"stage{n}"] for n in (1, 2, 3)) / 60e3
+    original = sum(ORIGINAL[n, "blob"][0][0] * PUBLISHED[f"stage{n}"] for n in (1, 2, 3)) / 60e3
     print(f"\nthe original's three stages, an H200's milliseconds a step: {original:.0f} minutes")
     fast = {name: count // FAST for name, count in whole.items()}
     peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
@@ -128,8 +130,8 @@ def main() -> None:
         "whole.fast_minutes": (median(ours, lambda run: reckoned(run, fast)) / 60, "min, reckoned"),
     }
     if theirs:
-        share = ratio(ours, theirs, lambda run: reckoned(run, whole))
-        figures["whole.ratio_to_before"] = share, "of the other build's minutes"
+        before = median(theirs, lambda run: reckoned(run, PUBLISHED)) / 60
+        figures["whole.minutes_before"] = before, f"min, {how}, the other build"
     if peaks:
         figures["whole.peak_gb"] = max(peaks), "GB"
     for name, (value, unit) in figures.items():

@@ -44,6 +44,7 @@ class Stage:
     starts_from: str | None = None  # the stage whose checkpoint it begins with
     token: str | None = None  # key of the config that takes the learned token's file
     memory: tuple[Memory, ...] = ()  # of two about the same key the later one wins
+    steps: int | None = None  # training steps, if others than the YAML's
     fast: int = FAST  # what --fast divides its steps by
 
     def memory_options(self, vram: float | None) -> dict[str, Any]:
@@ -111,19 +112,23 @@ TOKEN_VRAM, TOKEN_IMAGES = 16, 4
 
 
 def animate124(
-    configs: tuple[str, str, str], costs: tuple[Cost, Cost, Cost], small: bool = False
+    configs: tuple[str, str, str],
+    costs: tuple[Cost, Cost, Cost],
+    small: bool = False,
+    steps: tuple[int | None, int | None, int | None] = (None, None, None),
 ) -> tuple[Stage, ...]:
     """The method's three stages: the image as a static scene, motion, and detail of the subject.
 
     small: their models fit every GPU.
+    steps: None for as many as the YAML has.
     """
     names = ("stage1", "stage2", "stage3")
     first, second, third = zip(names, configs, (STILL, MOVING, REFINED), costs, strict=True)
     moving, refined = ((), ()) if small else (MOVING_MEMORY, REFINED_MEMORY)
     return (
-        Stage(*first),
-        Stage(*second, starts_from="stage1", memory=moving),
-        Stage(*third, starts_from="stage2", token=TOKEN_KEY, memory=refined),
+        Stage(*first, steps=steps[0]),
+        Stage(*second, starts_from="stage1", memory=moving, steps=steps[1]),
+        Stage(*third, starts_from="stage2", token=TOKEN_KEY, memory=refined, steps=steps[2]),
     )
 
 
@@ -157,6 +162,7 @@ def full(video: str) -> Preset:
                 f"configs/animate124-deformation-stage3-{video}.yaml",
             ),
             (first, second._replace(step_s=0.09), third._replace(step_s=0.24)),
+            steps=(3000, 2500, 1200),
         ),
         grid=animate124(
             (
@@ -174,7 +180,7 @@ def full(video: str) -> Preset:
             "token": {
                 "resolution": 512,
                 "train_batch_size": 16,
-                "max_train_steps": 3000,
+                "max_train_steps": 1000,
                 "learning_rate": 5e-4,
                 "seed": 0,
             },

@@ -21,7 +21,7 @@ from animate124.pipeline.manifest import Manifest, settings_hash
 from animate124.pipeline.overrides import by_task, check_handover, flags, stage_config, written
 from animate124.pipeline.places import ROOT
 from animate124.pipeline.plan import make_plan
-from animate124.pipeline.presets import CHUNK, PRESETS, preset_of
+from animate124.pipeline.presets import CHUNK, FAST, PRESETS, preset_of
 from animate124.pipeline.request import FIELDS, Request, slug
 from animate124.pipeline.run import check_here, describe, remarks
 from animate124.pipeline.tasks import assets, result
@@ -160,6 +160,17 @@ def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
     for stage in STAGES:
         cfg, _ = config_of(fast[stage], tmp_path)
         assert cfg.trainer.val_check_interval <= cfg.trainer.max_steps == fast[stage].steps
+
+
+def test_full_size_models_take_the_presets_steps_and_the_published_method_its_own(tmp_path):
+    for fast in (False, True):
+        plan = make_plan(request(tmp_path, preset="modelscope", fast=fast))
+        for row in PRESETS["modelscope"].stages:
+            cfg, _ = config_of(plan[row.name], tmp_path)
+            assert row.steps == cfg.trainer.max_steps * (FAST if fast else 1)
+            assert cfg.trainer.val_check_interval <= cfg.trainer.max_steps
+    published = make_plan(request(tmp_path, preset="modelscope", field="grid"))
+    assert [published[stage].steps for stage in STAGES] == [10000, 10000, 5000]
 
 
 def test_a_persons_overrides_win(tmp_path):

@@ -62,9 +62,11 @@ def add_config(draft: Draft, stage: Stage) -> None:
         values[stage.token] = shown(draft.learned_token)
     draft.memory[stage.name] = stage.memory_options(request.vram)
     values |= draft.memory[stage.name]
-    if request.fast:
+    if stage.steps or request.fast:
         trainer = stage_config(path, [written(*pair) for pair in values.items()])["trainer"]
-        steps = max(1, trainer["max_steps"] // stage.fast)
+        steps = stage.steps or trainer["max_steps"]
+        if request.fast:
+            steps = max(1, steps // stage.fast)
         values["trainer.max_steps"] = steps
         values["trainer.val_check_interval"] = min(steps, trainer["val_check_interval"])
     words = [written(key, value) for key, value in values.items()]
