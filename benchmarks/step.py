@@ -76,7 +76,8 @@ def beside(value: float, original: float | None, form: Callable[[float], str]) -
 
 def key_of(args: argparse.Namespace) -> str:
     """How the names of a step's figures begin."""
-    return f"step/{which(args)}-{args.scene}-{args.video}-{args.compile}"
+    devices = "" if args.devices == 1 else f"-{args.devices}-devices"
+    return f"step/{which(args)}-{args.scene}-{args.video}-{args.compile}{devices}"
 
 
 def is_published(args: argparse.Namespace) -> bool:
@@ -140,7 +141,9 @@ def report(args: argparse.Namespace, watch: Watch, system: pl.LightningModule) -
             print(f"{name}: {median} ms, {min(ms):.1f} to {max(ms):.1f} of {len(ms)} steps")
             figures[f"{key}/{name}"] = statistics.median(ms), "ms"
     mean = statistics.mean(ms for kind in KINDS for ms in watch.times(kind))
-    print(f"devices: {args.devices}, batches a second: {1e3 * args.devices / mean:.2f}")
+    rate = 1e3 * args.devices / mean
+    print(f"devices: {args.devices}, batches a second: {rate:.2f}")
+    figures[f"{key}/batches"] = rate, "a second, over all steps"
     print(
         f"peak {beside(watch.peak['allocated'], peak, '{:.2f}'.format)} GB allocated, "
         f"{watch.peak['reserved']:.2f} GB reserved; weights {weights_gb(system):.2f} GB"

@@ -24,7 +24,7 @@ from .lattice_inverse import invert
 
 CENTRE = 0.5  # of the unit cube, about which the whole scene turns
 TURN = 4.0  # radians of a coefficient of 1: at this rate a turn moves the scene as much as a shift
-MANY_TIMES = 64  # from which on a table for each moment is more work than it saves
+FEW_TIMES = 64  # for which tables are made, whatever they serve
 
 
 def spline(tau: Float[Tensor, "N 1"], spans: int) -> Float[Tensor, "N K"]:
@@ -129,12 +129,18 @@ class Deformation(nn.Module):
     def forward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
         """x_c of points at the time of each, or of all. Fastest where equal times lie together."""
         moments, counts = runs(tau, len(x))
-        if len(moments) > MANY_TIMES:
+        if self.serves_few(len(moments), len(x)):
             return self.each(x, tau)
         table, (turn, shift) = self.table(moments), self.whole(moments)
         if self.fast and deformation_cuda.fits(x, table):
             return deformation_cuda.moved_back(x, counts, turn, shift, table)
         return moved_back(x, counts, turn, shift, table)
+
+    def serves_few(self, moments: int, points: int) -> bool:
+        """Whether tables of so many moments have more nodes than these points would read off the
+        splines one by one."""
+        each = self.spans + 3
+        return moments > FEW_TIMES and moments * self.nodes**3 > points * each
 
     def each(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "N 1"]) -> Float[Tensor, "N 3"]:
         """`forward` with a time for each point: reads what every spline says of it."""

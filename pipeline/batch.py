@@ -8,7 +8,9 @@ import queue
 import shlex
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -153,6 +155,31 @@ class Voice:
                     self.interrupt.ask()
 
 
+class AtWork:
+    """How long each GPU had a scene, from the beginning until the last one ended."""
+
+    def __init__(self, gpus: Sequence[str | None]) -> None:
+        self.gpus = gpus
+        self.seconds = [0.0] * len(gpus)
+        self.began = self.ended = time.monotonic()
+
+    @contextmanager
+    def on(self, place: int) -> Iterator[None]:
+        """While the GPU that stands there in `gpus` has one."""
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.ended = time.monotonic()
+            self.seconds[place] += self.ended - began
+
+    def say(self) -> None:
+        whole = self.ended - self.began
+        busy = zip(self.gpus, self.seconds, strict=True)
+        said = ", ".join(f"GPU {gpu} {seconds / whole:.1%}" for gpu, seconds in busy)
+        print(f"Had a scene, of {whole:.1f} s: {said}")
+
+
 def run_scene(entry: Entry, gpu: str | None, voice: Voice) -> int:
     """Runs a scene; its exit code."""
     environment = {}
@@ -187,22 +214,28 @@ def run_here(
     codes: dict[str, int | None] = dict.fromkeys(entry.label for entry in entries)
     voice = Voice(interrupt)
 
-    def work(gpu: str | None) -> None:
+    at_work = AtWork(gpus)
+
+    def work(place: int) -> None:
         while not interrupt.asked:
             try:
                 entry = waiting.get_nowait()
             except queue.Empty:
                 return
             comparison.note({entry.label: RUNS})
-            codes[entry.label] = code = run_scene(entry, gpu, voice)
+            with at_work.on(place):
+                codes[entry.label] = code = run_scene(entry, gpus[place], voice)
             comparison.note({entry.label: ending(code)})
 
-    threads = [threading.Thread(target=work, args=(gpu,), daemon=True) for gpu in gpus]
+    places = range(len(gpus))
+    threads = [threading.Thread(target=work, args=(place,), daemon=True) for place in places]
     for thread in threads:
         thread.start()
     for thread in threads:
         while thread.is_alive():  # signals reach this thread between joins
             thread.join(0.2)
+    if len(gpus) > 1 and at_work.ended > at_work.began:
+        at_work.say()
     comparison.note({label: ending(code) for label, code in codes.items()})
     if voice.broken is not None:
         raise voice.broken

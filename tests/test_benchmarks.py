@@ -5,11 +5,13 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 from animate124.exporter.morph_glb import write_moving_glb
+from animate124.pipeline.batch import AtWork
 from PIL import Image
 
 from moving_meshes import bending_tube
@@ -101,6 +103,64 @@ def test_a_tiny_step_of_a_family_is_timed(tmp_path):
     output_of("priors.py", *options, folder=tmp_path)
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["prior.wan-ti2v.ms"]["value"] > 0
+
+
+def test_what_several_gpus_do_is_a_share_of_as_many_times_one(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from scale import figures_of
+
+    figures = figures_of("stage2", {1: (10.0, 99.0), 2: (19.0, 101.0), 4: (30.0, 120.0)})
+    assert figures["scale.stage2.two_gpus"][0] == 0.95
+    assert figures["scale.stage2.four_gpus"][0] == 0.75
+    assert figures["scale.stage2.four_gpus.batches"] == (30.0, "a second")
+    assert "scale.stage2.one_gpu" not in figures
+
+
+def test_growth_is_a_power_of_work_and_is_read_again_as_it_was_written(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from growth import Point, exponents, figures_of, read
+
+    points = [Point(n, n**2, 5.0 * n**3, 2.0 * n) for n in (2, 4, 8)]
+    assert exponents(points) == pytest.approx({"ms": 1.5, "gb": 0.5})
+    figures = {k: {"value": v} for k, (v, _) in figures_of("growth.stage2.pixels", points).items()}
+    others = {k: {"value": 1.0} for k, _ in figures_of("growth.stage2.frames", points[:1]).items()}
+    assert read("growth.stage2.pixels", figures | others) == points
+
+
+def test_how_busy_gpus_were_is_read_as_a_batch_says_it(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from many_scenes import read
+
+    at_work = AtWork(["0", "3"])
+    with at_work.on(0), at_work.on(1):
+        time.sleep(0.1)
+    with at_work.on(1):
+        time.sleep(0.1)
+    at_work.say()
+    seconds, shares = read(capsys.readouterr().out)
+    assert seconds == pytest.approx(at_work.ended - at_work.began, abs=0.05)
+    assert shares[1] > 0.9 and shares[0] == pytest.approx(at_work.seconds[0] / seconds, abs=0.3)
+    with pytest.raises(ValueError, match="didn't say"):
+        read("Summary")
+
+
+@pytest.mark.slow
+def test_growth_is_measured_and_drawn(tmp_path):
+    options = ["--stage", "2", "--tiny", "--figures", "figures.json"]
+    sizes = ["--axes", "frames", "--sizes", "2", "4", "--warm-up", "1", "--steps", "1"]
+    said = output_of("growth.py", *options, *sizes, folder=tmp_path)
+    assert re.search(r"^ +4 +4 +[\d.]+ ", said, re.MULTILINE) and "ms as work^" in said
+    output_of("growth.py", *options, "--draw", "growth.png", folder=tmp_path)
+    with Image.open(tmp_path / "growth.png") as picture:
+        assert picture.height > 400
+
+
+@pytest.mark.slow
+def test_batches_of_two_processes_are_counted(tmp_path):
+    options = ["--tiny", "--stages", "1", "--compile", "false", "--warm-up", "1", "--steps", "2"]
+    output_of("scale.py", *options, "--figures", "figures.json", folder=tmp_path)
+    held = json.loads((tmp_path / "figures.json").read_text())
+    assert 0 < held["scale.stage1.two_gpus"]["value"] < 1.5
 
 
 def test_a_tiny_step_is_timed_and_split(tmp_path):

@@ -175,6 +175,25 @@ def test_runs_of_equal_times_and_times_of_each_give_the_same():
     torch.testing.assert_close(by_runs, alone, atol=1e-6, rtol=0)
 
 
+def test_long_clips_are_read_off_tables_and_scattered_times_off_the_splines(monkeypatch):
+    """For N points of T moments tables cost T R^3, the splines N K: the work is the lesser."""
+    deformation, calls = random_deformation(cells=(1, 2)), []
+    each = deformation.each
+
+    def counted(x, tau):
+        calls.append(len(x))
+        return each(x, tau)
+
+    monkeypatch.setattr(deformation, "each", counted)
+    tau = torch.linspace(0, 1, 100)[:, None].repeat_interleave(30, dim=0)
+    x = torch.rand(len(tau), 3)
+    long_clip = deformation(x, tau)
+    assert not calls
+    few = slice(None, None, 30)  # one of each moment
+    torch.testing.assert_close(deformation(x[few], tau[few]), long_clip[few], atol=1e-6, rtol=0)
+    assert calls == [100]
+
+
 def test_no_points_are_nowhere_and_a_point_that_is_no_number_stays_none():
     deformation, tau = random_deformation(), torch.full((1, 1), 0.7)
     for none in (tau, tau[:0]):  # a time of all, and one of each

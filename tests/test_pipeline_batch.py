@@ -183,6 +183,22 @@ def test_one_scene_a_gpu_at_a_time_and_no_gpu_idle(tmp_path, stand_in, capsys):
     assert "hello" in (tmp_path / "logs" / "c.log").read_text()
 
 
+def test_how_long_each_gpu_had_a_scene_is_said(tmp_path, stand_in, capsys):
+    """As the scenes' own clocks have it, whose processes are there a little longer than that."""
+    labels = [*"abcdef"]
+    began = time.time()
+    assert run_here(entries(tmp_path, *labels), ["4", "5"], Interrupt()) == 0
+    whole = time.time() - began
+    runs = [stand_in[1](label) for label in labels]
+    said = dict(re.findall(r"GPU (\d) ([\d.]+)%", capsys.readouterr().out))
+    assert {*said} == {"4", "5"}
+    for gpu, share in said.items():
+        mine = [run["ended"] - run["began"] for run in runs if run["gpu"] == gpu]
+        assert sum(mine) / whole - 1e-3 <= float(share) / 100 <= 1
+    run_here(entries(tmp_path, "a"), [None], Interrupt())
+    assert "Had a scene" not in capsys.readouterr().out
+
+
 def test_one_failure_stops_no_other_and_shows_in_the_exit_code(tmp_path, stand_in, capsys):
     stand_in[0]["fails"] = "b"
     assert run_here(entries(tmp_path, "a", "b", "c"), [None], Interrupt()) == 1

@@ -1,0 +1,214 @@
+"""Time and memory of a training step over frames, pixels and the size of the trained grid.
+
+python benchmarks/growth.py --stage 2 [--field deformation|grid] [--compile graph] [--steps 4]
+    [--axes frames pixels grid] [--sizes N ...] [--toy] [--tiny] [--figures FILE] [key=value ...]
+python benchmarks/growth.py --stage 2 --draw docs/growth.png
+
+The steps are step.py's, the clips such that none starts from zero. One size is changed at a time:
+the frames of a clip, the pixels on a side of its render (a prior sees its own size), and of what is
+trained (deformation: the cells along a side of D's lattices, as multiples of the config's; grid:
+the entries of a level, 2^N). Work is the number of frames, of pixels, of trained numbers. What is
+printed beside each is the exponent p of "grows as work^p" between the two largest sizes; where
+p > 1 by more than measuring is off, it says so: nothing should grow faster than its work. Medians
+and exponents go into figures.json as `growth.<step>.<axis>...` (`--figures FILE`: elsewhere;
+`--tiny`: nowhere else); `--draw` makes a picture of them and measures nothing. Memory is CUDA's
+peak, on a CPU the process's own. GB are 10^9 bytes.
+"""
+
+import argparse
+import gc
+import json
+import math
+import os
+import statistics
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+# before torch is loaded, as launch.py
+os.environ.setdefault("GOMP_SPINCOUNT", "2000")
+os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
+
+import torch
+from animate124.pipeline.request import GRID
+from measuring import FIGURES, record
+from omegaconf import OmegaConf
+from probes import Watch
+from stages import ROOT, config_name, step_options, train, which
+
+AXES = {  # name -> sizes of full-size models, and of the toy
+    "frames": ((8, 16, 32, 64), (4, 8, 16, 32)),
+    "pixels": ((64, 128, 256, 512), (16, 32, 64, 128)),
+    "grid": ((1, 2, 4), (1, 2, 3)),
+}
+TABLES = ((17, 18, 19, 20, 21), (12, 13, 14, 15))  # "grid" with --field grid
+TOLERANCE = 0.1  # of an exponent
+UNITS = {"ms": "ms", "gb": "GB"}
+
+
+@dataclass
+class Point:
+    """A measured size."""
+
+    size: int
+    work: float
+    ms: float
+    gb: float
+
+
+def sizes_of(axis: str, args: argparse.Namespace) -> tuple[int, ...]:
+    """The axis's sizes, small to large."""
+    if args.sizes:
+        return tuple(sorted(args.sizes))
+    small = args.toy or args.tiny
+    return (TABLES if axis == "grid" and args.field == GRID else AXES[axis])[small]
+
+
+def overrides_of(axis: str, size: int, args: argparse.Namespace) -> list[str]:
+    """What makes the config's step one of this size."""
+    if axis == "frames":
+        return [f"data.single_view.num_frames={size}"]
+    if axis == "pixels":
+        sides = ("width", "height") if args.stage == 1 else ("width_vid", "height_vid")
+        return [f"data.single_view.{side}={size}" for side in sides]
+    encoding = "system.geometry.pos_encoding_config"
+    if args.field == GRID or args.stage == 1:
+        return [f"{encoding}.log2_hashmap_size={size}"]
+    cfg = OmegaConf.load(ROOT / "configs" / f"{config_name(args)}.yaml")
+    cells = [n * size for n in OmegaConf.select(cfg, f"{encoding}.deformation_cells")]
+    return [f"{encoding}.deformation_cells={cells}"]
+
+
+class Memory:
+    """The most that was taken since `reset`."""
+
+    def reset(self) -> None:
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is there now
+
+    def gb(self) -> float:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated() / 1e9
+        lines = Path("/proc/self/status").read_text().splitlines()
+        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
+        return int(peak) * 1024 / 1e9
+
+
+def measure(axis: str, size: int, args: argparse.Namespace) -> Point:
+    """A step of this size: the median of its steps, and the peak of the run."""
+    own = ["data.single_view.mirror_rate=1.0", *overrides_of(axis, size, args), *args.overrides]
+    given = argparse.Namespace(**{**vars(args), "overrides": own})
+    memory, watch, here = Memory(), Watch(args.warm_up, args.steps, 0), Path.cwd()
+    memory.reset()
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = train(given, Path(folder), watch, watch.last + 1)
+        os.chdir(here)
+    times = [watch.times(kind) for kind in ("usual", "start")]
+    system = trainer.lightning_module
+    trained = sum(p.numel() for p in system.parameters() if p.requires_grad)
+    work = {"frames": size, "pixels": size**2, "grid": trained}[axis]
+    return Point(size, work, statistics.median(times[0] or times[1]), memory.gb())
+
+
+def exponents(points: list[Point]) -> dict[str, float]:
+    """p of "grows as work^p" between the two largest sizes, of ms and GB."""
+    before, last = points[-2:]
+    grown = math.log(last.work / before.work)
+    return {name: math.log(getattr(last, name) / getattr(before, name)) / grown for name in UNITS}
+
+
+def say(axis: str, points: list[Point]) -> None:
+    """The axis's table."""
+    print(f"\n{axis:>8}{'work':>12}{'ms':>10}{'ms / work':>12}{'GB':>8}   (ms / work: first is 1)")
+    each = points[0].ms / points[0].work
+    for p in points:
+        share = p.ms / p.work / each
+        print(f"{p.size:>8}{p.work:>12.4g}{p.ms:>10.1f}{share:>12.3f}{p.gb:>8.2f}")
+    if len(points) > 1:
+        for name, p in exponents(points).items():
+            faster = " FASTER THAN ITS WORK" * (p > 1 + TOLERANCE)
+            print(f"{UNITS[name]} as work^{p:.2f} at the end{faster}", flush=True)
+
+
+def figures_of(place: str, points: list[Point]) -> dict[str, tuple[float, str]]:
+    """Names, values and units."""
+    figures = {}
+    for point in points:
+        for name, unit in UNITS.items():
+            figures[f"{place}.{point.size}.{name}"] = getattr(point, name), unit
+        figures[f"{place}.{point.size}.work"] = point.work, "frames, pixels or trained numbers"
+    if len(points) > 1:
+        for name, p in exponents(points).items():
+            figures[f"{place}.{name}_exponent"] = p, "of work, at the largest sizes"
+    return figures
+
+
+def read(place: str, held: dict) -> list[Point]:
+    """What `figures_of` wrote."""
+    found: dict[int, dict[str, float]] = {}
+    for key, figure in held.items():
+        size, _, name = key.removeprefix(f"{place}.").partition(".")
+        if key.startswith(f"{place}.") and size.isdigit():
+            found.setdefault(int(size), {})[name] = figure["value"]
+    return [Point(size, **found[size]) for size in sorted(found)]
+
+
+def draw(place: str, held: dict, file: Path) -> None:
+    """ms and GB over work, both logarithmic, beside lines as steep as work."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    axes = [axis for axis in AXES if read(f"{place}.{axis}", held)]
+    figure, panels = pyplot.subplots(
+        2, len(axes), figsize=(3.4 * len(axes), 5), squeeze=False, layout="constrained"
+    )
+    for column, axis in zip(panels.T, axes, strict=True):
+        points = read(f"{place}.{axis}", held)
+        work = [p.work for p in points]
+        for panel, (name, unit) in zip(column, UNITS.items(), strict=True):
+            values = [getattr(p, name) for p in points]
+            as_work = [values[-1] * w / work[-1] for w in work]
+            panel.loglog(work, as_work, ":", color="gray", label="as its work")
+            panel.loglog(work, values, "o-", label=unit)
+            panel.set_xticks(work, [f"{p.size}" for p in points])
+            panel.minorticks_off()
+            panel.set_ylabel(unit)
+            panel.set_ylim(min(values) / 2, max(values) * 1.5)
+            p = exponents(points)[name]
+            panel.set_title(f"{axis}: work^{p:.2f} at the end", fontsize=10)
+        column[1].set_xlabel(axis)
+    panels[0, 0].legend()
+    figure.savefig(file, dpi=110)
+
+
+def main() -> None:
+    parser = step_options((__doc__ or "").partition("\n")[0])
+    parser.add_argument("--axes", nargs="+", choices=[*AXES], default=[*AXES])
+    parser.add_argument("--sizes", type=int, nargs="+", help="in place of an axis's own")
+    parser.add_argument("--steps", type=int, default=4, help="steps that are measured")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
+    parser.add_argument("--draw", type=Path, metavar="PNG", help="draw what was measured")
+    parser.set_defaults(warm_up=3)
+    args = parser.parse_args()
+    if args.stage == 1 and "frames" in args.axes and not args.draw:
+        args.axes.remove("frames")  # no clips
+    file = args.figures or (None if args.tiny else FIGURES)
+    place = f"growth.{which(args)}"
+    if args.draw:
+        draw(place, json.loads((file or FIGURES).read_text()), args.draw)
+        return
+    for axis in args.axes:
+        points = [measure(axis, size, args) for size in sizes_of(axis, args)]
+        say(axis, points)
+        if file:
+            record(figures_of(f"{place}.{axis}", points), file.resolve())
+
+
+if __name__ == "__main__":
+    main()
