@@ -1,9 +1,14 @@
 """Textual inversion of a full-size Stable Diffusion 1.5 with random weights: ours, variant by
 variant, beside the straightforward loop.
 
-    python benchmarks/textual_inversion.py [--steps 60] [--variants fp16 fp16-channels_last]
+    python benchmarks/textual_inversion.py [--steps 60] [--variants fp16 fp16-layers fp16-plain]
         [--parts 4 --memory-fraction-gb 12]        # our loop as `animate.py --vram 12` has it
     python benchmarks/textual_inversion.py --tiny      # a dry run for any CPU
+
+fp16 is what a GPU does by default: the UNet's layers are ours (guidance/frozen_unet.py), and its
+loss and gradient are recorded. fp16-layers doesn't record, fp16-recorded has diffusers' layers,
+fp16-plain both. Of fp16 with 16 images of 512 pixels in one piece, ms and GB go into figures.json
+as token.ms and token.gb (`--figures FILE`: elsewhere; none with --tiny).
 
 The straightforward loop is that of the usual example script: images are encoded in every step, the
 whole embedding matrix gets gradients and is restored but for the new row, the UNet and VAE are cast
@@ -12,6 +17,7 @@ the new row at each precision with float32's.
 """
 
 import argparse
+import gc
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -20,13 +26,13 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from animate124.textual_inversion import parser as run_flags
-from animate124.textual_inversion.denoising import denoising_loss, draw_batch, reseed
+from animate124.textual_inversion.denoising import draw_batch, reseed
 from animate124.textual_inversion.run import TextualInversion
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
 from full_size_models import VAE
-from measuring import cap_memory, now
+from measuring import FIGURES, cap_memory, now, record
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -34,6 +40,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 TOKENIZER = ROOT / "load" / "toy-priors" / "sd" / "tokenizer"
 STEPS_OF_A_RUN = 3000
+PUBLISHED = 16, 1, 512  # images, parts that they are taken in, pixels a side
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 TINY_UNET = UNET | {
@@ -49,7 +56,7 @@ TINY_TEXT = TEXT | {
     "num_attention_heads": 2,
     "projection_dim": 32,
 }
-VARIANTS = ["fp16", "fp16-channels_last", "bf16", "fp16-blocks", "fp16-compile"]
+VARIANTS = ["fp16", "fp16-layers", "fp16-recorded", "fp16-plain", "bf16", "fp16-compile"]
 
 
 def write_model(folder: Path, tiny: bool, device: str) -> None:
@@ -85,24 +92,23 @@ def prepare(
     return run
 
 
-def compile_blocks(unet: torch.nn.Module) -> None:
-    """Compiles what repeats, each kind and shape once, instead of the UNet as a whole."""
-    torch._dynamo.config.cache_size_limit = 64  # shapes of one kind
-    for module in unet.modules():
-        if type(module).__name__ in ("BasicTransformerBlock", "ResnetBlock2D"):
-            module.compile(dynamic=False)
+def untouched_unet(run: TextualInversion) -> UNet2DConditionModel:
+    """The run's UNet as diffusers has it."""
+    return run.inputs.source.load(UNet2DConditionModel, "unet", run.inputs.dtype).to(run.on.device)
 
 
 def ours(model: Path, args: argparse.Namespace, variant: str) -> Callable[[], None]:
     """One step of our loop; `variant` is a precision and what else is done to the UNet."""
     precision, _, change = variant.partition("-")
     run = prepare(model, args, precision)
-    if change == "channels_last":
-        run.inputs.models.unet.to(memory_format=torch.channels_last)
-    elif change == "blocks":
-        compile_blocks(run.inputs.models.unet)
-    elif change == "compile":
-        run.training.unet = torch.compile(run.inputs.models.unet)
+    gradient = run.training.gradient
+    if change == "layers":
+        gradient.records = False
+    elif change:
+        gradient.records = gradient.records and change == "recorded"
+        gradient.unet = untouched_unet(run)
+        if change == "compile":
+            gradient.unet = torch.compile(gradient.unet)
     return run.training.train_step
 
 
@@ -111,7 +117,7 @@ def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Ca
     run = prepare(model, args, precision)
     models, device, dtype = run.inputs.models, run.on.device, run.inputs.dtype
     prompts, pictures = run.inputs.word.prompts, run.inputs.pictures
-    vae = models.vae.to(dtype)
+    vae, unet = models.vae.to(dtype), untouched_unet(run)
     text_encoder = models.text_encoder.float()
     table = text_encoder.get_input_embeddings().table
     joined = torch.nn.Embedding.from_pretrained(
@@ -137,7 +143,7 @@ def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Ca
         ids = prompts[torch.randint(len(prompts), (len(z),))]
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
             text = text_encoder(ids)[0].to(dtype)
-            prediction = models.unet(noisy, t, text, return_dict=False)[0]
+            prediction = unet(noisy, t, text, return_dict=False)[0]
             loss = F.mse_loss(prediction.float(), noise.float())
         scaler.scale(loss).backward()
         scaler.step(optimizer)
@@ -150,10 +156,13 @@ def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Ca
     return step
 
 
-def measure(name: str, make: Callable[[], Callable[[], None]], steps: int, batch: int) -> None:
-    """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory."""
+def measure(
+    name: str, make: Callable[[], Callable[[], None]], steps: int, batch: int
+) -> tuple[float, float]:
+    """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory. Returns
+    ms a step and bytes."""
     gpu = torch.cuda.is_available()
-
+    gc.collect()  # the loop before this one
     start = now()
     step = make()
     ready = now()
@@ -167,13 +176,14 @@ def measure(name: str, make: Callable[[], Callable[[], None]], steps: int, batch
     for _ in range(steps):
         step()
     each = (now() - warm) / steps
-    memory = torch.cuda.max_memory_allocated() / 2**30 if gpu else float("nan")
+    memory = torch.cuda.max_memory_allocated() if gpu else float("nan")
     total = (ready - start) + (first - ready) + each * STEPS_OF_A_RUN
     print(
         f"| {name:32} | {ready - start:6.1f} | {first - ready:6.1f} | {1000 * each:7.1f} "
-        f"| {batch / each:7.1f} | {memory:5.1f} | {total / 60:5.1f} |",
+        f"| {batch / each:7.1f} | {memory / 2**30:5.1f} | {total / 60:5.1f} |",
         flush=True,
     )
+    return 1000 * each, memory
 
 
 def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Tensor:
@@ -184,10 +194,10 @@ def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Ten
     batch = draw_batch(
         training.bank, word.prompts, training.alpha_bar, "epsilon", 4, training.generator
     )
-    encoder = run.inputs.models.text_encoder
-    loss = denoising_loss(training.unet, encoder, batch, run.inputs.dtype)
-    (2.0**16 * loss).backward()
-    return word.rows.grad.flatten() / 2.0**16
+    text = run.inputs.models.text_encoder(batch.ids)[0].to(run.inputs.dtype)
+    scale = torch.tensor(2.0**16, device=run.on.device)
+    text.backward(training.gradient(batch, text, scale).gradient)
+    return word.rows.grad.flatten() / scale
 
 
 def main() -> None:
@@ -200,7 +210,9 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
+    file = args.figures or (None if args.tiny else FIGURES)
     if args.tiny:
         args.resolution, args.batch, args.steps = 64, 2, 2
     if args.batch % args.parts:
@@ -224,9 +236,12 @@ def main() -> None:
             "|---|---|---|---|---|---|---|"
         )
         for variant in args.variants:
-            measure(
+            ms, memory = measure(
                 f"ours, {variant}", lambda v=variant: ours(model, args, v), args.steps, args.batch
             )
+            if file and variant == half and (args.batch, args.parts, args.resolution) == PUBLISHED:
+                step = "ms a step of 16 images"
+                record({"token.ms": (ms, step), "token.gb": (memory / 1e9, "GB")}, file)
         if not args.no_baseline:
             for precision, steps in ((half, args.steps), ("no", max(2, args.steps // 6))):
                 measure(

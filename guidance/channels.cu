@@ -280,3 +280,25 @@ extern "C" __global__ void geglu(const Eight* x, int rows, Eight* out) {
     write(out + share.at(row), value);
   }
 }
+
+// The gradient of `geglu` in x, which is laid out as x.
+extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int rows, Eight* out) {
+  Share share(rows);
+  float value[WIDE], gate[WIDE], of_out[WIDE];
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    size_t at = (size_t)row * 2 * COLUMNS + share.column;
+    read(value, x + at);
+    read(gate, x + at + COLUMNS);
+    read(of_out, grad + share.at(row));
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) {
+      float below = 0.5f * (1 + erff(gate[i] * 0.70710678f));  // the normal distribution
+      float density = 0.39894228f * __expf(-0.5f * gate[i] * gate[i]);
+      float of_value = of_out[i] * gate[i] * below;
+      gate[i] = of_out[i] * value[i] * (below + gate[i] * density);
+      value[i] = of_value;
+    }
+    write(out + at, value);
+    write(out + at + COLUMNS, gate);
+  }
+}

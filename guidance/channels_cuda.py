@@ -93,14 +93,31 @@ class CudaPlus(torch.autograd.Function):
         return grad, grad, None
 
 
-def geglu(x: Float[Tensor, "N T C2"]) -> Float[Tensor, "N T C"]:
-    """Values times gelu of the gates, which follow them; nothing is differentiated."""
-    x = x.contiguous()
-    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+class CudaGeglu(torch.autograd.Function):
+    """Values times gelu of the gates, which follow them: [N T 2 C] -> [N T C]; keeps its input."""
+
+    @staticmethod
+    def forward(ctx, x):
+        x = x.contiguous()
+        out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+        sizes, kernels = geglu_sizes(out)
+        kernels.launch("geglu", *sizes.launch, x, sizes.rows, out)
+        ctx.save_for_backward(x)
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        (x,) = ctx.saved_tensors
+        grad, out = grad.contiguous(), torch.empty_like(x)
+        sizes, kernels = geglu_sizes(grad)
+        kernels.launch("geglu_gradient", *sizes.launch, x, grad, sizes.rows, out)
+        return out
+
+
+def geglu_sizes(out: Float[Tensor, "N T C"]) -> tuple["Sizes", Program]:
     sizes = Sizes(out.permute(2, 0, 1)[None])  # one image
-    kernels = program(out.shape[-1], 1, x.device)
-    kernels.launch("geglu", *sizes.launch, x, sizes.rows, out)
-    return out
+    return sizes, program(out.shape[-1], 1, out.device)
 
 
 def of_each_image(offset: Float[Tensor, "#N C"] | None) -> tuple[Tensor | None, int]:

@@ -92,7 +92,8 @@ class FrozenNormSilu(torch.autograd.Function):
         (grad,) = grads
         x, weight, bias, mean, rstd = ctx.saved_tensors
         normed = torch.native_group_norm(x, weight, bias, *sizes(x), ctx.groups, ctx.eps)[0]
-        grad = torch.ops.aten.silu_backward(grad, normed)
+        # the next operation takes it for laid out as x, and asks nothing
+        grad = torch.ops.aten.silu_backward(grad, normed).contiguous()
         del normed
         grad = torch.ops.aten.native_group_norm_backward(
             grad, x, mean, rstd, weight, *sizes(x), ctx.groups, [True, False, False]

@@ -1,10 +1,11 @@
-"""A UNet whose weights are frozen and whose result nobody differentiates, faster on a GPU.
+"""A UNet whose weights are frozen, faster on a GPU.
 
 An image's channels stay innermost in memory from the first convolution to the last, as
 convolutions and attention want them; diffusers' blocks and torch's norms turn it around several
 times a block.
 
-The blocks are diffusers', of any version: `channels_innermost` gives them these forwards.
+The blocks are diffusers', of any version: `channels_innermost` gives them these forwards, which is
+all where nobody differentiates its result. `differentiable` is for gradients of what it is given.
 """
 
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import Block, is_plain, norm, plus, resnet
+from .frozen_attention import is_joinable, join
+from .frozen_layers import Block, convolve, is_plain, norm, plus, resnet, turn
 
 FORMATS = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
 
@@ -39,6 +41,19 @@ def channels_innermost(network: Block) -> Block:
     if isinstance(getattr(network, "conv_act", None), nn.SiLU):
         network.conv_norm_out.forward = partial(norm, network.conv_norm_out, silu=True)
         network.conv_act = nn.Identity()
+    return network
+
+
+def differentiable(network: Block) -> Block:
+    """... and what makes gradients of its inputs, its text's among them, quick to take: turned
+    weights for those of convolutions, and one product for those of self-attention."""
+    channels_innermost(network)
+    for layer in network.modules():
+        if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
+            layer.register_buffer("turned", turn(layer), persistent=False)
+            layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
+        if type(layer).__name__ == "Attention" and is_joinable(layer):
+            join(layer)
     return network
 
 
@@ -116,7 +131,7 @@ def geglu(layer: Block, tokens: Float[Tensor, "N T C"], *_scale: float) -> Float
     """One half of the projected channels, gated by the other."""
     projected = layer.proj(tokens)
     if channels_cuda.fits(projected, projected.shape[-1] // 2):
-        return channels_cuda.geglu(projected)
+        return channels_cuda.CudaGeglu.apply(projected)
     values, gates = projected.chunk(2, dim=-1)
     return values * F.gelu(gates)
 

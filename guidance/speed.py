@@ -15,7 +15,7 @@ than the GPU has to do.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import threestudio
 import torch
@@ -30,6 +30,7 @@ WARM_UP = 3  # calls before a recording, in which libraries choose their kernels
 FEW_PIXELS = 2**19  # of all images of a call: two of 512 x 512
 
 Inputs = dict[str, Tensor]
+T = TypeVar("T")
 
 
 def check_compile(how: bool | str) -> bool | str:
@@ -170,7 +171,7 @@ class Replay(torch.autograd.Function):
         return ctx.recording.backward(x, grad, ctx.call), None
 
 
-def warm_up(call: Callable[[], Tensor | None]) -> None:
+def warm_up(call: Callable[[], object]) -> None:
     """Calls on a stream beside the current one, as CUDA graphs want it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -180,7 +181,7 @@ def warm_up(call: Callable[[], Tensor | None]) -> None:
     torch.cuda.current_stream().wait_stream(stream)
 
 
-def capture(call: Callable[[], Tensor], pool: Any) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+def capture(call: Callable[[], T], pool: Any) -> tuple[torch.cuda.CUDAGraph, T]:
     """A CUDA graph of the call, and where it puts its result."""
     graph = torch.cuda.CUDAGraph()
     # other threads may use the GPU while this one records

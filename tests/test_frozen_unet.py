@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
-from animate124.guidance.frozen_unet import channels_innermost
+from animate124.guidance.frozen_unet import channels_innermost, differentiable
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
 
@@ -56,6 +56,22 @@ def test_a_unet_with_its_channels_innermost_predicts_the_same(name, changes):
     for result, one in zip(results, expected, strict=True):
         torch.testing.assert_close(result, one)
         assert one.abs().max() > 0.1
+
+
+@pytest.mark.parametrize(
+    "changes", [{}, {"use_linear_projection": True}, {"act_fn": "gelu"}, {"cross_attention_dim": 5}]
+)
+def test_a_frozen_unet_hands_on_the_gradient_of_its_text(changes):
+    network, inputs = network_and_inputs("2d", **changes)
+    text = inputs["encoder_hidden_states"][..., : network.config.cross_attention_dim]
+    grad = torch.randn_like(inputs["sample"])
+    results = []
+    for unet in (network, differentiable(copy.deepcopy(network))):
+        own = text.clone().requires_grad_()
+        (out,) = outputs(unet, {**inputs, "encoder_hidden_states": own})
+        results.append(torch.autograd.grad(out, own, grad)[0])
+    torch.testing.assert_close(*results)
+    assert results[0].abs().max() > 0.1
 
 
 def test_every_block_gets_a_forward_of_ours():
@@ -114,4 +130,20 @@ def test_the_cuda_sum_and_geglu_are_theirs(device):
     torch.testing.assert_close(total, (x.float() + y.float() + bias[..., None, None]).half())
     tokens = 3 * torch.randn(3, 77, 2 * 1280, device=device).half()
     values, gates = tokens.float().chunk(2, dim=-1)
-    torch.testing.assert_close(channels_cuda.geglu(tokens), (values * F.gelu(gates)).half())
+    torch.testing.assert_close(
+        channels_cuda.CudaGeglu.apply(tokens), (values * F.gelu(gates)).half()
+    )
+
+
+@GPU
+def test_the_cuda_geglu_has_their_gradient(device):
+    tokens = 3 * torch.randn(3, 77, 2 * 1280, device=device).half()
+    grad, results = torch.randn(3, 77, 1280, device=device).half(), []
+    for dtype in (torch.float16, torch.float64):
+        own = tokens.to(dtype).requires_grad_()
+        values, gates = own.chunk(2, dim=-1)
+        half = dtype == torch.float16
+        out = channels_cuda.CudaGeglu.apply(own) if half else values * F.gelu(gates)
+        results += torch.autograd.grad(out, own, grad.to(dtype))
+    ours, exact = results
+    assert (ours - exact).norm() < 1e-3 * exact.norm()

@@ -23,7 +23,13 @@ from animate124.guidance.noise import DDPM, add_noise
 from animate124.pretrained.learned_tokens import read_learned_tokens
 from animate124.pretrained.text_readers import ClipReader
 from animate124.textual_inversion import command
-from animate124.textual_inversion.denoising import Batch, denoising_loss, denoising_target
+from animate124.textual_inversion.denoising import (
+    Batch,
+    denoising_loss,
+    denoising_target,
+    draw_batch,
+    reseed,
+)
 from animate124.textual_inversion.latent_bank import LatentBank, encode_bank
 from animate124.textual_inversion.learned_rows import SplicedEmbedding
 from animate124.textual_inversion.loss_curve import running_mean
@@ -201,9 +207,10 @@ def test_the_word_is_learnt(inversion):
         noise = torch.randn(z.shape, generator=dice)
         t = torch.linspace(5, 995, 64).long()
         ids = run.inputs.word.shown[:1].expand(64, -1)
+        text = models.text_encoder(ids)[0]
         z_t = add_noise(z, noise, *DDPM(run.training.alpha_bar).scales(t))
         batch = Batch(z_t, noise, t, ids)
-        return denoising_loss(models.unet, models.text_encoder, batch, torch.float32)
+        return denoising_loss(models.unet, batch, text)
 
     before = held_out_loss()  # the row is the initializer's
     assert run.run() == 0
@@ -599,6 +606,33 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inversion):
     checkpointed, same_rows = kept(inversion("--gradient_checkpointing"))
     assert checkpointed < 0.8 * plain
     torch.testing.assert_close(rows, same_rows)
+
+
+@pytest.mark.parametrize(
+    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+)  # a GPU records the UNet's part
+def test_a_step_takes_the_gradient_of_its_whole_loss(inversion, device):
+    run = inversion("--gradient_accumulation_steps 2 --mixed_precision no --max_train_steps 3")
+    training, models, rows = run.training, run.inputs.models, run.training.rows
+    assert rows.device.type == device
+    training.prepare()
+    taken = []
+    training.optimizer.register_step_pre_hook(lambda *_: taken.append(rows.grad.clone()))
+    for step in range(3):
+        losses = 0
+        for micro in (0, 1):
+            reseed(training.generator, run.inputs.seed, 0, 2 * step + micro)
+            batch = draw_batch(
+                *(training.bank, run.inputs.word.prompts, training.alpha_bar, "epsilon", 2),
+                training.generator,
+            )
+            text = models.text_encoder(batch.ids)[0]
+            noise = models.unet(batch.noisy, batch.timestep, text).sample
+            losses += (noise - batch.target).square().mean() / 2
+        (expected,) = torch.autograd.grad(losses, rows)
+        training.train_step()
+        torch.testing.assert_close(taken[-1], expected, rtol=1e-4, atol=1e-7)
+        torch.testing.assert_close(training.losses[step], losses.detach(), rtol=1e-5, atol=0)
 
 
 def test_bf16_trains_float32_rows(inversion):

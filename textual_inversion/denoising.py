@@ -11,7 +11,6 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import CLIPTextModel
 
 from ..guidance.noise import add_noise, per_row
 from .latent_bank import LatentBank
@@ -75,12 +74,9 @@ def denoising_target(
 
 
 def denoising_loss(
-    unet: Callable[..., tuple[Tensor]],
-    text_encoder: CLIPTextModel,
-    batch: Batch,
-    dtype: torch.dtype,
+    unet: Callable[..., tuple[Tensor]], batch: Batch, text: Float[Tensor, "B L D"]
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the prediction, in float32; the models run in `dtype`."""
-    text = text_encoder(batch.ids)[0].to(dtype)
-    prediction = unet(batch.noisy.to(dtype), batch.timestep, text, return_dict=False)[0]
+    """Mean squared error of the prediction, in float32; the UNet runs in the dtype of the text,
+    which is what a text encoder makes of the batch's ids."""
+    prediction = unet(batch.noisy.to(text.dtype), batch.timestep, text, return_dict=False)[0]
     return F.mse_loss(prediction.float(), batch.target)

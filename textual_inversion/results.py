@@ -69,6 +69,7 @@ class Results:
         args, models, step = self.args, self.inputs.models, self.training.step
         if not args.num_validation_images:
             return
+        self.training.gradient.forget()  # its memory is what pictures are made in
         samples = sample_pictures(
             models,
             models.text_encoder(self.inputs.word.shown)[0],

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 
-from .denoising import denoising_loss, draw_batch, reseed
+from .denoising import draw_batch, reseed
 from .inputs import Inputs
 from .latent_bank import encode_bank
 from .processes import Processes
 from .schedule import learning_rates
+from .text_gradient import text_gradient
 from .watch import Watch
 
 # what a run's result depends on, beside its pictures; a resumed run that differs says so
@@ -30,7 +31,7 @@ class Training:
         self.args, self.inputs, self.total, self.on = args, inputs, total, on
         self.models, self.rows = inputs.models, inputs.word.rows
         self.alpha_bar = self.models.scheduler.alphas_cumprod.to(on.device)
-        self.unet = torch.compile(self.models.unet) if args.compile else self.models.unet
+        self.gradient = text_gradient(args, inputs, on.device)
         self.rate = learning_rates(args, total, on.count)  # each step sets it
         self.optimizer = torch.optim.AdamW(
             [self.rows],
@@ -58,6 +59,7 @@ class Training:
         """One optimizer step. On a GPU nothing here waits for the device."""
         args = self.args
         total = torch.zeros((), device=self.on.device)
+        scale = self.scaler.scale(torch.ones_like(total)) / args.gradient_accumulation_steps
         for micro in range(args.gradient_accumulation_steps):
             number = self.step * args.gradient_accumulation_steps + micro
             reseed(self.generator, self.inputs.seed, self.on.index, number)
@@ -69,10 +71,10 @@ class Training:
                 args.train_batch_size,
                 self.generator,
             )
-            loss = denoising_loss(self.unet, self.models.text_encoder, batch, self.inputs.dtype)
-            loss = loss / args.gradient_accumulation_steps
-            self.scaler.scale(loss).backward()
-            total += loss.detach()
+            text = self.models.text_encoder(batch.ids)[0].to(self.inputs.dtype)
+            loss, gradient = self.gradient(batch, text, scale)
+            text.backward(gradient)
+            total += loss / args.gradient_accumulation_steps
         assert self.rows.grad is not None  # after a backward pass
         self.rows.grad = self.on.mean(self.rows.grad)
         for group in self.optimizer.param_groups:

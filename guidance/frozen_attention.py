@@ -1,0 +1,63 @@
+"""Attention of networks whose weights are frozen.
+
+One product makes q, k and v of self-attention; diffusers' three make three gradients for its input
+that have to be added up, and its processor divides by 1 besides.
+"""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from .frozen_layers import Block
+
+ABSENT = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj")
+
+
+class FrozenAttention:
+    """Attention among tokens, or to others (`encoder_hidden_states`), as diffusers' `Attention`
+    calls it."""
+
+    def __call__(
+        self,
+        attn: Block,
+        hidden_states: Float[Tensor, "N T C"],
+        encoder_hidden_states: Float[Tensor, "N L E"] | None = None,
+        attention_mask: None = None,
+        temb: Any = None,
+    ) -> Float[Tensor, "N T C"]:
+        x, others = hidden_states, encoder_hidden_states
+        if others is None:
+            q, k, v = F.linear(x, attn.joined_weight, attn.joined_bias).chunk(3, dim=-1)
+        else:
+            q, k, v = attn.to_q(x), attn.to_k(others), attn.to_v(others)
+        q, k, v = (z.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for z in (q, k, v))
+        out = F.scaled_dot_product_attention(q, k, v)
+        return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def is_joinable(attn: Block) -> bool:
+    """Whether `FrozenAttention` does what diffusers' own processor would."""
+    return (
+        type(attn.processor).__name__ == "AttnProcessor2_0"
+        and all(getattr(attn, name, None) is None for name in ABSENT)
+        and not attn.residual_connection
+        and attn.rescale_output_factor == 1
+        and attn.to_k is not None
+    )
+
+
+def join(attn: Block) -> None:
+    """Gives a layer of diffusers this file's processor, and where it may be asked for
+    self-attention its three weights as one."""
+    layers = attn.to_q, attn.to_k, attn.to_v
+    weight = bias = None
+    if attn.to_q.in_features == attn.to_k.in_features:
+        weight = torch.cat([layer.weight.detach() for layer in layers])
+        if attn.to_q.bias is not None:
+            bias = torch.cat([layer.bias.detach() for layer in layers])
+    attn.register_buffer("joined_weight", weight, persistent=False)
+    attn.register_buffer("joined_bias", bias, persistent=False)
+    attn.set_processor(FrozenAttention())
