@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 Range = Sequence[float]  # (low, high)
@@ -96,7 +96,7 @@ def rays(
     directions = F.normalize(ray_directions(height, width, fovy), dim=-1)
     rays_d = torch.einsum("bij,bhwj->bhwi", c2w[:, :3, :3], directions)
     rays_o = c2w[:, None, None, :3, 3].expand_as(rays_d)
-    return rays_o, rays_d
+    return rays_o.contiguous(), rays_d.contiguous()  # once, and not in each call of a renderer
 
 
 def projection_matrix(
@@ -163,6 +163,13 @@ def sample_azimuth_deg(
     return low + (high - low) * fraction
 
 
+def sent(value: Shaped[Tensor, " *S"], device: torch.device | str) -> Shaped[Tensor, " *S"]:
+    """The value on a device. A GPU gets it when it comes to it: the host doesn't wait for that."""
+    if torch.device(device).type != "cuda" or value.is_cuda:
+        return value.to(device)
+    return value.pin_memory().to(device, non_blocking=True)
+
+
 @dataclass
 class Cameras:
     """A batch of pinhole cameras around the origin: the one road from angles to rays."""
@@ -215,7 +222,7 @@ class Cameras:
         return replace(self, **there)
 
     def to(self, device: torch.device | str) -> "Cameras":
-        return self.map(lambda v: v.to(device))
+        return self.map(lambda v: sent(v, device))
 
     def perturbed(
         self,

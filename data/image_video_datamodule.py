@@ -22,7 +22,7 @@ import torch
 from threestudio.utils.misc import get_rank
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from .cameras import Cameras, sample_azimuth_deg, sample_elevation_deg, uniform
+from .cameras import Cameras, sample_azimuth_deg, sample_elevation_deg, sent, uniform
 from .config import (
     DataConfig,
     MultiViewConfig,
@@ -226,7 +226,7 @@ class TrainingBatches(IterableDataset):
                 cameras, times = self.in_turn(k, self.fixed_clips)
             else:
                 cameras, times = self.new_clips(kind.starts_from_zero, generator)
-            cameras, tau = cameras.to(self.device), times.tau.to(self.device)
+            cameras, tau = cameras.to(self.device), sent(times.tau, self.device)
             batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
             batch["num_frames"] = single.num_frames
         if kind.starts_from_zero:
@@ -240,7 +240,19 @@ class TrainingBatches(IterableDataset):
                     cameras = random_cameras(section, generator)
             batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
             batch["reference"] = dict(self.reference)
-        return batch
+        return with_event(batch, torch.device(self.device))
+
+
+def with_event(batch: dict[str, Any], device: torch.device) -> dict[str, Any]:
+    """The batch, on a GPU each of its views with the event that it is `made`: a renderer may begin
+    then, and needn't wait for all that the GPU has to do before."""
+    if device.type == "cuda":
+        made = torch.cuda.Event()
+        made.record(torch.cuda.current_stream(device))
+        for view in batch.values():
+            if isinstance(view, dict):
+                view["made"] = made
+    return batch
 
 
 class EvaluationViews(Dataset):

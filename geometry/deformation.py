@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from . import deformation_cuda
 from .lattice_inverse import invert
+from .times import Runs
 
 CENTRE = 0.5  # of the unit cube, about which the whole scene turns
 TURN = 4.0  # radians of a coefficient of 1: at this rate a turn moves the scene as much as a shift
@@ -75,7 +76,10 @@ def back(
 ) -> Float[Tensor, "*B N 3"]:
     """Where points were at tau = 0, had nothing but such a motion of the whole moved them: x itself
     to the bit where that is nothing."""
-    away, beside = x - CENTRE - shift[..., None, :], turn - torch.eye(3).to(turn)
+    away, beside = (
+        x - CENTRE - shift[..., None, :],
+        turn - torch.eye(3, dtype=turn.dtype, device=turn.device),
+    )
     return x + (away @ beside - shift[..., None, :])
 
 
@@ -126,11 +130,13 @@ class Deformation(nn.Module):
         ]
         return functools.reduce(operator.add, parts)
 
-    def forward(self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"]) -> Float[Tensor, "N 3"]:
+    def forward(
+        self, x: Float[Tensor, "N 3"], tau: Float[Tensor, "#N 1"] | Runs
+    ) -> Float[Tensor, "N 3"]:
         """x_c of points at the time of each, or of all. Fastest where equal times lie together."""
-        moments, counts = runs(tau, len(x))
+        moments, counts = tau if isinstance(tau, Runs) else runs(tau, len(x))
         if self.serves_few(len(moments), len(x)):
-            return self.each(x, tau)
+            return self.each(x, tau.of_each() if isinstance(tau, Runs) else tau)
         table, (turn, shift) = self.table(moments), self.whole(moments)
         if self.fast and deformation_cuda.fits(x, table):
             return deformation_cuda.moved_back(x, counts, turn, shift, table)
@@ -181,13 +187,13 @@ class Deformation(nn.Module):
         return x, (self(x, tau) - canonical).norm(dim=-1)
 
 
-def runs(tau: Float[Tensor, "#N 1"], n: int) -> tuple[Float[Tensor, "T 1"], list[int]]:
+def runs(tau: Float[Tensor, "#N 1"], n: int) -> Runs:
     """Times of n points, or one of all, as runs of equal ones: the time of each, and how long it
     is. The host waits for the device if there is more than one time."""
     if len(tau) == 1:
-        return tau, [n]
+        return Runs(tau, [n])
     moments, counts = tau[:, 0].unique_consecutive(return_counts=True)
-    return moments[:, None], counts.tolist()
+    return Runs(moments[:, None], counts.tolist())
 
 
 def moved_back(

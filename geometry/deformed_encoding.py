@@ -17,6 +17,7 @@ from .encoding import Encoding
 from .grid import GridConfig, HashGrid, grid_spec, lay_out, was_trained
 from .hash_grid import hash_grid, hash_grid_stencil
 from .hash_grid_torch import GridSpec
+from .times import Runs
 
 MOST_CELLS = 128  # along a side of a lattice
 
@@ -97,7 +98,7 @@ class DeformedEncoding(Encoding):
         return any(bool(values.any()) for values in own)
 
     def canonical(
-        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"]
+        self, x: Float[Tensor, "N 3"], times: Float[Tensor, "#N 1"] | Runs
     ) -> Float[Tensor, "N 3"]:
         return self.deformation(x, times)
 

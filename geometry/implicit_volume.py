@@ -26,7 +26,7 @@ from .encoding import CompositeEncoding
 from .mlp import MLP
 from .otypes import make_encoding, parse_encoding
 from .stencil import central_difference_normal, neighbours
-from .times import random_moments
+from .times import Runs, Times, random_moments, repeated
 
 BLOBS = ("blob_magic3d", "blob_dreamfusion")
 NORMAL_TYPES = ("finite_difference", "pred", "analytic")
@@ -152,11 +152,12 @@ class ImplicitVolume(BaseImplicitGeometry):
         self,
         points: Float[Tensor, "*N 3"],
         output_normal: bool = False,
-        times: Float[Tensor, "*#N 1"] | None = None,
+        times: Times | None = None,
     ) -> dict[str, Float[Tensor, "..."]]:
         """density [*N 1], features [*N C], and normal = shading_normal [*N 3] if asked for.
 
-        times: tau of each point, or one for all; None is tau = 0. Many points are faster with one.
+        times: tau of each point, or one for all, or in runs; None is tau = 0. Many points are
+            faster with one.
         Normals point to where density falls.
         """
         evaluate = self._without_normal
@@ -173,7 +174,7 @@ class ImplicitVolume(BaseImplicitGeometry):
         return output
 
     def forward_density(
-        self, points: Float[Tensor, "*N 3"], times: Float[Tensor, "*#N 1"] | None = None
+        self, points: Float[Tensor, "*N 3"], times: Times | None = None
     ) -> Float[Tensor, "*N 1"]:
         return self._evaluate(self._only_density, points, times)["density"]
 
@@ -249,7 +250,11 @@ class ImplicitVolume(BaseImplicitGeometry):
         None. Of a deformed scene it sees the points where they were at tau = 0, and no times."""
         shape = points.shape[:-1]
         points = points.reshape(-1, 3).to(self.bbox.dtype)
-        times = None if times is None else times.reshape(-1, 1).to(self.bbox.dtype)
+        if isinstance(times, Runs):
+            times = times._replace(moments=times.moments.to(self.bbox.dtype))
+            times = times.of_each() if self.deformation is None else times
+        elif times is not None:
+            times = times.reshape(-1, 1).to(self.bbox.dtype)
         with torch.autocast(points.device.type, enabled=False):
             if times is None or self.deformation is None:
                 output = function(points, times)
@@ -268,8 +273,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     def _derivative(self, points, times):
         """dx_c/dx [M 3 3], a row for each component of x_c."""
         near = neighbours(points, self.eps)
-        each = times if len(times) == 1 else times.repeat_interleave(6, dim=0)
-        near = self._canonical(near.flatten(0, 1), each).view_as(near)
+        near = self._canonical(near.flatten(0, 1), repeated(times, 6)).view_as(near)
         return ((near[:, 0::2] - near[:, 1::2]) / (2 * self.eps)).mT
 
     def _turned(self, normal, points, times):

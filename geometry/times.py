@@ -3,7 +3,7 @@ to look at one that does."""
 
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -18,6 +18,28 @@ def takes_times(function: Callable) -> bool:
 def is_static(geometry: Any) -> bool:
     """Whether it stands still: one that takes no times does, and one that says so (`static`)."""
     return not takes_times(geometry.forward) or bool(getattr(geometry, "static", False))
+
+
+class Runs(NamedTuple):
+    """Times of points that lie in runs of equal ones, in place of a time for each: nobody has to
+    look for them, which the host would wait for."""
+
+    moments: Float[Tensor, "T 1"]
+    counts: list[int]  # of points
+
+    def of_each(self) -> Float[Tensor, "N 1"]:
+        counts = torch.tensor(self.counts, device=self.moments.device)
+        return self.moments.repeat_interleave(counts, dim=0, output_size=sum(self.counts))
+
+
+Times = Float[Tensor, "*#N 1"] | Runs
+
+
+def repeated(times: Float[Tensor, "#N 1"] | Runs, n: int) -> Float[Tensor, "#M 1"] | Runs:
+    """Times of n points for each; one of all stays that."""
+    if isinstance(times, Runs):
+        return Runs(times.moments, [n * count for count in times.counts])
+    return times if len(times) == 1 else times.repeat_interleave(n, dim=0)
 
 
 def random_moments(n: int, device: torch.device) -> Float[Tensor, "N 1"]:

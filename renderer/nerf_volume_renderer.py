@@ -12,6 +12,7 @@ that and not frames x pixels.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, cast
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from ..bounds import Bounded, bounded, in_order
 from ..geometry.times import is_static, random_moments
+from .ahead import ahead_of_queue, handed_over
 from .compositing import (
     accumulate,
     alpha_and_transmittance,
@@ -115,6 +117,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         frame_times: Float[Tensor, " B"] | None = None,
         light_positions: Float[Tensor, "B 3"] | None = None,
         bg_color: Float[Tensor, "..."] | None = None,
+        made: torch.cuda.Event | None = None,
         **camera: Any,
     ) -> dict[str, Any]:
         """Images [B H W C] of rays with unit directions; image b shows the time frame_times[b].
@@ -122,11 +125,13 @@ class NeRFVolumeRenderer(VolumeRenderer):
         comp_rgb = comp_rgb_fg + (1 - opacity) comp_rgb_bg. depth is the weighted sum of distances,
         z_variance their variance, comp_normal the mean normal in [0, 1] times opacity.
         `bg_color` ([C], [B C] or [B H W C]) replaces the background. `camera` goes to the material.
+        made: since when the rays are there, where they are older than what the GPU has to do.
 
         Training adds what losses ask for, one row a sample: weights, t_points, t_intervals, t_dirs,
         points [N C], ray_indices [N], and all that the geometry returned.
         """
         batch, height, width, _ = rays_o.shape
+        ahead = self.ahead(made, rays_o, rays_d)
         for name, value in (("frame_times", frame_times), ("light_positions", light_positions)):
             if value is not None and len(value) != batch:
                 raise ValueError(
@@ -135,14 +140,12 @@ class NeRFVolumeRenderer(VolumeRenderer):
         with torch.autocast(rays_o.device.type, enabled=False):
             rays_o, rays_d = rays_o.float(), rays_d.float()
             times = frame_times[:, None] if self.dynamic and frame_times is not None else None
-            rays = Rays(
-                origins=rays_o.reshape(-1, 3),
-                directions=rays_d.reshape(-1, 3),
-                times=times,
-                lights=per_ray(light_positions, height * width),
-                n_images=batch,
-            )
-            samples = self.sample(rays)
+            lights = per_ray(light_positions, height * width)
+            with ahead:
+                rays = Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), times, lights, batch)
+                samples = self.sample(rays)
+            if made is not None:
+                handed_over(samples.packed)
             geo_out, rgb = self.shade(samples, camera)
             comp_rgb_bg = self.render_background(rays_d, bg_color)
             weights, rendered = self.composite(samples, geo_out, rgb, comp_rgb_bg.flatten(0, 2))
@@ -163,6 +166,19 @@ class NeRFVolumeRenderer(VolumeRenderer):
                     perturbed = self.evaluate(self.geometry, samples, near, output_normal=True)
                     out["normal_perturb"] = perturbed["normal"]
             return out
+
+    def ahead(
+        self, made: torch.cuda.Event | None, *rays: Float[Tensor, "B H W 3"]
+    ) -> AbstractContextManager[None]:
+        """For `sample`: ahead of the GPU's queue, where that needs nothing but rays which are there
+        and an occupancy grid which is."""
+        looks = self.cfg.grid_prune and self.cfg.prune_alpha_threshold
+        if made is None or looks or not self.training:
+            return nullcontext()
+        grid = self.estimator.ready()
+        if grid is None or not all(x.dtype == torch.float32 and x.is_contiguous() for x in rays):
+            return nullcontext()  # they are made so, behind the queue
+        return ahead_of_queue(rays[0].device, (made, grid))
 
     @torch.no_grad()
     def sample(self, rays: Rays) -> Samples:
@@ -193,6 +209,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
         if len(samples) == 0:
             nowhere = origins.new_zeros(1)
             samples = Samples(rays, nowhere.long(), nowhere, nowhere)
+        if self.deformed and rays.times is not None and len(rays.times) > 1:
+            samples.counts = samples.of_images()
         return samples
 
     def visible_samples(self, samples: Samples) -> Samples:

@@ -65,6 +65,7 @@ class OccupancyGrid(nn.Module):
         self.register_buffer("occs", torch.zeros(resolution**3))
         self.register_buffer("binaries", torch.zeros([1, *shape], dtype=torch.bool))
         self.box: tuple = ()  # `occupied_box` and the state of the cells it belongs to
+        self.written: tuple = ()  # state of the cells, and the event that it was there
 
     def fill(self) -> None:
         """Mark every cell as occupied."""
@@ -113,3 +114,14 @@ class OccupancyGrid(nn.Module):
         points = cell_points(cells, self.resolution, self.aabbs[0], generator=generator)
         self.occs.copy_(decayed_maximum(self.occs, cells, alpha(points).to(self.occs), DECAY))
         self.binaries.copy_((self.occs > self.alpha_threshold()).view_as(self.binaries))
+        if cells.is_cuda:
+            there = torch.cuda.Event()
+            there.record()
+            self.written = self.binaries._version, there
+
+    def ready(self) -> torch.cuda.Event | None:
+        """The event that the cells on a GPU are what they are now; None: nobody knows."""
+        if not self.written or self.binaries.is_inference():
+            return None
+        version, event = self.written
+        return event if version == self.binaries._version else None

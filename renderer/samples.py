@@ -7,6 +7,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..geometry.times import Runs
+
 MANY_SAMPLES = 2**15  # of an image, from which on it is worth calls of its own
 
 
@@ -33,6 +35,7 @@ class Samples:
     t_starts: Float[Tensor, " N"]  # distances from the camera
     t_ends: Float[Tensor, " N"]
     shaded: Bool[Tensor, " N"] | None = None  # those whose colour and normal matter; None: all
+    counts: list[int] | None = None  # of each image, where somebody has asked
 
     def __len__(self) -> int:
         return len(self.ray_indices)
@@ -43,16 +46,18 @@ class Samples:
 
     def parts(
         self, most: int, by_image: bool = True
-    ) -> list[tuple[int, Float[Tensor, "_ 1"] | None]]:
+    ) -> list[tuple[int, Float[Tensor, "_ 1"] | Runs | None]]:
         """Cuts the samples into runs of at most `most` (0: any number): how many, and their times.
 
         A run of one image has that image's time, [1 1]. Images of few samples go together, with a
         time for each sample, since every call of a geometry has its cost; and so do all of them,
-        if not `by_image`.
+        if not `by_image`, in runs where the images' counts are known.
         """
         times = self.rays.times
         if times is None or len(times) == 1:
             return [(size, times) for size in even_sizes(len(self), most)]
+        if not by_image and self.counts is not None and (most <= 0 or len(self) <= most):
+            return [(len(self), Runs(times, self.counts))]
         if not by_image or len(self) < len(times) * MANY_SAMPLES:
             sizes = even_sizes(len(self), most)
             image = self.ray_indices // (len(self.rays) // len(times))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 View = dict[str, Any]
+MADE = "made"  # of a view: the event since when it is on the GPU
 
 
 def render_together(render: Callable[[View], View], views: Mapping[str, View]) -> dict[str, View]:
@@ -29,18 +30,21 @@ def render_together(render: Callable[[View], View], views: Mapping[str, View]) -
 
 def likeness(view: View) -> tuple:
     """The same for views that can be stacked."""
-    held = {k: v.shape[1:] if isinstance(v, Tensor) else v for k, v in view.items()}
+    held = {k: v.shape[1:] if isinstance(v, Tensor) else v for k, v in view.items() if k != MADE}
     return tuple(sorted(held.items()))
 
 
 def stacked(views: list[View]) -> View:
-    """One view with the pictures of all, one after the other."""
+    """One view with the pictures of all, one after the other: made only now."""
     first, *others = views
+    if not others:
+        return first
     return {
         name: torch.cat([value, *(view[name] for view in others)])
         if isinstance(value, Tensor)
         else value
         for name, value in first.items()
+        if name != MADE
     }
 
 

@@ -21,6 +21,7 @@ from animate124.geometry.deformation import (
     time_functions,
 )
 from animate124.geometry.lattice_inverse import invert, look_up
+from animate124.geometry.times import Runs
 from scipy.interpolate import BSpline
 from scipy.spatial.transform import Rotation
 
@@ -173,6 +174,11 @@ def test_runs_of_equal_times_and_times_of_each_give_the_same():
     alone = torch.cat([deformation(x[i : i + 1], each[i : i + 1]) for i in range(300)])
     torch.testing.assert_close(by_each, alone, atol=1e-6, rtol=0)
     torch.testing.assert_close(by_runs, alone, atol=1e-6, rtol=0)
+    counts = [120, 0, 180]  # as somebody who knows them says
+    known = Runs(moments[:3], counts)
+    torch.testing.assert_close(deformation(x, known), deformation(x, known.of_each()))
+    many = Runs(moments, [3] * 100)
+    torch.testing.assert_close(deformation(x, many), by_each)
 
 
 def test_long_clips_are_read_off_tables_and_scattered_times_off_the_splines(monkeypatch):

@@ -10,9 +10,11 @@ import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
 from animate124.evaluation.suite import DISTILLED
+from animate124.geometry import deformation
 from animate124.geometry.implicit_volume import EMPTY, ImplicitVolume
 from animate124.geometry.otypes import is_deformed
 from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
+from animate124.renderer.samples import Samples
 from animate124.system import trained
 from animate124.system.trained import Scene, load_scene
 from threestudio.launch import main, parser
@@ -230,6 +232,51 @@ def test_after_one_update_the_grid_has_the_places_where_a_far_motion_arrives():
 
 
 # ------------------------------------------------------------------------------ followed
+
+
+def clip_of(device="cpu"):
+    batch = Cameras.of(azimuth_deg=[40.0, 60.0, 80.0]).batch(24, 24, torch.tensor([0.1, 0.4, 0.9]))
+    return {k: v.to(device) if torch.is_tensor(v) else v for k, v in batch.items()}
+
+
+def test_the_renderer_knows_which_samples_are_of_which_moment(monkeypatch):
+    volume = bend(body())
+    renderer = renderer_of(volume, 1, prune_alpha_threshold=False, return_comp_normal=True).train()
+    results = []
+    for counts in (Samples.of_images, lambda samples: None):
+        torch.manual_seed(1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Samples, "of_images", counts)
+            if not results:  # nobody has to look for runs of equal times
+                patch.delattr(deformation, "runs")
+            rendered = renderer(**clip_of())
+        rendered["comp_normal"].square().mean().backward()
+        gradient = volume.deformation.whole.twist.grad.clone()
+        volume.zero_grad()
+        results.append({**{k: v.detach() for k, v in rendered.items()}, "gradient": gradient})
+    assert results[0]["gradient"].abs().max() > 0
+    torch.testing.assert_close(*results)
+
+
+@pytest.mark.gpu
+def test_a_clip_is_sampled_ahead_of_what_the_gpu_still_has_to_do():
+    volume = bend(body()).cuda()
+    with torch.device("cuda"):
+        renderer = renderer_of(volume, 1, prune_alpha_threshold=False).train()
+    batch, made = clip_of("cuda"), torch.cuda.Event()
+    made.record()
+    results, before = [], torch.cuda.Event()
+    for event in (None, made, made):  # the second one compiles nothing any more
+        torch.manual_seed(1)
+        torch.cuda.synchronize()
+        torch.cuda._sleep(4 * 10**9)  # seconds
+        before.record()
+        results.append(renderer(**batch, made=event))
+        waited = before.query()
+    assert not waited  # neither for a size
+    for result in results[1:]:
+        torch.testing.assert_close(result["comp_rgb"], results[0]["comp_rgb"])
+        assert torch.equal(result["t_points"], results[0]["t_points"])
 
 
 def scene_of(geometry, **cfg) -> Scene:

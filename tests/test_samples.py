@@ -27,8 +27,13 @@ def test_samples_know_their_images_and_times(monkeypatch):
     def times(*values):
         return pytest.approx(values)
 
+    known = Samples(moving.rays, *packed, counts=moving.of_images())
+    ((size, runs),) = known.parts(0, by_image=False)
+    ((_, each),) = moving.parts(0, by_image=False)
+    assert size == 5 and torch.equal(runs.of_each(), each)
     few = [(3, times(0.1, 0.1, 0.1)), (2, times(0.9, 0.9))]
     assert parts_of(moving, 3) == few
+    assert all(torch.is_tensor(own) for _, own in known.parts(3, by_image=False))
     monkeypatch.setattr(samples, "MANY_SAMPLES", 1)
     assert parts_of(moving, 2) == [(2, times(0.1)), (1, times(0.1)), (2, times(0.9))]
     assert parts_of(moving, 0) == [(3, times(0.1)), (2, times(0.9))]
