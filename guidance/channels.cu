@@ -302,3 +302,49 @@ extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int
     write(out + at + COLUMNS, gate);
   }
 }
+
+// layer norm over a row's channels, a warp a row, blocks of 32 x WARPS threads: of x, or of total =
+// x + added where `added` isn't null
+extern "C" __global__ void layer_norm(const Eight* x, const Eight* added, int rows,
+                                      const Eight* weight, const Eight* bias, float eps,
+                                      Eight* total, Eight* out) {
+  constexpr int EACH = (COLUMNS + 31) / 32;  // eights of a lane
+  int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
+  if (row >= rows) return;
+  size_t first = (size_t)row * COLUMNS;
+  float value[EACH][WIDE], sum = 0, squares = 0;
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    int column = lane + 32 * k;
+    if (column >= COLUMNS) continue;
+    read(value[k], x + first + column);
+    if (added) {
+      float other[WIDE];
+      read(other, added + first + column);
+#pragma unroll
+      for (int i = 0; i < WIDE; i++) value[k][i] += other[i];
+      write(total + first + column, value[k]);
+    }
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) sum += value[k][i];
+  }
+  float mean = warp_sum(sum) / CHANNELS;
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    if (lane + 32 * k >= COLUMNS) continue;
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) squares += (value[k][i] - mean) * (value[k][i] - mean);
+  }
+  float scale = rsqrtf(warp_sum(squares) / CHANNELS + eps);
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    int column = lane + 32 * k;
+    if (column >= COLUMNS) continue;
+    float w[WIDE], b[WIDE];
+    read(w, weight + column);
+    read(b, bias + column);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) value[k][i] = (value[k][i] - mean) * scale * w[i] + b[i];
+    write(out + first + column, value[k]);
+  }
+}

@@ -20,7 +20,7 @@ SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
 ROWS = 4  # that a thread takes at least, where there are so many
 BLOCKS = 1056  # as many as an H200 runs at once
-FINISH = (32, 8)  # threads of a block that finishes a group: 8 warps
+FINISH = (32, 8)  # threads of a block that finishes a group, or norms rows: 8 warps
 
 
 def fits(x: Tensor, channels: int, groups: int = 1) -> bool:
@@ -91,6 +91,24 @@ class CudaPlus(torch.autograd.Function):
     def backward(ctx, *grads):
         (grad,) = grads
         return grad, grad, None
+
+
+def layer_norm(
+    x: Float[Tensor, "*N C"],
+    added: Float[Tensor, "*N C"] | None,
+    weight: Float[Tensor, " C"],
+    bias: Float[Tensor, " C"],
+    eps: float,
+) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
+    """x + added, or x itself, and its layer norm; nothing is differentiated."""
+    x = x.contiguous()
+    added = None if added is None else added.contiguous()
+    total, out = x if added is None else torch.empty_like(x), torch.empty_like(x)
+    rows = x.numel() // x.shape[-1]
+    kernels = program(x.shape[-1], 1, x.device)
+    arguments = x, added, rows, weight, bias, float(eps), total, out
+    kernels.launch("layer_norm", (-(-rows // FINISH[1]),), FINISH, *arguments)
+    return total, out
 
 
 class CudaGeglu(torch.autograd.Function):

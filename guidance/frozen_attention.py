@@ -1,18 +1,20 @@
 """Attention of networks whose weights are frozen.
 
-One product makes q, k and v of self-attention; diffusers' three make three gradients for its input
-that have to be added up, and its processor divides by 1 besides.
+One product makes q, k and v of self-attention; diffusers' three read its input three times, make
+three gradients for it that have to be added up, and its processor divides by 1 besides.
 """
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from .frozen_layers import Block
 
+FEW_TOKENS = 32
 ABSENT = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k_proj")
 
 
@@ -34,8 +36,18 @@ class FrozenAttention:
         else:
             q, k, v = attn.to_q(x), attn.to_k(others), attn.to_v(others)
         q, k, v = (z.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for z in (q, k, v))
-        out = F.scaled_dot_product_attention(q, k, v)
+        with kernels(k):
+            out = F.scaled_dot_product_attention(q, k, v)
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
+
+
+def kernels(k: Float[Tensor, "N H L D"]) -> AbstractContextManager:
+    """Those for keys of k: a pixel's 16 frames took torch's usual ones one and a half times as long
+    as these (H200, PyTorch 2.11, head size 64)."""
+    if not k.is_cuda or k.shape[2] > FEW_TOKENS or not hasattr(nn, "attention"):  # PyTorch < 2.3
+        return nullcontext()
+    backends = nn.attention.SDPBackend
+    return nn.attention.sdpa_kernel([backends.EFFICIENT_ATTENTION, backends.MATH])
 
 
 def is_joinable(attn: Block) -> bool:
@@ -58,6 +70,8 @@ def join(attn: Block) -> None:
         weight = torch.cat([layer.weight.detach() for layer in layers])
         if attn.to_q.bias is not None:
             bias = torch.cat([layer.bias.detach() for layer in layers])
+        for layer, part in zip(layers, weight.chunk(3), strict=True):
+            layer.weight.data = part  # not twice in memory
     attn.register_buffer("joined_weight", weight, persistent=False)
     attn.register_buffer("joined_bias", bias, persistent=False)
     attn.set_processor(FrozenAttention())

@@ -146,6 +146,19 @@ def norm(
     return F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
 
 
+def layer_norm(
+    layer: nn.LayerNorm,
+    x: Float[Tensor, "*N C"],
+    added: Float[Tensor, "*N C"] | None = None,
+) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
+    """x + added, or x itself, and its norm."""
+    differentiated = torch.is_grad_enabled() and x.requires_grad
+    if channels_cuda.fits(x, x.shape[-1]) and not differentiated:
+        return channels_cuda.layer_norm(x, added, layer.weight, layer.bias, layer.eps)
+    x = x if added is None else x + added
+    return x, layer(x)
+
+
 def plus(
     x: Float[Tensor, "N C H W"], y: Float[Tensor, "N C H W"], bias: Float[Tensor, "1 C"] | None
 ) -> Float[Tensor, "N C H W"]:

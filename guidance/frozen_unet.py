@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from . import channels_cuda
 from .frozen_attention import is_joinable, join
-from .frozen_layers import Block, convolve, is_plain, norm, plus, resnet, turn
+from .frozen_layers import Block, convolve, is_plain, layer_norm, norm, plus, resnet, turn
 
 FORMATS = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
 
@@ -38,6 +38,8 @@ def channels_innermost(network: Block) -> Block:
         forward = forward_of(layer)
         if forward is not None:
             layer.forward = partial(forward, layer)
+        if type(layer).__name__ == "Attention" and is_joinable(layer):
+            join(layer)
     if isinstance(getattr(network, "conv_act", None), nn.SiLU):
         network.conv_norm_out.forward = partial(norm, network.conv_norm_out, silu=True)
         network.conv_act = nn.Identity()
@@ -46,14 +48,12 @@ def channels_innermost(network: Block) -> Block:
 
 def differentiable(network: Block) -> Block:
     """... and what makes gradients of its inputs, its text's among them, quick to take: turned
-    weights for those of convolutions, and one product for those of self-attention."""
+    weights for those of convolutions."""
     channels_innermost(network)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             layer.register_buffer("turned", turn(layer), persistent=False)
             layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
-        if type(layer).__name__ == "Attention" and is_joinable(layer):
-            join(layer)
     return network
 
 
@@ -67,6 +67,7 @@ def forward_of(layer: Block) -> Callable | None:
     return {
         "TransformerTemporalModel": transformer_temporal,
         "TemporalConvLayer": temporal_convolutions,
+        "BasicTransformerBlock": transformer_block if is_plain_transformer(layer) else None,
         "GEGLU": geglu,
     }.get(kind)
 
@@ -117,6 +118,36 @@ def temporal_convolutions(
         h = F.conv2d(h, convolution.weight.squeeze(-1), padding=convolution.padding[:2])
     out = plus(clip, h, bias)
     return images(rows(out).reshape(len(x), -1, x.shape[1]), *x.shape[2:])
+
+
+def is_plain_transformer(block: Block) -> bool:
+    """Whether `transformer_block` does what diffusers' BasicTransformerBlock would."""
+    norms = [getattr(block, name, None) for name in ("norm1", "norm2", "norm3")]
+    odd = ("pos_embed", "scale_shift_table", "fuser", "_chunk_size")
+    return (
+        type(block).__name__ == "BasicTransformerBlock"
+        and all(type(norm) is nn.LayerNorm and norm.bias is not None for norm in norms)
+        and block.attn2 is not None
+        and not block.only_cross_attention
+        and all(getattr(block, name, None) is None for name in odd)
+    )
+
+
+def transformer_block(
+    block: Block,
+    hidden_states: Float[Tensor, "N T C"],
+    attention_mask: None = None,
+    encoder_hidden_states: Float[Tensor, "N L E"] | None = None,
+    encoder_attention_mask: None = None,
+    **_others: Any,
+) -> Float[Tensor, "N T C"]:
+    """Attention, attention to others, and two layers, each of the norm of what came before, each
+    added to it."""
+    x, normed = layer_norm(block.norm1, hidden_states)
+    x, normed = layer_norm(block.norm2, x, block.attn1(normed))
+    attended = block.attn2(normed, encoder_hidden_states=encoder_hidden_states)
+    x, normed = layer_norm(block.norm3, x, attended)
+    return x + block.ff(normed)
 
 
 # ------------------------------------------------------------------ layers

@@ -6,9 +6,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
+from animate124.guidance.frozen_layers import layer_norm
 from animate124.guidance.frozen_unet import channels_innermost, differentiable
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+from torch import nn
 
 GPU = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 NETWORKS = {
@@ -77,7 +79,7 @@ def test_a_frozen_unet_hands_on_the_gradient_of_its_text(changes):
 def test_every_block_gets_a_forward_of_ours():
     for name in NETWORKS:
         network = channels_innermost(network_and_inputs(name)[0])
-        blocks = ("ResnetBlock2D", "Transformer", "TemporalConvLayer", "GEGLU")
+        blocks = ("ResnetBlock2D", "Transformer", "BasicTransformer", "TemporalConvLayer", "GEGLU")
         for path, layer in network.named_modules():
             ours = "forward" in vars(layer)
             named = type(layer).__name__.startswith(blocks)
@@ -147,3 +149,17 @@ def test_the_cuda_geglu_has_their_gradient(device):
         results += torch.autograd.grad(out, own, grad.to(dtype))
     ours, exact = results
     assert (ours - exact).norm() < 1e-3 * exact.norm()
+
+
+@GPU
+@pytest.mark.parametrize("channels", [8, 320, 640, 1280])
+@pytest.mark.parametrize("adds", [False, True])
+def test_the_cuda_layer_norm_is_torchs(channels, adds, device):
+    x, added = (3 * torch.randn(2, 5, 77, channels, device=device) + 5).half()
+    layer = nn.LayerNorm(channels, device=device).requires_grad_(False)
+    layer.half().weight.normal_()
+    layer.bias.normal_()
+    total, normed = layer_norm(layer, x, added if adds else None)
+    exact = x.double() + (added.double() if adds else 0)
+    torch.testing.assert_close(total, exact.half())
+    assert (normed - copy.deepcopy(layer).double()(exact)).norm() < 1e-3 * normed.norm()
