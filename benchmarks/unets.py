@@ -1,5 +1,6 @@
 """The frozen UNets of a step, recorded as CUDA graphs: diffusers' own, with channels_last weights
 where it takes them, through torch.compile (--inductor), and ours; full size, random weights.
+Both halves of guidance see the same, but for their text (and Zero123's for its picture).
 
     python benchmarks/unets.py [--repeats 20] [--inductor] [--tiny]
 
@@ -16,6 +17,7 @@ from functools import partial
 
 import diffusers
 import torch
+from animate124.guidance.conditions import both
 from animate124.guidance.speed import Recorded, channels_last, prepare_network
 from animate124.toyworld import random_priors
 from full_size_models import COMPONENTS, make
@@ -46,11 +48,12 @@ TINY = {
 }
 
 
-PREPARE: dict[str, Callable[[nn.Module], object]] = {
-    "as it is": lambda network: None,
-    "channels_last": channels_last,
-    "inductor": partial(prepare_network, how="inductor"),
-    "ours": partial(prepare_network, how="graph"),
+# a network, and whether the halves differ in their text alone
+PREPARE: dict[str, Callable[[nn.Module, bool], object]] = {
+    "as it is": lambda network, _: None,
+    "channels_last": lambda network, _: channels_last(network),
+    "inductor": lambda network, _: prepare_network(network, "inductor"),
+    "ours": lambda network, only_text: prepare_network(network, "graph", only_text),
 }
 
 
@@ -82,19 +85,22 @@ def measure(name: str, ways: list[str], args: argparse.Namespace) -> None:
     torch.manual_seed(0)
     exact = [make(*part, torch.float32, device) for part in parts]
     side = 8 * latents[-1]
+    n, only_text = latents[0] // 2, "zero123" not in parts[0]
     inputs = {
-        "latents": torch.randn(latents, device=device),
+        "latents": torch.randn(n if only_text else 2 * n, *latents[1:], device=device),
         "t": torch.full(latents[:1], 500, device=device),
         "tokens": torch.randn(tokens, device=device),
-        "control": torch.rand(latents[0], 3, side, side, device=device),
+        "control": both(torch.rand(n, 3, side, side, device=device)),
     }
+    if only_text:
+        inputs["latents"] = both(inputs["latents"])
     expected = predict(exact, inputs)
     half = torch.float16 if device == "cuda" else torch.bfloat16
     inputs = cast(inputs, half)
     for way in ways:
         networks = [copy.deepcopy(network).to(half) for network in exact]
         for network in networks:
-            PREPARE[way](network)
+            PREPARE[way](network, only_text)
         call = partial(predict, networks)
         start = now()
         if device == "cuda":
