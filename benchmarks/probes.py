@@ -76,8 +76,8 @@ class Probes:
             self.marched += len(found[0])
             return found
 
-        def counted_sample(rays):
-            samples = sample(rays)
+        def counted_sample(rays, *ahead):
+            samples = sample(rays, *ahead)
             self.kept += len(samples)
             self.hit += len(samples.ray_indices.unique())
             self.rays += len(rays)

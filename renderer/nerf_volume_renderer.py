@@ -141,11 +141,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
             rays_o, rays_d = rays_o.float(), rays_d.float()
             times = frame_times[:, None] if self.dynamic and frame_times is not None else None
             lights = per_ray(light_positions, height * width)
-            with ahead:
-                rays = Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), times, lights, batch)
-                samples = self.sample(rays)
-            if made is not None:
-                handed_over(samples.packed)
+            rays = Rays(rays_o.reshape(-1, 3), rays_d.reshape(-1, 3), times, lights, batch)
+            samples = self.sample(rays, ahead)
             geo_out, rgb = self.shade(samples, camera)
             comp_rgb_bg = self.render_background(rays_d, bg_color)
             weights, rendered = self.composite(samples, geo_out, rgb, comp_rgb_bg.flatten(0, 2))
@@ -169,45 +166,54 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def ahead(
         self, made: torch.cuda.Event | None, *rays: Float[Tensor, "B H W 3"]
-    ) -> AbstractContextManager[None]:
-        """For `sample`: ahead of the GPU's queue, where that needs nothing but rays which are there
-        and an occupancy grid which is."""
-        looks = self.cfg.grid_prune and self.cfg.prune_alpha_threshold
-        if made is None or looks or not self.training:
-            return nullcontext()
-        grid = self.estimator.ready()
-        if grid is None or not all(x.dtype == torch.float32 and x.is_contiguous() for x in rays):
-            return nullcontext()  # they are made so, behind the queue
+    ) -> AbstractContextManager[None] | None:
+        """For `sample`: ahead of the GPU's queue, where both rays and occupancy grid are there."""
+        grid = None if made is None or not self.training else self.estimator.ready()
+        as_taken = all(x.dtype == torch.float32 and x.is_contiguous() for x in rays)
+        if made is None or grid is None or not as_taken:  # else they are made so behind the queue
+            return None
         return ahead_of_queue(rays[0].device, (made, grid))
 
     @torch.no_grad()
-    def sample(self, rays: Rays) -> Samples:
+    def sample(self, rays: Rays, ahead: AbstractContextManager[None] | None = None) -> Samples:
         """The samples that matter: in occupied cells, and neither transparent nor hidden.
+
+        ahead: where cells are looked at, which needs no more than rays and grid.
 
         There is always one: where nothing is hit, a sample of length 0 at the first ray's origin
         stands in. It has no weight, and with it every output stays differentiable and means over
         samples stay finite.
         """
+        with nullcontext() if ahead is None else ahead:
+            samples = self.settled(self.marched(rays))
+        if ahead is not None:
+            handed_over(samples.packed)
+        if self.cfg.grid_prune and self.cfg.prune_alpha_threshold:
+            samples = self.settled(self.visible_samples(samples))
+        return samples
+
+    def marched(self, rays: Rays) -> Samples:
+        """Those in occupied cells."""
         origins = rays.origins
         randomized = self.training and self.cfg.randomized
-        samples = Samples(
-            rays,
-            *march(
-                origins,
-                rays.directions,
-                self.estimator.binaries[0],
-                self.estimator.aabbs[0],
-                self.step_size,
-                box=self.estimator.occupied_box(),
-                near=self.cfg.near_plane,
-                far=self.cfg.far_plane,
-                jitter=torch.rand_like(origins[:, 0]) if randomized else None,
-            ),
+        found = march(
+            origins,
+            rays.directions,
+            self.estimator.binaries[0],
+            self.estimator.aabbs[0],
+            self.step_size,
+            box=self.estimator.occupied_box(),
+            near=self.cfg.near_plane,
+            far=self.cfg.far_plane,
+            jitter=torch.rand_like(origins[:, 0]) if randomized else None,
         )
-        if self.cfg.grid_prune and self.cfg.prune_alpha_threshold and len(samples) > 0:
-            samples = self.visible_samples(samples)
+        return Samples(rays, *found)
+
+    def settled(self, samples: Samples) -> Samples:
+        """With one that stands in if there are none; those of a deformed clip, counted."""
+        rays = samples.rays
         if len(samples) == 0:
-            nowhere = origins.new_zeros(1)
+            nowhere = rays.origins.new_zeros(1)
             samples = Samples(rays, nowhere.long(), nowhere, nowhere)
         if self.deformed and rays.times is not None and len(rays.times) > 1:
             samples.counts = samples.of_images()

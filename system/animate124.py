@@ -45,6 +45,7 @@ from ..guidance.distillation import ScoreDistillation
 from ..guidance.speed import COMPILE
 from . import checkpoints, terms
 from .finite import check_loaded, optimizer_tensors, some
+from .lanes import Lanes
 from .loss_watch import PATIENCE, LossWatch
 from .losses import total
 from .snapshots import Snapshots
@@ -106,6 +107,7 @@ class Animate124(BaseLift3DSystem):
         self.speed = parse_structured(SpeedConfig, self.cfg.speed)
         self.loss_watch = LossWatch(self.way_back)
         self.snapshots = Snapshots(None)
+        self.lanes = Lanes()
         self.writes_down = True  # whether the trainer writes down what this step logs
         super().configure()
 
@@ -156,11 +158,20 @@ class Animate124(BaseLift3DSystem):
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
         self.snapshots = Snapshots.asked_for(self)
+        self.speed_up()
+
+    def speed_up(self) -> None:
+        """`system.speed`, of our own guidances. Two that look at the same single pictures, which
+        are too few to fill a GPU, work beside each other, each in memory of its own."""
+        priors = {name: getattr(self, name, None) for name in terms.guidances()}
+        ours = {k: prior for k, prior in priors.items() if isinstance(prior, ScoreDistillation)}
+        on_pictures = [t.guidance for t in terms.weighing(self.cfg.loss) if t.view == terms.RANDOM]
+        beside = ours.keys() & on_pictures
+        if self.device.type == "cuda" and self.speed.compile and len(beside) > 1:
+            self.lanes = Lanes(beside)
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
-        for name in terms.priors():
-            prior = getattr(self, name, None)
-            if isinstance(prior, ScoreDistillation):  # threestudio's own guidances aren't
-                prior.speed_up(self.speed.compile, pool)
+        for name, prior in ours.items():
+            prior.speed_up(self.speed.compile, None if name in self.lanes.names else pool)
 
     def on_train_start(self) -> None:
         """Of several processes each keeps its own occupancy grid, as good as any. Before each step
@@ -203,7 +214,8 @@ class Animate124(BaseLift3DSystem):
                 camera = camera_of(views[term.view])
                 if term.view == terms.CLIP:
                     camera["num_frames"] = batch["num_frames"]
-                parts[term.weight].append(self.distill(term, rgb, camera))
+                with self.lanes.lane(term.guidance):
+                    parts[term.weight].append(self.distill(term, rgb, camera))
 
         for key in terms.REGULARISERS:
             if key in weights:
@@ -215,6 +227,7 @@ class Animate124(BaseLift3DSystem):
                 if key in weights:
                     parts[key].append(bent[name])
 
+        self.lanes.join()
         values = {key: total(found) for key, found in parts.items()}
         if values:
             loss = total(weights[key] * value for key, value in values.items())

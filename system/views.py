@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..renderer.ahead import ahead_of_queue, handed_over
+
 View = dict[str, Any]
 MADE = "made"  # of a view: the event since when it is on the GPU
 
@@ -35,17 +37,25 @@ def likeness(view: View) -> tuple:
 
 
 def stacked(views: list[View]) -> View:
-    """One view with the pictures of all, one after the other: made only now."""
+    """One view with the pictures of all, one after the other, made ahead of what the GPU has to do
+    where these were."""
     first, *others = views
     if not others:
         return first
-    return {
-        name: torch.cat([value, *(view[name] for view in others)])
-        if isinstance(value, Tensor)
-        else value
-        for name, value in first.items()
-        if name != MADE
-    }
+
+    def together(name: str, value: Any) -> Any:
+        parts = [value, *(view[name] for view in others)]
+        return torch.cat(parts) if isinstance(value, Tensor) else value
+
+    own = {name: value for name, value in first.items() if name != MADE}
+    if not all(MADE in view for view in views):
+        return {name: together(name, value) for name, value in own.items()}
+    made = torch.cuda.Event()
+    with ahead_of_queue(first["rays_o"].device, [view[MADE] for view in views]):
+        whole = {name: together(name, value) for name, value in own.items()}
+        made.record()
+    handed_over(value for value in whole.values() if isinstance(value, Tensor))
+    return {**whole, MADE: made}
 
 
 def apart(render: View, sizes: list[int]) -> list[View]:
