@@ -12,7 +12,7 @@ and 82 backward, matrix products 3.0 and 5.2).
 from functools import partial
 
 import torch
-from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.resnet import Downsample2D, ResnetBlock2D
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -97,6 +97,40 @@ class MatrixAttentionProcessor:
         return (out + x if attn.residual_connection else out) / attn.rescale_output_factor
 
 
+class PaddedBehind(torch.autograd.Function):
+    """A row and a column of zeros behind an image's others. Its gradient lies in memory as the
+    image does: torch's is a part of a larger one, which each layer before would copy for itself."""
+
+    @staticmethod
+    def forward(ctx, x):
+        innermost = x.is_contiguous(memory_format=torch.channels_last)
+        ctx.format = torch.channels_last if innermost else torch.contiguous_format
+        n, channels, height, width = x.shape
+        size = n, channels, height + 1, width + 1
+        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=ctx.format)
+        out[:, :, :height, :width] = x
+        out[:, :, height], out[..., width] = 0, 0
+        return out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (grad,) = grads
+        return grad[:, :, :-1, :-1].contiguous(memory_format=ctx.format)
+
+
+def pads_behind(block: Block) -> bool:
+    """Whether `downsample` does what diffusers' Downsample2D would."""
+    plain = block.use_conv and isinstance(block.conv, nn.Conv2d)
+    return plain and block.padding == 0 and getattr(block, "norm", None) is None
+
+
+def downsample(
+    block: Block, hidden_states: Float[Tensor, "N C H W"], *_scale: float
+) -> Float[Tensor, "N D h w"]:
+    """Half as many pixels on a side."""
+    return block.conv(PaddedBehind.apply(hidden_states))
+
+
 def slim(vae: Block, decodes: bool = False) -> Block:
     """Gives a frozen AutoencoderKL's encoder (or a -TemporalDecoder's) this file's forwards, in
     place; drops its decoder, unless it is to decode."""
@@ -113,6 +147,8 @@ def slim(vae: Block, decodes: bool = False) -> Block:
             layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(layer, ResnetBlock2D) and is_plain(layer):
             layer.forward = partial(resnet, layer)  # pyright: ignore[reportAttributeAccessIssue]
+        if isinstance(layer, Downsample2D) and pads_behind(layer):
+            layer.forward = partial(downsample, layer)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(encoder.conv_act, nn.SiLU):
         encoder.conv_norm_out.forward = partial(norm, encoder.conv_norm_out, silu=True)
         encoder.conv_act = nn.Identity()

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
 from animate124.guidance.codecs import ImageCodec
-from animate124.guidance.frozen_vae import MatrixAttention, slim
+from animate124.guidance.frozen_vae import MatrixAttention, PaddedBehind, slim
 from animate124.toyworld.random_priors import VAE, draw_weights
 from diffusers import AutoencoderKL
 
@@ -43,6 +43,21 @@ def test_a_slim_vae_has_the_latents_and_the_gradient_of_the_whole_one():
     torch.testing.assert_close(slim_latents, latents)
     torch.testing.assert_close(slim_gradient, gradient, rtol=1e-5, atol=1e-7)
     assert slim_held < 0.5 * held
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_zeros_behind_an_image_leave_its_gradient_as_it_lies_in_memory(memory_format):
+    x = torch.randn(2, 3, 4, 6, dtype=torch.float64).contiguous(memory_format=memory_format)
+    x.requires_grad_()
+    padded = PaddedBehind.apply(x)
+    torch.testing.assert_close(padded, F.pad(x, (0, 1, 0, 1)))
+    assert padded.is_contiguous(memory_format=memory_format)
+    slopes = torch.randn(2, 3, 5, 7, dtype=torch.float64)
+    found, wanted = (
+        torch.autograd.grad(out, x, slopes)[0] for out in (padded, F.pad(x, (0, 1, 0, 1)))
+    )
+    torch.testing.assert_close(found, wanted)
+    assert found.is_contiguous(memory_format=memory_format)
 
 
 def test_a_slim_vae_decodes_if_it_is_to():
