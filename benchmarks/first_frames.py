@@ -3,9 +3,9 @@ the given picture: the rendered frame, the picture where it fits, or none. Devel
 
     python benchmarks/first_frames.py [--jobs 4] [--out FOLDER] [key=value ...]
 
-Stage 2 of the preset toy-flow on each of CHARACTERS by each of WAYS, one core a run (about two
-minutes); the table has the means of evaluation/measures.py's figures. What is done in FOLDER isn't
-run again.
+Stage 2 of the preset toy-flow on each of CHARACTERS by each of WAYS, one core each (about four
+minutes a character); the table has the means of evaluation/measures.py's figures. What is done in
+FOLDER isn't run again.
 """
 
 import argparse
@@ -39,27 +39,30 @@ SHOWN = ("identity_share", "identity_share_worst", "motion_energy_ratio", "novel
 ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
-def run(way: str, who: tuple[str, str, int], out: Path, words: list[str]) -> dict:
-    """The figures of one run."""
+def runs(who: tuple[str, str, int], out: Path, words: list[str]) -> dict[str, dict]:
+    """Each way's figures of a character, one after the other from the same stage 1."""
     species, motion, seed = who
-    folder = out / way.replace(", ", "-").replace(" ", "-") / species
-    file = folder / "figures.json"
-    if not file.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        command = [sys.executable, "-m", "animate124.evaluation.suite", "--stage", "2", "--cpu"]
-        command += ["--no-ablation", "--preset", "toy-flow", "--out", str(folder / "run")]
-        command += ["--species", species, "--motion", motion, "--seed", str(seed)]
-        with open(folder / "log.txt", "w") as log:
-            said = subprocess.run(
-                [*command, *WAYS[way], *words],
-                env={**os.environ, **ONE_CORE},
-                stdout=subprocess.PIPE,
-                stderr=log,
-                text=True,
-                check=True,
-            ).stdout
-        file.write_text(said.splitlines()[-1])
-    return json.loads(file.read_text())
+    folder = out / species
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "animate124.evaluation.suite", "--stage", "2", "--cpu"]
+    command += ["--no-ablation", "--preset", "toy-flow", "--out", str(folder / "run")]
+    command += ["--species", species, "--motion", motion, "--seed", str(seed)]
+    found = {}
+    for way, settings in WAYS.items():
+        file = folder / f"{way.replace(', ', '-').replace(' ', '-')}.json"
+        if not file.exists():
+            with open(folder / "log.txt", "a") as log:
+                said = subprocess.run(
+                    [*command, *settings, *words],
+                    env={**os.environ, **ONE_CORE},
+                    stdout=subprocess.PIPE,
+                    stderr=log,
+                    text=True,
+                    check=True,
+                ).stdout
+            file.write_text(said.splitlines()[-1])
+        found[way] = json.loads(file.read_text())
+    return found
 
 
 def main() -> None:
@@ -71,19 +74,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         out = args.out or Path(temporary)
         with concurrent.futures.ThreadPoolExecutor(args.jobs) as pool:
-            asked: dict[str, list[concurrent.futures.Future]] = {way: [] for way in WAYS}
-            for who in CHARACTERS:
-                for way, runs in asked.items():
-                    runs.append(pool.submit(run, way, who, out, args.overrides))
-            print(f"| first frame | named | {' | '.join(SHOWN)} | stage 2, s |")
-            print("|---" * (len(SHOWN) + 3) + "|")
-            for way, runs in asked.items():
-                rows = [each.result() for each in runs]
-                named = sum(row["named"] == row["motion"] for row in rows)
-                means = [f"{statistics.mean(row[key] for row in rows):.2f}" for key in SHOWN]
-                seconds = statistics.mean(row["seconds"]["stage2"] for row in rows)
-                cells = [way, f"{named} of {len(rows)}", *means, f"{seconds:.0f}"]
-                print(f"| {' | '.join(cells)} |", flush=True)
+            every = list(pool.map(lambda who: runs(who, out, args.overrides), CHARACTERS))
+    print(f"| first frame | named | {' | '.join(SHOWN)} | stage 2, s |")
+    print("|---" * (len(SHOWN) + 3) + "|")
+    for way in WAYS:
+        rows = [found[way] for found in every]
+        named = sum(row["named"] == row["motion"] for row in rows)
+        means = [f"{statistics.mean(row[key] for row in rows):.2f}" for key in SHOWN]
+        seconds = statistics.mean(row["seconds"]["stage2"] for row in rows)
+        cells = [way, f"{named} of {len(rows)}", *means, f"{seconds:.0f}"]
+        print(f"| {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":

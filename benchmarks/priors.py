@@ -87,18 +87,17 @@ def main() -> None:
     unknown = set(args.families) - set(PRESETS)
     if unknown:
         parser.error(f"no family {', '.join(sorted(unknown))}: there are {', '.join(PRESETS)}")
+    file = args.figures or (None if args.tiny else FIGURES)
     seen = {}
     with tempfile.TemporaryDirectory() as folder:
         for family in args.families or ["modelscope", *FAMILIES]:
             found = measure(family, args, Path(folder) / f"{family}.json")
             if found is not None:
                 seen[family] = found
-    figures = figures_of(seen, args.vram)
-    for name, (value, unit) in figures.items():
+                if file:  # what is measured stays if the next one is stopped
+                    record(figures_of(seen, args.vram), file)
+    for name, (value, unit) in figures_of(seen, args.vram).items():
         print(f"{name}: {value:.4g} {unit}")
-    file = args.figures or (None if args.tiny else FIGURES)
-    if file:
-        record(figures, file)
     sys.exit(len(seen) < len(args.families or ["modelscope", *FAMILIES]))
 
 
