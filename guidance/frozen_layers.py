@@ -152,7 +152,8 @@ def layer_norm(
     added: Float[Tensor, "*N C"] | None = None,
 ) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
     """x + added, or x itself, and its norm."""
-    differentiated = torch.is_grad_enabled() and x.requires_grad
+    given = [tokens for tokens in (x, added) if tokens is not None]
+    differentiated = torch.is_grad_enabled() and any(tokens.requires_grad for tokens in given)
     if channels_cuda.fits(x, x.shape[-1]) and not differentiated:
         return channels_cuda.layer_norm(x, added, layer.weight, layer.bias, layer.eps)
     x = x if added is None else x + added
