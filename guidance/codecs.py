@@ -180,13 +180,15 @@ class CausalVideoCodec:
     @torch.no_grad()
     def decode_clips(self, latents: Float[Tensor, "B C f h w"]) -> Float[Tensor, "B F 3 H W"]:
         """Clips of normalised latents, without a graph."""
+        n_frames = (latents.shape[2] - 1) * self.frame_factor + 1
         latents = latents / self.scaling_factor * self.std + self.mean
         # a decoder that also takes noise away (LTX-Video 0.9.1 on) is told that there is none
         noise = {"temb": latents.new_zeros(len(latents))} if self.denoises else {}
         with torch.autocast(latents.device.type, enabled=False):
             latents = latents.to(next(self.vae.parameters()).dtype)
             clips = self.vae.decode(latents, **noise).sample.float().transpose(1, 2)
-        return (clips / 2 + 0.5).clamp(0, 1)
+        # CogVideoX's makes its first frame of an even number of latent ones as often as the others
+        return (clips[:, -n_frames:] / 2 + 0.5).clamp(0, 1)
 
     def posterior(self, pixels: Float[Tensor, "B 3 F H W"]) -> Any:
         """The distribution of latents, of diffusers or like it, of clips in [-1, 1]."""
