@@ -7,6 +7,8 @@
 //
 // A thread takes 8 neighbouring channels, 16 bytes, of every few rows. Sums over rows go in two
 // steps: over a block's rows (`partial_*`), then over the blocks (`finish_*`). Numbers are float32.
+// Rows are unrolled and images restricted so that a thread has asked for the next row before it is
+// done with one: few threads fit beside each other, and would wait for memory.
 
 constexpr int WIDE = 8, COLUMNS = CHANNELS / WIDE;
 constexpr int ROWS = THREADS / COLUMNS;  // that a block takes at a time
@@ -79,10 +81,11 @@ __device__ __forceinline__ float warp_sum(float value) {
 
 // out: sums over the block's rows of x - pivot and of its square; the pivot, which keeps the sums
 // small, is the image's first row.
-extern "C" __global__ void partial_moments(const Eight* x, int rows, float* out) {
+extern "C" __global__ void partial_moments(const Eight* __restrict__ x, int rows, float* out) {
   Share share(rows);
   float pivot[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
   read(pivot, x + share.at(0));
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
@@ -146,18 +149,19 @@ __device__ __forceinline__ void coefficients(const float* moments, const Eight* 
   }
 }
 
-extern "C" __global__ void apply(const Eight* x, int rows, const float* moments,
+extern "C" __global__ void apply(const Eight* __restrict__ x, int rows, const float* moments,
                                  const Eight* weight, const Eight* bias, const Half* offset,
-                                 int stride, int silu, Eight* out) {
+                                 int stride, int silu, Eight* __restrict__ out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
       float z = value[i] * scale[i] + shift[i];
-      value[i] = silu ? z / (1 + __expf(-z)) : z;
+      value[i] = silu ? __fdividef(z, 1 + __expf(-z)) : z;
     }
     write(out + share.at(row), value);
   }
@@ -169,13 +173,14 @@ __device__ __forceinline__ void through_silu(float* grad, const float* x, const 
   if (!silu) return;
 #pragma unroll
   for (int i = 0; i < WIDE; i++) {
-    float z = x[i] * scale[i] + shift[i], sigmoid = 1 / (1 + __expf(-z));
+    float z = x[i] * scale[i] + shift[i], sigmoid = __fdividef(1, 1 + __expf(-z));
     grad[i] *= sigmoid * (1 + z * (1 - sigmoid));
   }
 }
 
 // out: sums over the block's rows of the gradient and of gradient * (x - mean).
-extern "C" __global__ void partial_gradient(const Eight* x, const Eight* grad, int rows,
+extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
+                                            const Eight* __restrict__ grad, int rows,
                                             const float* moments, const Eight* weight,
                                             const Eight* bias, const Half* offset, int stride,
                                             int silu, float* out) {
@@ -183,6 +188,7 @@ extern "C" __global__ void partial_gradient(const Eight* x, const Eight* grad, i
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   float sum[WIDE] = {}, products[WIDE] = {};
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(of_norm, grad + share.at(row));
@@ -226,10 +232,11 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
   }
 }
 
-extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int rows,
+extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
+                                          const Eight* __restrict__ grad, int rows,
                                           const float* moments, const Eight* weight,
                                           const Eight* bias, const Half* offset, int stride,
-                                          const float* slopes, int silu, Eight* out) {
+                                          const float* slopes, int silu, Eight* __restrict__ out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
@@ -240,6 +247,7 @@ extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int
     const float* of = slopes + 2 * ((size_t)blockIdx.y * GROUPS + group);
     slope[i] = of[0], level[i] = of[1];
   }
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(of_norm, grad + share.at(row));
@@ -252,11 +260,12 @@ extern "C" __global__ void apply_gradient(const Eight* x, const Eight* grad, int
 }
 
 // x + y + bias
-extern "C" __global__ void plus(const Eight* x, const Eight* y, int rows, const Eight* bias,
-                                Eight* out) {
+extern "C" __global__ void plus(const Eight* __restrict__ x, const Eight* __restrict__ y, int rows,
+                                const Eight* bias, Eight* __restrict__ out) {
   Share share(rows);
   float constant[WIDE], value[WIDE], other[WIDE];
   read(constant, bias + share.column);
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(other, y + share.at(row));
