@@ -108,6 +108,7 @@ extern "C" __global__ void finish_moments(const Half* x, int rows, const float* 
   for (int i = threadIdx.y; i < GROUP; i += WARPS) {
     int channel = group * GROUP + i;
     float sum = 0, squares = 0;
+#pragma unroll 8
     for (int b = lane; b < blocks; b += 32) {
       size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
       sum += partial[at], squares += partial[plane + at];
@@ -213,6 +214,7 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
   for (int i = threadIdx.y; i < GROUP; i += WARPS) {
     int channel = group * GROUP + i;
     float w = number(weight[channel]);
+#pragma unroll 8
     for (int b = lane; b < blocks; b += 32) {
       size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
       sum += w * partial[at], products += w * partial[plane + at];
