@@ -6,6 +6,9 @@ them. Here a clip is encoded at once, which is the same: its convolutions look b
 A norm with its activation keeps its input and is made anew for the gradient, convolutions keep
 nothing (frozen_layers.py). With `chunk` frames at a time, what convolutions saw last goes from one
 part to the next, and all but the last part are made anew in the backward pass: exactly, too.
+
+On a GPU clips have their channels innermost from the first convolution on, and norms are kernels
+(rms_norm.cu).
 """
 
 from collections.abc import Sequence
@@ -18,6 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from . import rms_norm_cuda
 from .frozen_layers import Block, FrozenConvolution, turn
 from .frozen_vae import MatrixAttention
 
@@ -39,18 +43,21 @@ class Past:
         self.kept: list[Tensor] = []
 
     def joined(self, x: Clips, n: int) -> Clips:
-        """The n frames before x (zeros before the first), and x."""
-        x = F.pad(x, (0, 0, 0, 0, n, 0)) if self.first else torch.cat([self.seen.pop(0), x], dim=2)
+        """The n frames before x, which isn't the first part, and x."""
+        x = torch.cat([self.seen.pop(0), x], dim=2)
         self.keep(x, n)
         return x
 
     def keep(self, x: Clips, n: int) -> None:
+        """The last n frames of x; zeros are before the first part."""
         if self.keeps:
-            self.kept.append(x[:, :, -n:].clone())
+            lacking = max(n - x.shape[2], 0) if self.first else 0
+            self.kept.append(after_zeros(x[:, :, -n:], lacking))  # a copy
 
 
 class NormSilu(torch.autograd.Function):
-    """silu(x / |x| * gain + bias), |x| over the channels; keeps x."""
+    """silu(x / |x| * gain + bias), |x| over the channels; keeps x. The definition of what
+    rms_norm_cuda.py has as kernels."""
 
     @staticmethod
     def forward(ctx, x, gain, bias):
@@ -90,7 +97,35 @@ def direction(x: Clips) -> tuple[Clips, Float[Tensor, "B 1 _ _ _"]]:
 
 def norm_silu(norm: Block, x: Clips) -> Clips:
     """diffusers' WanRMS_norm and the activation behind it."""
-    return NormSilu.apply(x, norm.gain, norm.offset)
+    fast = rms_norm_cuda.fits(x, norm.gain)
+    return (rms_norm_cuda.CudaNormSilu if fast else NormSilu).apply(x, norm.gain, norm.offset)
+
+
+class FirstConvolution(torch.autograd.Function):
+    """FrozenConvolution, of stride 1, of a clip behind as many frames of zeros as it looks back.
+
+    They get no gradient, so none is made for them.
+    """
+
+    @staticmethod
+    def forward(ctx, x, weight, turned, bias, options):
+        ctx.save_for_backward(turned)
+        ctx.sides = options[1][1:]
+        return F.conv3d(after_zeros(x, weight.shape[2] - 1), weight, bias, *options)
+
+    @staticmethod
+    def backward(ctx, *grads):
+        (turned,) = ctx.saved_tensors
+        back, *kernel = (k - 1 for k in turned.shape[2:])
+        # as many zeros behind: the turned convolution then begins at the clip's first frame
+        grad = F.pad(grads[0], (0, 0, 0, 0, 0, back))
+        sides = [k - p for k, p in zip(kernel, ctx.sides, strict=True)]
+        return F.conv3d(grad, turned, padding=(0, *sides)), None, None, None, None
+
+
+def after_zeros(x: Clips, n: int) -> Clips:
+    """x behind n frames of zeros."""
+    return F.pad(x, (0, 0, 0, 0, n, 0))
 
 
 # ------------------------------------------------------------------ blocks
@@ -99,9 +134,14 @@ def norm_silu(norm: Block, x: Clips) -> Clips:
 def convolve(conv: Block, x: Clips, past: Past) -> Clips:
     """diffusers' WanCausalConv3d: zeros around a frame, the frames before it in time."""
     width, _, height, _, before, _ = conv._padding
-    if before:
-        x = past.joined(x, before)
     options = (conv.stride, (0, height, width), conv.dilation, conv.groups)
+    if before and past.first:
+        past.keep(x, before)
+        if conv.turned is not None and before == conv.kernel_size[0] - 1:
+            return FirstConvolution.apply(x, conv.weight, conv.turned, conv.bias, options)
+        x = after_zeros(x, before)
+    elif before:
+        x = past.joined(x, before)
     return FrozenConvolution.apply(x, conv.weight, conv.turned, conv.bias, options)
 
 
@@ -127,9 +167,10 @@ def resample(block: Block, x: Clips, past: Past) -> Clips:
     if block.mode not in ("downsample2d", "downsample3d"):
         raise ValueError(f"An encoder's WanResample has the mode {block.mode!r}: it can't be read.")
     conv = block.resample[1]
-    x = F.pad(x, (0, 1, 0, 1))
-    options = ((1, *conv.stride), (0, 0, 0), (1, *conv.dilation), conv.groups)
-    x = FrozenConvolution.apply(x, conv.weight[:, :, None], None, conv.bias, options)
+    frames = F.pad(x.transpose(1, 2).flatten(0, 1), (0, 1, 0, 1))
+    options = (conv.stride, 0, conv.dilation, conv.groups)
+    frames = FrozenConvolution.apply(frames, conv.weight, None, conv.bias, options)
+    x = frames.unflatten(0, (len(x), -1)).transpose(1, 2)
     if block.mode == "downsample2d":
         return x
     if not past.first:
@@ -154,7 +195,20 @@ def down(block: Block, x: Clips, past: Past) -> Clips:
         y = residual(resnet, y, past)
     if block.downsampler is not None:
         y = resample(block.downsampler, y, past)
-    return y + block.avg_shortcut(x)
+    return y + averaged(block.avg_shortcut, x)
+
+
+def averaged(block: Block, x: Clips) -> Clips:
+    """diffusers' AvgDown3D: means over squares of pixels, neighbouring frames as channels; where
+    it only does that, channels stay innermost."""
+    side, n = block.factor_s, block.factor_t
+    if block.group_size != side**2:
+        return block(x)
+    lacking = -x.shape[2] % n
+    x = after_zeros(x, lacking) if lacking else x
+    means = F.avg_pool2d(x.transpose(1, 2).flatten(0, 1), side).unflatten(0, (len(x), -1, n))
+    means = means.permute(0, 1, 4, 5, 3, 2).flatten(4)  # [B f h w, and channels with their frames]
+    return means.permute(0, 4, 1, 2, 3)
 
 
 def encode_part(encoder: Block, keeps: bool, x: Clips, *seen: Tensor) -> tuple[Tensor, ...]:
@@ -182,10 +236,13 @@ def slim(vae: Block, decodes: bool = False) -> Block:
     is to decode."""
     decoder = vae.decoder, vae.post_quant_conv
     vae.decoder = vae.post_quant_conv = None
+    innermost = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
+    for kind, memory_format in innermost.items():
+        for conv in vae.modules():
+            if isinstance(conv, kind) and conv.weight.is_cuda:
+                conv.to(memory_format=memory_format)
     convolutions: list[Block] = [m for m in vae.modules() if isinstance(m, nn.Conv3d)]
     for conv in convolutions:
-        if conv.weight.is_cuda:
-            conv.to(memory_format=torch.channels_last_3d)
         conv.register_buffer("turned", turn(conv), persistent=False)
     norms: list[Block] = [m for m in vae.modules() if type(m).__name__ == "WanRMS_norm"]
     for norm in norms:

@@ -7,7 +7,7 @@ import pytest
 import torch
 from animate124.geometry import hash_grid_cuda, mlp_cuda
 from animate124.geometry.hash_grid_torch import GridSpec
-from animate124.guidance import channels_cuda
+from animate124.guidance import channels_cuda, rms_norm_cuda
 from animate124.kernels.cuda_program import Arguments, compile_source
 from animate124.renderer import ray_marching_cuda
 
@@ -19,6 +19,9 @@ PROGRAMS = {  # module, its program's arguments
     "networks": (mlp_cuda, "program", (32, 64, 3)),
     "channels": (channels_cuda, "program", (320, 32)),
     "channels of one group": (channels_cuda, "program", (2560, 1)),
+    "RMS norm": (rms_norm_cuda, "program", (96, torch.bfloat16)),
+    "RMS norm of many channels": (rms_norm_cuda, "program", (1024, torch.float32)),
+    "RMS norm of an odd number": (rms_norm_cuda, "program", (1023, torch.float16)),
     "ray march": (ray_marching_cuda, "program", ()),
 }
 

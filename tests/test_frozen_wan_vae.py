@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from animate124.guidance import frozen_wan_vae
-from animate124.guidance.frozen_wan_vae import NormSilu, moments, slim
+from animate124.guidance.frozen_wan_vae import NormSilu, Past, after_zeros, moments, slim
 
 pytest.importorskip("diffusers", minversion="0.35")  # older ones lack Wan 2.2's VAE
 
@@ -18,6 +18,7 @@ VAES = {
     "2.1": tiny.wan_vae,
     "2.2": tiny.wan_22_vae,
     "wider": functools.partial(tiny.wan_vae, **WIDER),
+    "2.2, wider": functools.partial(tiny.wan_22_vae, dim_mult=(1, 2, 4, 4)),
 }
 every_vae = pytest.mark.parametrize("name", VAES)
 
@@ -97,6 +98,20 @@ def test_norm_and_activation_are_made_anew(monkeypatch, entries):
         for f in (exact, lambda x: NormSilu.apply(x, gain, bias))
     ]
     torch.testing.assert_close(grads[1], grads[0])
+
+
+@pytest.mark.parametrize("n_clips", [1, 2])
+def test_between_convolutions_channels_stay_innermost(n_clips):
+    innermost = {"memory_format": torch.channels_last_3d}
+    x = torch.randn(n_clips, 6, 3, 4, 5).contiguous(**innermost)
+    past = Past([x[:, :, -2:]], keeps=True)
+    joined, zeros = past.joined(x, 2), after_zeros(x, 2)
+    first = Past(None, keeps=True)
+    first.keep(x[:, :, :1], 2)
+    for clips in (joined, zeros, *past.kept, *first.kept):
+        assert clips.is_contiguous(**innermost)
+    assert torch.equal(past.kept[0], x[:, :, -2:]) and torch.equal(joined[:, :, 2:], x)
+    assert torch.equal(first.kept[0], after_zeros(x[:, :, :1], 1))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

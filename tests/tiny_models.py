@@ -25,10 +25,10 @@ def wan_vae(dim_mult=(1, 1, 1, 1), num_res_blocks=1, z_dim=4, **options):
     )
 
 
-def wan_22_vae():
+def wan_22_vae(**options):
     """Of 2 x 2 pixels a channel each, and with means as shortcuts."""
     pixels = {"patch_size": 2, "in_channels": 12, "out_channels": 12}
-    return wan_vae(is_residual=True, scale_factor_spatial=16, **pixels)
+    return wan_vae(is_residual=True, scale_factor_spatial=16, **pixels, **options)
 
 
 def ltx_vae(scaling_factor=0.9, **further):
