@@ -234,11 +234,14 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
   }
 }
 
+// `beside` is added, the gradient that x has from elsewhere; null for none.
 extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
                                           const Eight* __restrict__ grad, int rows,
                                           const float* moments, const Eight* weight,
                                           const Eight* bias, const Half* offset, int stride,
-                                          const float* slopes, int silu, Eight* __restrict__ out) {
+                                          const float* slopes, int silu,
+                                          const Eight* __restrict__ beside,
+                                          Eight* __restrict__ out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
@@ -257,6 +260,11 @@ extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
 #pragma unroll
     for (int i = 0; i < WIDE; i++)
       of_norm[i] = of_norm[i] * scale[i] + (value[i] - mean[i]) * slope[i] + level[i];
+    if (beside) {
+      read(value, beside + share.at(row));
+#pragma unroll
+      for (int i = 0; i < WIDE; i++) of_norm[i] += value[i];
+    }
     write(out + share.at(row), of_norm);
   }
 }

@@ -59,9 +59,12 @@ class CudaNormSilu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,) = grads
+        grad, *elsewhere = grads
         x, weight, bias, moments, offset = ctx.saved_tensors
         grad = grad.contiguous(memory_format=torch.channels_last)
+        beside = elsewhere[0] if elsewhere else None
+        if beside is not None:
+            beside = beside.contiguous(memory_format=torch.channels_last)
         groups = moments.shape[1]
         sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
         partial = sizes.partial_sums(x)
@@ -71,9 +74,18 @@ class CudaNormSilu(torch.autograd.Function):
         kernels.launch("partial_gradient", *sizes.launch, *sums)
         finish = (sizes.rows, partial, sizes.blocks, moments, weight, slopes)
         kernels.launch("finish_gradient", (groups, sizes.n), FINISH, *finish)
-        result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, out)
+        result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, beside, out)
         kernels.launch("apply_gradient", *sizes.launch, *result)
         return out, *[None] * 6
+
+
+class CudaForkedNormSilu(CudaNormSilu):
+    """... and x once more, for who else wants it: its gradient from there is added on the way."""
+
+    @staticmethod
+    def forward(ctx, x, *settings):
+        ctx.set_materialize_grads(False)
+        return CudaNormSilu.forward(ctx, x, *settings), x
 
 
 class CudaPlus(torch.autograd.Function):

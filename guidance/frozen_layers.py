@@ -146,6 +146,16 @@ def norm(
     return F.group_norm(x, layer.num_groups, layer.weight, layer.bias, layer.eps)
 
 
+def forked_norm(
+    layer: nn.GroupNorm, x: Float[Tensor, "N C H W"]
+) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
+    """The norm of x and its activation, and x, which something else takes as well."""
+    if not (x.requires_grad and channels_cuda.fits(x, x.shape[1], layer.num_groups)):
+        return norm(layer, x, silu=True), x
+    settings = layer.weight, layer.bias, layer.num_groups, layer.eps, True, None
+    return channels_cuda.CudaForkedNormSilu.apply(x, *settings)
+
+
 def layer_norm(
     layer: nn.LayerNorm,
     x: Float[Tensor, "*N C"],
@@ -189,8 +199,8 @@ def resnet(
     **_scale: float,
 ) -> Float[Tensor, "N D H W"]:
     """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well)."""
-    x = input_tensor
-    h, bias = convolve_first(block.conv1, norm(block.norm1, x, silu=True))
+    normed, x = forked_norm(block.norm1, input_tensor)
+    h, bias = convolve_first(block.conv1, normed)
     time = None if block.time_emb_proj is None else block.time_emb_proj(F.silu(temb))
     h = norm(block.norm2, h, silu=True, offset=total(bias, time))
     h, bias = convolve_first(block.conv2, h)

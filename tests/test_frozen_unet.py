@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
-from animate124.guidance.frozen_layers import layer_norm
+from animate124.guidance.frozen_layers import forked_norm, layer_norm
 from animate124.guidance.frozen_unet import channels_innermost, differentiable
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
@@ -121,6 +121,24 @@ def test_the_cuda_norm_adds_the_offset(channels, images, device):
         results.append((out.detach(), *torch.autograd.grad(out, own, grad.to(dtype))))
     for half, exact in zip(*results, strict=True):
         assert (half - exact).norm() < 2e-3 * exact.norm()
+
+
+@GPU
+@pytest.mark.parametrize("both", [True, False])
+def test_the_cuda_norm_adds_the_gradient_that_its_input_has_from_elsewhere(both, device):
+    norm = nn.GroupNorm(32, 320, device=device).half().requires_grad_(False)
+    norm.weight.normal_()
+    x = torch.randn(2, 320, 7, 5, device=device).half().requires_grad_()
+    normed, same = forked_norm(norm, x)
+    slopes, elsewhere = torch.randn(2, *x.shape, device=device).half()
+    assert torch.equal(same, x)
+    loss = (normed * slopes).sum() + ((same * elsewhere).sum() if both else 0)
+    (found,) = torch.autograd.grad(loss, x)
+    exact = x.detach().double().requires_grad_()
+    out = F.silu(copy.deepcopy(norm).double()(exact))
+    (wanted,) = torch.autograd.grad((out * slopes).sum(), exact)
+    wanted = wanted + (elsewhere if both else 0)
+    assert (found - wanted).norm() < 2e-3 * wanted.norm()
 
 
 @GPU
