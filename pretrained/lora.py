@@ -19,7 +19,8 @@ from jaxtyping import Float
 from safetensors import safe_open
 from torch import Tensor, nn
 
-from ..files.torch_files import read_safetensors
+from ..files.torch_files import not_finite, read_safetensors
+from .models import tensors_file
 
 # what begins the names of a network's layers, and of a text encoder's
 OF_NETWORK = re.compile(
@@ -55,14 +56,18 @@ class Added:
         """
         if self.down is None or self.up is None:
             raise ValueError(f"{name} has only one of the two matrices")
-        down, up = self.down.float().flatten(1), self.up.float().flatten(1)
-        shape = up.shape[0], down.shape[1]
-        if up.shape[1] != down.shape[0] or shape != tuple(weight.flatten(1).shape):
+        down, up = self.down.float(), self.up.float()
+        wanted = weight.flatten(1).shape
+        fits = min(down.ndim, up.ndim) > 1 and len(down) > 0
+        if fits:
+            down, up = down.flatten(1), up.flatten(1)
+            fits = up.shape[1] == len(down) and (len(up), down.shape[1]) == tuple(wanted)
+        if not fits:
             raise ValueError(
                 f"{name} has {list(weight.shape)} numbers, and what is added "
                 f"{list(self.up.shape)} times {list(self.down.shape)}"
             )
-        rank = down.shape[0]
+        rank = len(down)
         alpha = rank if usual_alpha is None else usual_alpha
         alpha = alpha if self.alpha is None else self.alpha.item()
         return (alpha / rank * (up @ down)).view(weight.shape)
@@ -76,12 +81,17 @@ def layer_name(key: str) -> str:
     return name
 
 
+def is_part(end: str, tensor: Tensor) -> bool:
+    """Whether it can be what its name says: an alpha, or one of two matrices."""
+    return tensor.numel() == 1 if end == "alpha" else tensor.is_floating_point()
+
+
 def read_lora(path: Path) -> tuple[dict[str, Added], float | None, int]:
     """What a file adds to each layer, by the file's names; its usual alpha, where it states one;
     how many of its tensors are a text encoder's.
 
     Raises:
-        ValueError: it is damaged, or another kind of adapter.
+        FileNotFoundError: no such file; ValueError: it is damaged, or another kind of adapter.
     """
     added: dict[str, Added] = {}
     others, of_text = [], 0
@@ -89,7 +99,7 @@ def read_lora(path: Path) -> tuple[dict[str, Added], float | None, int]:
         match = END.fullmatch(key)
         if OF_TEXT.match(key.removeprefix("base_model.model.")):
             of_text += 1
-        elif match is None:
+        elif match is None or not is_part(match[2], tensor):
             others.append(key)
         else:
             setattr(added.setdefault(layer_name(match[1]), Added()), ENDS[match[2]], tensor)
@@ -107,12 +117,18 @@ def stated_alpha(path: Path) -> float | None:
     """lora_alpha as diffusers and peft state it in a file's metadata, for all layers the same."""
     with safe_open(path, framework="pt") as file:
         held = (file.metadata() or {}).get("lora_adapter_metadata")
-    stated: Mapping[str, Any] = json.loads(held) if held else {}
+    try:
+        return alpha_of(json.loads(held)) if held else None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} can't be read: of its lora_adapter_metadata, {error}.") from None
+
+
+def alpha_of(stated: Mapping[str, Any]) -> float | None:
     alpha = None
     for key, value in stated.items():
         name = key.rpartition(".")[2]
         if name in ("alpha_pattern", "rank_pattern", "use_dora", "use_rslora") and value:
-            raise ValueError(f"{path} states {name}, which isn't read here: one alpha for all is.")
+            raise ValueError(f"{name} isn't read here: one alpha for all is")
         if name == "lora_alpha" and not key.startswith("text_encoder"):
             alpha = float(value)
     return alpha
@@ -123,10 +139,10 @@ def add_lora(network: nn.Module, path: str, scale: float) -> None:
     """Adds a file to the network's weights, in place.
 
     Raises:
-        ValueError: the file is damaged, another kind of adapter, or another network's; nothing was
-            added then. OSError: it can't be opened.
+        ValueError: the file is damaged, another kind of adapter, or another network's;
+            FileNotFoundError: there is none. Nothing was added then.
     """
-    added, alpha, of_text = read_lora(Path(path))
+    added, alpha, of_text = read_lora(tensors_file(path))
     layers: dict[str, Any] = {
         name: layer for name, layer in network.named_modules() if hasattr(layer, "weight")
     }
@@ -139,16 +155,24 @@ def add_lora(network: nn.Module, path: str, scale: float) -> None:
             "does it have another program's names? diffusers' or kohya's will do."
         )
     try:
-        deltas = {name: part.delta(name, found[name].weight, alpha) for name, part in added.items()}
+        sums = {
+            name: plus(found[name].weight, scale * part.delta(name, found[name].weight, alpha))
+            for name, part in added.items()
+        }
     except ValueError as error:
         raise ValueError(f"{path} doesn't fit the {type(network).__name__}: {error}.") from None
-    for name, delta in deltas.items():
-        add(found[name].weight, scale * delta)
+    if bad := not_finite(sums):
+        raise ValueError(
+            f"With {path}, {scale:g} times, {len(bad)} layers hold nan or infinity, {bad[:3]} "
+            "and so on: the file is damaged, or lora_scale too large."
+        )
+    for name, weight in sums.items():
+        found[name].weight.copy_(weight)
     threestudio.info(f"{path} was added to {len(added)} layers, {scale:g} times.")
     if of_text:
         threestudio.warn(f"{path} has {of_text} tensors for a text encoder, which aren't used.")
 
 
-def add(weight: Float[Tensor, "..."], delta: Float[Tensor, "..."]) -> None:
-    """weight += delta, rounded once."""
-    weight.copy_((weight.float() + delta.to(weight.device)).to(weight.dtype))
+def plus(weight: Float[Tensor, " *shape"], delta: Float[Tensor, " *shape"]) -> Tensor:
+    """Their sum in the weight's precision, rounded once."""
+    return (weight.float() + delta.to(weight.device)).to(weight.dtype)

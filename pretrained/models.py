@@ -275,6 +275,20 @@ def class_of(kind: type | str) -> type:
     return class_of_diffusers(kind) if isinstance(kind, str) else kind
 
 
+def tensors_file(file: str) -> Path:
+    """
+    Raises:
+        FileNotFoundError: no such file; ValueError: it isn't one of tensors alone.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {file!r} (working directory: {Path.cwd()}).")
+    refuse_pointer(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"{path} is no .safetensors file, and others may hold code: convert it.")
+    return path
+
+
 def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: torch.dtype) -> Any:
     """A network whose weights are in one file, frozen, in evaluation mode: in diffusers' names, or
     in those of the program that trained it, as far as diffusers knows them. Its shape is that which
@@ -283,12 +297,7 @@ def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: to
     Raises:
         FileNotFoundError: no such file; ValueError: diffusers doesn't read it as that.
     """
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"There is no file {path} (working directory: {Path.cwd()}).")
-    refuse_pointer(path)
-    if path.suffix != ".safetensors":
-        raise ValueError(f"{path} is no .safetensors file, and others may hold code: convert it.")
+    path = tensors_file(file)
     if not hasattr(kind, "from_single_file"):
         raise ValueError(
             f"diffusers {diffusers.__version__} reads no single file of a {kind.__name__}: give a "
@@ -296,7 +305,7 @@ def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: to
         )
     folder = model_folder(model, subfolder, dtype == torch.float16)
     check_class(kind, folder / subfolder)
-    options = {"subfolder": subfolder or None, "torch_dtype": dtype, "local_files_only": True}
+    options = {"subfolder": subfolder or None, "local_files_only": True}
     try:
         loaded = kind.from_single_file(str(path), config=str(folder), **options)
     except Exception as error:  # the library raises whatever a file of another kind leads to
@@ -305,8 +314,12 @@ def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: to
             f"{path} can't be read as the {kind.__name__} that {folder / subfolder} states: {why}. "
             "Is it of another model, or damaged?"
         ) from error
-    missing = [name for name, weight in loaded.named_parameters() if weight.is_meta]
-    check_loaded(loaded, missing, path, dtype)
+    weights = dict(loaded.named_parameters())
+    # diffusers' own `torch_dtype` would also round those that it keeps in float32 of a folder
+    kept = set(loaded._keep_in_fp32_modules or ())
+    for name, weight in weights.items():
+        weight.data = weight.data.to(torch.float32 if kept & set(name.split(".")) else dtype)
+    check_loaded(loaded, [k for k, weight in weights.items() if weight.is_meta], path, dtype)
     return loaded.requires_grad_(False).eval()
 
 

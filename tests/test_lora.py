@@ -115,6 +115,20 @@ def test_attention_processors_of_older_files_are_known(unet, tmp_path):
             r"doesn't fit.*\[8, 2\] times \[2, 3\]",
         ),
         ({f"unet.{LINEAR}.dora_scale": torch.ones(1)}, r"no LoRA, or of a variant \(DoRA"),
+        ({f"unet.{LINEAR}.alpha": torch.ones(2)}, r"no LoRA, or of a variant"),
+        ({f"unet.{LINEAR}.lora_A.weight": torch.ones(2, 8).to(torch.int8)}, r"no LoRA, or of a"),
+        ({f"unet.{LINEAR}.lora_A.weight": torch.tensor(1.0)}, r"doesn't fit.* times \[\]"),
+        (
+            {
+                f"unet.{LINEAR}.lora_A.weight": torch.ones(0, 8),
+                f"unet.{LINEAR}.lora_B.weight": torch.ones(8, 0),
+            },
+            r"doesn't fit.*\[8, 0\] times \[0, 8\]",
+        ),
+        (
+            {f"unet.{LINEAR}.lora_A.weight": torch.full((2, 8), torch.nan)},
+            r"1 layers hold nan.*lora_scale",
+        ),
     ],
 )
 def test_files_that_do_not_fit_are_refused_and_add_nothing(unet, tmp_path, change, says):
@@ -129,6 +143,16 @@ def test_files_that_do_not_fit_are_refused_and_add_nothing(unet, tmp_path, chang
     with pytest.raises(ValueError, match=says):
         add_lora(unet, str(path), 1.0)
     assert all(torch.equal(before[name], weight) for name, weight in unet.state_dict().items())
+
+
+@pytest.mark.parametrize("stated", ["{", "[1]", '{"unet.lora_alpha": null}'])
+def test_what_a_file_states_of_itself_may_be_nonsense(unet, tmp_path, stated):
+    names = ("peft", {"lora_adapter_metadata": stated})
+    path = write(tmp_path / "lora.safetensors", matrices(unet), *names)
+    with pytest.raises(ValueError, match=r"lora\.safetensors can't be read.*metadata"):
+        add_lora(unet, path, 1.0)
+    with pytest.raises(FileNotFoundError, match=r"no file .*none\.safetensors"):
+        add_lora(unet, str(tmp_path / "none.safetensors"), 1.0)
 
 
 def test_guidance_takes_a_lora_and_a_network_in_one_file(random_priors, tmp_path, unet):
@@ -170,6 +194,23 @@ def test_a_network_in_the_names_of_the_program_that_trained_it(tmp_path):
     save_file(held, tmp_path / "all.safetensors")
     with pytest.raises(ValueError, match=r"all\.safetensors"):
         models.load_single_file(kind, *place)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_one_file_is_as_precise_as_a_folder(tmp_path, dtype):
+    """Wan's norms and times stay in float32."""
+    import tiny_models as tiny
+
+    made, kind = tiny.wan_transformer(), diffusers.WanTransformer3DModel
+    made.save_pretrained(tmp_path / "transformer")
+    place = str(tmp_path), "transformer", dtype
+    save_file(made.state_dict(), tmp_path / "all.safetensors")
+    one = models.load_single_file(kind, str(tmp_path / "all.safetensors"), *place).state_dict()
+    kinds = set()
+    for name, weight in models.load_component(kind, *place).state_dict().items():
+        torch.testing.assert_close(one[name], weight, atol=0, rtol=0)
+        kinds.add(weight.dtype)
+    assert kinds == {torch.float32, dtype}
 
 
 def test_single_files_that_can_not_be_read_are_refused(random_priors, tmp_path, unet):
