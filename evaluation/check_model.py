@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..data.cameras import Cameras
 from ..events import say_error
+from ..guidance.clips import Clips
 from ..guidance.codecs import CausalVideoCodec
 from ..guidance.conditions import noised_part
 from ..guidance.distillation import PromptedDistillation, ScoreDistillation
@@ -73,8 +74,12 @@ FAMILIES = {  # by the pipeline that the folder's model_index.json states
 MODEL = "pretrained_model_name_or_path"
 
 
-def family_of(model: str) -> Family:
-    """A ValueError where the folder states no pipeline that a prior here reads."""
+def family_of(model: str, guidance: str | None) -> Family:
+    """Of the asked guidance, else of the model; a ValueError where the folder states no pipeline
+    that a prior here reads."""
+    if guidance is not None:
+        known = {family.guidance: family for family in FAMILIES.values()}
+        return known.get(guidance, Family(guidance))
     index = stated_pipeline(model)
     stated = index.get("_class_name")
     if index.get("expand_timesteps"):
@@ -180,11 +185,14 @@ def described(noise: Noise) -> str:
 
 def check_model(model: str, args: argparse.Namespace) -> bool:
     """Says what it finds, step by step; whether formulas and weights fit."""
-    family = family_of(model) if args.guidance is None else Family(args.guidance)
+    family = family_of(model, args.guidance)
     if args.prompt_processor is not None:
         family = family._replace(prompt_processor=args.prompt_processor)
+    kind = threestudio.find(family.guidance)
+    if args.frames is not None and issubclass(kind, Clips):
+        kind.check_frames(args.frames)
     prompt = None
-    if issubclass(threestudio.find(family.guidance), PromptedDistillation):
+    if issubclass(kind, PromptedDistillation):
         prompt = read_prompt(family, model)
         print(f"text encoder: {PROMPT!r} is {list(prompt.text_embeddings.shape[1:])}")
     options: Any = OmegaConf.to_container(OmegaConf.from_dotlist(args.overrides))
@@ -210,6 +218,13 @@ def check_model(model: str, args: argparse.Namespace) -> bool:
     return fits
 
 
+def setting(text: str) -> str:
+    """A word of the kind that OmegaConf reads: without `=` it would mean null there."""
+    if "=" not in text:
+        raise argparse.ArgumentTypeError(f"{text!r} is not key=value")
+    return text
+
+
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(
         prog="animate124 check-model",
@@ -226,7 +241,9 @@ def parser() -> argparse.ArgumentParser:
         metavar="PIXELS",
         help="of a side (default: what the model is made for; 64 for the toy priors)",
     )
-    p.add_argument("overrides", nargs="*", metavar="key=value", help="of the guidance's config")
+    p.add_argument(
+        "overrides", nargs="*", type=setting, metavar="key=value", help="of the guidance's config"
+    )
     return p
 
 

@@ -18,6 +18,12 @@ class FlowSchedule:
     # of a shift that grows with the latents: exp of mu, which is linear in the number of tokens
     mu_at: tuple[tuple[int, float], tuple[int, float]] | None = None  # two (tokens, mu)
 
+    def __post_init__(self) -> None:
+        if not (0 < self.shift < math.inf and self.num_timesteps > 0):
+            raise ValueError(f"a shift of {self.shift} over {self.num_timesteps} timesteps")
+        if self.mu_at is not None and not self.mu_at[0][0] < self.mu_at[1][0]:
+            raise ValueError(f"a shift that grows from {self.mu_at[0]} to {self.mu_at[1]}")
+
     @property
     def few(self) -> int:
         """The fewer of the two numbers of tokens."""

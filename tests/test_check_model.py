@@ -54,6 +54,22 @@ def test_what_cant_be_read_is_one_message(tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
 
 
+def test_what_is_asked_for_is_looked_at_before_anything_is_loaded(capsys):
+    model = str(TOYS / "image-to-video-flow")
+    with pytest.raises(SystemExit):
+        check_model.main([model, "shift"])
+    assert "'shift' is not key=value" in capsys.readouterr().err
+    assert check_model.main([model, "--frames", "8"]) == 2
+    said = capsys.readouterr()
+    assert "num_frames=5 or 9" in said.err and not said.out
+
+
+def test_an_asked_guidance_has_its_familys_reader_of_prompts():
+    flow = check_model.family_of(str(TOYS / "image-to-video-flow"), None)
+    assert check_model.family_of("no folder", flow.guidance) == flow
+    assert check_model.family_of("no folder", "another") == check_model.Family("another")
+
+
 def test_what_reads_a_family_is_registered():
     for family in check_model.FAMILIES.values():
         for name in family:

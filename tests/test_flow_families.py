@@ -357,6 +357,12 @@ def test_a_clip_in_parts_has_the_same_gradient(folders, priors, prompts, name):
     torch.testing.assert_close(*grads, rtol=1e-3, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["wan-ti2v", "ltx"])
+def test_a_clip_of_its_clean_frame_alone_is_refused(priors, prompts, name):
+    with pytest.raises(ValueError, match=r"one frame.*num_frames.*first_frame=none"):
+        priors[name](torch.rand(1, 20, 32, 3), prompts[name], **cameras(1, 1))
+
+
 def test_a_part_of_a_clip_is_whole_latent_frames(folders):
     with pytest.raises(ValueError, match=r"vae_chunk is 3.* 4 frames at a time"):
         build(folders, "wan", vae_chunk=3)

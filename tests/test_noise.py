@@ -2,6 +2,7 @@
 the noise is, pulls to the mean, and weighs the same as the others.
 """
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -271,6 +272,12 @@ def test_a_flow_folder_states_its_samplers_schedule(tmp_path):
         s = torch.tensor([flow.time_at(fraction) for fraction in (0.9, 0.5, 0.1)])
         torch.testing.assert_close(scheduler.sigmas[:-1].float(), s)
         assert (scheduler.timesteps - flow.model_time(s)).abs().max() < 1  # UniPC's are whole
+    path = tmp_path / "scheduler" / "scheduler_config.json"
+    stated = json.loads(path.read_text())
+    for change in ({"max_image_seq_len": 256}, {"shift": 0.0}, {"num_train_timesteps": 0}):
+        path.write_text(json.dumps(stated | change))
+        with pytest.raises(ValueError, match=r"scheduler_config\.json can't be read.*a shift"):
+            flow_schedule(str(tmp_path))
     DDPMScheduler().save_pretrained(tmp_path / "scheduler")
     with pytest.raises(ValueError, match=r"no model of rectified flow.*DDPMScheduler"):
         flow_schedule(str(tmp_path))
