@@ -323,10 +323,10 @@ extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int
 }
 
 // layer norm over a row's channels, a warp a row, blocks of 32 x WARPS threads: of x, or of total =
-// x + added where `added` isn't null
+// x + added where `added` isn't null; moments [rows 2] as group norm has them
 extern "C" __global__ void layer_norm(const Eight* x, const Eight* added, int rows,
                                       const Eight* weight, const Eight* bias, float eps,
-                                      Eight* total, Eight* out) {
+                                      Eight* total, float* moments, Eight* out) {
   constexpr int EACH = (COLUMNS + 31) / 32;  // eights of a lane
   int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
   if (row >= rows) return;
@@ -355,6 +355,7 @@ extern "C" __global__ void layer_norm(const Eight* x, const Eight* added, int ro
     for (int i = 0; i < WIDE; i++) squares += (value[k][i] - mean) * (value[k][i] - mean);
   }
   float scale = rsqrtf(warp_sum(squares) / CHANNELS + eps);
+  if (lane == 0) moments[2 * (size_t)row] = mean, moments[2 * (size_t)row + 1] = scale;
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
     int column = lane + 32 * k;
@@ -365,5 +366,43 @@ extern "C" __global__ void layer_norm(const Eight* x, const Eight* added, int ro
 #pragma unroll
     for (int i = 0; i < WIDE; i++) value[k][i] = (value[k][i] - mean) * scale * w[i] + b[i];
     write(out + first + column, value[k]);
+  }
+}
+
+// Its gradient in total, and with it in x and in what was added; of_total: another reader's.
+extern "C" __global__ void layer_norm_gradient(const Eight* total, const Eight* grad,
+                                               const Eight* of_total, int rows,
+                                               const Eight* weight, const float* moments,
+                                               Eight* out) {
+  constexpr int EACH = (COLUMNS + 31) / 32;  // eights of a lane
+  int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
+  if (row >= rows) return;
+  size_t first = (size_t)row * COLUMNS;
+  float mean = moments[2 * (size_t)row], scale = moments[2 * (size_t)row + 1];
+  float value[EACH][WIDE], of_norm[EACH][WIDE], other[WIDE], sum = 0, products = 0;
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    int column = lane + 32 * k;
+    if (column >= COLUMNS) continue;
+    read(value[k], total + first + column);
+    read(of_norm[k], grad + first + column);
+    read(other, weight + column);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) {
+      value[k][i] = (value[k][i] - mean) * scale;
+      of_norm[k][i] *= other[i];
+      sum += of_norm[k][i], products += of_norm[k][i] * value[k][i];
+    }
+  }
+  sum = warp_sum(sum) / CHANNELS, products = warp_sum(products) / CHANNELS;
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    int column = lane + 32 * k;
+    if (column >= COLUMNS) continue;
+    read(other, of_total + first + column);
+#pragma unroll
+    for (int i = 0; i < WIDE; i++)
+      other[i] += scale * (of_norm[k][i] - sum - value[k][i] * products);
+    write(out + first + column, other);
   }
 }

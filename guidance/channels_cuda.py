@@ -105,22 +105,37 @@ class CudaPlus(torch.autograd.Function):
         return grad, grad, None
 
 
-def layer_norm(
-    x: Float[Tensor, "*N C"],
-    added: Float[Tensor, "*N C"] | None,
-    weight: Float[Tensor, " C"],
-    bias: Float[Tensor, " C"],
-    eps: float,
-) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
-    """x + added, or x itself, and its layer norm; nothing is differentiated."""
-    x = x.contiguous()
-    added = None if added is None else added.contiguous()
-    total, out = x if added is None else torch.empty_like(x), torch.empty_like(x)
-    rows = x.numel() // x.shape[-1]
-    kernels = program(x.shape[-1], 1, x.device)
-    arguments = x, added, rows, weight, bias, float(eps), total, out
-    kernels.launch("layer_norm", (-(-rows // FINISH[1]),), FINISH, *arguments)
-    return total, out
+class CudaLayerNorm(torch.autograd.Function):
+    """x + added, or x itself where that is None, and its layer norm [*N C]; with gradients for x
+    and what is added alone, both results' in one; keeps the sum."""
+
+    @staticmethod
+    def forward(ctx, x, added, weight, bias, eps):
+        x = x.contiguous()
+        added = None if added is None else added.contiguous()
+        total, out = x if added is None else torch.empty_like(x), torch.empty_like(x)
+        rows = x.numel() // x.shape[-1]
+        moments = x.new_empty(rows, 2, dtype=torch.float32)
+        arguments = x, added, rows, weight, bias, float(eps), total, moments, out
+        of_rows("layer_norm", x, rows, arguments)
+        ctx.save_for_backward(total, weight, moments)
+        ctx.adds = added is not None
+        return total, out
+
+    @staticmethod
+    def backward(ctx, *grads):
+        of_total, grad = (grad.contiguous() for grad in grads)
+        total, weight, moments = ctx.saved_tensors
+        rows, out = len(moments), torch.empty_like(total)
+        arguments = total, grad, of_total, rows, weight, moments, out
+        of_rows("layer_norm_gradient", total, rows, arguments)
+        return out, out if ctx.adds else None, None, None, None
+
+
+def of_rows(kernel: str, x: Float[Tensor, "*N C"], rows: int, arguments: tuple) -> None:
+    """Runs a kernel of which a warp takes a row."""
+    grid = (-(-rows // FINISH[1]),)
+    program(x.shape[-1], 1, x.device).launch(kernel, grid, FINISH, *arguments)
 
 
 class CudaGeglu(torch.autograd.Function):

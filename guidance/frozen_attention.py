@@ -1,10 +1,13 @@
 """Attention of networks whose weights are frozen.
 
 One product makes q, k and v of self-attention; diffusers' three read its input three times, make
-three gradients for it that have to be added up, and its processor divides by 1 besides.
+three gradients for it that have to be added up, and its processor divides by 1 besides. Another
+one makes k and v of a text for all layers that read it.
 """
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,20 +22,22 @@ ABSENT = ("group_norm", "spatial_norm", "norm_q", "norm_k", "norm_cross", "add_k
 
 
 class FrozenAttention:
-    """Attention among tokens, or to others (`encoder_hidden_states`), as diffusers' `Attention`
-    calls it."""
+    """Attention among tokens, or to others (`encoder_hidden_states`; or their keys and values, of
+    all layers), as diffusers' `Attention` calls it."""
 
     def __call__(
         self,
         attn: Block,
         hidden_states: Float[Tensor, "N T C"],
-        encoder_hidden_states: Float[Tensor, "N L E"] | None = None,
+        encoder_hidden_states: Float[Tensor, "N L E"] | tuple[Tensor, ...] | None = None,
         attention_mask: None = None,
         temb: Any = None,
     ) -> Float[Tensor, "N T C"]:
         x, others = hidden_states, encoder_hidden_states
         if others is None:
             q, k, v = F.linear(x, attn.joined_weight, attn.joined_bias).chunk(3, dim=-1)
+        elif isinstance(others, tuple):
+            q, k, v = attn.to_q(x), *others[attn.part : attn.part + 2]
         else:
             q, k, v = attn.to_q(x), attn.to_k(others), attn.to_v(others)
         q, k, v = (z.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for z in (q, k, v))
@@ -75,3 +80,29 @@ def join(attn: Block) -> None:
     attn.register_buffer("joined_weight", weight, persistent=False)
     attn.register_buffer("joined_bias", bias, persistent=False)
     attn.set_processor(FrozenAttention())
+
+
+def read_text_once(network: Block, readers: list[Block]) -> None:
+    """Gives a UNet a forward, in place, in which one product makes keys and values for all layers
+    that attend to its text (`readers`: they have this file's processor)."""
+    layers = [layer for attn in readers for layer in (attn.to_k, attn.to_v)]
+    if not layers or any(layer.bias is not None for layer in layers):
+        return
+    for i, attn in enumerate(readers):
+        attn.part = 2 * i
+    weight = torch.cat([layer.weight.detach() for layer in layers])
+    network.register_buffer("text_weight", weight, persistent=False)
+    network.text_widths = [layer.out_features for layer in layers]
+    network.forward = partial(with_keys_and_values, network, network.forward)
+
+
+def with_keys_and_values(
+    network: Block,
+    forward: Callable[..., Any],
+    sample: Tensor,
+    timestep: Any,
+    encoder_hidden_states: Float[Tensor, "N L E"],
+    **options: Any,
+) -> Any:
+    parts = F.linear(encoder_hidden_states, network.text_weight).split(network.text_widths, dim=-1)
+    return forward(sample, timestep, parts, **options)

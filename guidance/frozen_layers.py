@@ -147,12 +147,12 @@ def norm(
 
 
 def forked_norm(
-    layer: nn.GroupNorm, x: Float[Tensor, "N C H W"]
+    layer: nn.GroupNorm, x: Float[Tensor, "N C H W"], silu: bool = True
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
     """The norm of x and its activation, and x, which something else takes as well."""
     if not (x.requires_grad and channels_cuda.fits(x, x.shape[1], layer.num_groups)):
-        return norm(layer, x, silu=True), x
-    settings = layer.weight, layer.bias, layer.num_groups, layer.eps, True, None
+        return norm(layer, x, silu), x
+    settings = layer.weight, layer.bias, layer.num_groups, layer.eps, silu, None
     return channels_cuda.CudaForkedNormSilu.apply(x, *settings)
 
 
@@ -162,10 +162,8 @@ def layer_norm(
     added: Float[Tensor, "*N C"] | None = None,
 ) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
     """x + added, or x itself, and its norm."""
-    given = [tokens for tokens in (x, added) if tokens is not None]
-    differentiated = torch.is_grad_enabled() and any(tokens.requires_grad for tokens in given)
-    if channels_cuda.fits(x, x.shape[-1]) and not differentiated:
-        return channels_cuda.layer_norm(x, added, layer.weight, layer.bias, layer.eps)
+    if channels_cuda.fits(x, x.shape[-1]):
+        return channels_cuda.CudaLayerNorm.apply(x, added, layer.weight, layer.bias, layer.eps)
     x = x if added is None else x + added
     return x, layer(x)
 

@@ -18,9 +18,21 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_attention import is_joinable, join
-from .frozen_layers import Block, convolve, is_plain, layer_norm, norm, plus, resnet, turn
+from .frozen_attention import FrozenAttention, is_joinable, join, read_text_once
+from .frozen_layers import (
+    Block,
+    convolve,
+    forked_norm,
+    is_plain,
+    layer_norm,
+    norm,
+    plus,
+    resnet,
+    turn,
+)
+from .frozen_upsampling import doubles, prepare_doubling
 
+READERS = ("Attention", "DualTransformer2DModel")  # of a text, among diffusers' layers
 FORMATS = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
 
 
@@ -47,13 +59,20 @@ def channels_innermost(network: Block) -> Block:
 
 
 def differentiable(network: Block) -> Block:
-    """... and what makes gradients of its inputs, its text's among them, quick to take: turned
-    weights for those of convolutions."""
+    """... and a UNet over images gets what makes gradients of its inputs, its text's among them,
+    quick to take: turned weights for those of convolutions, one product for those of the text."""
     channels_innermost(network)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             layer.register_buffer("turned", turn(layer), persistent=False)
             layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
+    for layer in filter(doubles, network.modules()):
+        prepare_doubling(layer)
+    blocks = [block for block in network.modules() if is_plain_transformer(block)]
+    inside = [attn for block in blocks for attn in (block.attn1, block.attn2)]
+    others = {layer for layer in network.modules() if type(layer).__name__ in READERS}
+    if {*inside} == others and all(isinstance(a.processor, FrozenAttention) for a in inside):
+        read_text_once(network, [block.attn2 for block in blocks])
     return network
 
 
@@ -79,8 +98,8 @@ def transformer_2d(
     block: Block, hidden_states: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
 ) -> Output:
     """Attention among an image's pixels, and to the text."""
-    x = hidden_states
-    tokens = project(block.proj_in, rows(norm(block.norm, x)))
+    normed, x = forked_norm(block.norm, hidden_states, silu=False)
+    tokens = project(block.proj_in, rows(normed))
     for layer in block.transformer_blocks:
         tokens = layer(tokens, **context)
     tokens = project(block.proj_out, tokens) + rows(x)
@@ -137,7 +156,7 @@ def transformer_block(
     block: Block,
     hidden_states: Float[Tensor, "N T C"],
     attention_mask: None = None,
-    encoder_hidden_states: Float[Tensor, "N L E"] | None = None,
+    encoder_hidden_states: Float[Tensor, "N L E"] | tuple[Tensor, ...] | None = None,
     encoder_attention_mask: None = None,
     **_others: Any,
 ) -> Float[Tensor, "N T C"]:

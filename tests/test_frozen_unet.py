@@ -8,10 +8,13 @@ import torch.nn.functional as F
 from animate124.guidance import channels_cuda
 from animate124.guidance.frozen_layers import forked_norm, layer_norm
 from animate124.guidance.frozen_unet import channels_innermost, differentiable
+from animate124.guidance.frozen_upsampling import doubles, prepare_doubling
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
+from diffusers.models.upsampling import Upsample2D
 from torch import nn
 
+OF_THE_GRADIENT = ("BasicTransformerBlock", "Conv2d", "Upsample2D")
 GPU = pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
 NETWORKS = {
     "2d": (UNet2DConditionModel, random_priors.UNET_2D, (4, 8, 6)),
@@ -60,6 +63,21 @@ def test_a_unet_with_its_channels_innermost_predicts_the_same(name, changes):
         assert one.abs().max() > 0.1
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_doubling_and_a_convolution_are_one(layout):
+    torch.manual_seed(0)
+    layer = Upsample2D(5, use_conv=True, out_channels=6).double().requires_grad_(False)
+    layer.conv.to(memory_format=layout)
+    x = torch.randn(2, 5, 4, 3, dtype=torch.float64, requires_grad=True)
+    expected, grad = layer(x), torch.randn(2, 6, 8, 6, dtype=torch.float64)
+    (expected_grad,) = torch.autograd.grad(expected, x, grad)
+    assert doubles(layer)
+    prepare_doubling(layer)
+    torch.testing.assert_close(layer(x), expected)
+    torch.testing.assert_close(torch.autograd.grad(layer(x), x, grad)[0], expected_grad)
+    assert layer(x, (7, 6)).shape[2:] == (7, 6)  # a size that isn't the double
+
+
 @pytest.mark.parametrize(
     "changes", [{}, {"use_linear_projection": True}, {"act_fn": "gelu"}, {"cross_attention_dim": 5}]
 )
@@ -74,6 +92,8 @@ def test_a_frozen_unet_hands_on_the_gradient_of_its_text(changes):
         results.append(torch.autograd.grad(out, own, grad)[0])
     torch.testing.assert_close(*results)
     assert results[0].abs().max() > 0.1
+    blocks = [layer for layer in unet.modules() if type(layer).__name__ in OF_THE_GRADIENT]
+    assert blocks and all("forward" in vars(layer) for layer in (unet, *blocks))
 
 
 def test_every_block_gets_a_forward_of_ours():
@@ -173,11 +193,29 @@ def test_the_cuda_geglu_has_their_gradient(device):
 @pytest.mark.parametrize("channels", [8, 320, 640, 1280])
 @pytest.mark.parametrize("adds", [False, True])
 def test_the_cuda_layer_norm_is_torchs(channels, adds, device):
-    x, added = (3 * torch.randn(2, 5, 77, channels, device=device) + 5).half()
-    layer = nn.LayerNorm(channels, device=device).requires_grad_(False)
-    layer.half().weight.normal_()
-    layer.bias.normal_()
-    total, normed = layer_norm(layer, x, added if adds else None)
-    exact = x.double() + (added.double() if adds else 0)
-    torch.testing.assert_close(total, exact.half())
-    assert (normed - copy.deepcopy(layer).double()(exact)).norm() < 1e-3 * normed.norm()
+    layer = nn.LayerNorm(channels, device=device).half()
+    nn.init.normal_(layer.weight), nn.init.normal_(layer.bias)
+    layer.requires_grad_(False)
+    x, added, *grads = torch.randn(4, 3, 7, channels, device=device).half()
+    results = []
+    for dtype in (torch.float16, torch.float64):
+        given = [z.to(dtype).requires_grad_() for z in (x, added)[: 1 + adds]]
+        if dtype == torch.float16:
+            both = layer_norm(layer, *given)
+        else:
+            both = sum(given), copy.deepcopy(layer).double()(sum(given))
+        of_given = torch.autograd.grad(
+            [z * 1 for z in both], given, [grad.to(dtype) for grad in grads]
+        )
+        results.append((*both, *of_given))
+    for half, exact in zip(*results, strict=True):
+        assert (half - exact).norm() < 1e-3 * exact.norm()
+
+
+@GPU
+def test_a_sum_has_a_gradient_where_one_part_does(device):
+    layer = nn.LayerNorm(320, device=device).half().requires_grad_(False)
+    x, added = torch.randn(2, 3, 320, device=device).half()
+    total, normed = layer_norm(layer, x, added.requires_grad_())
+    (grad,) = torch.autograd.grad([total, normed], added, [torch.ones_like(x)] * 2)
+    torch.testing.assert_close(grad, torch.ones_like(x))  # a norm's own is 0 for such a gradient
