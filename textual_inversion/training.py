@@ -12,7 +12,7 @@ from .inputs import Inputs
 from .latent_bank import encode_bank
 from .processes import Processes
 from .schedule import learning_rates
-from .text_gradient import text_gradient
+from .token_gradient import token_gradient
 from .watch import Watch
 
 # what a run's result depends on, beside its pictures; a resumed run that differs says so
@@ -31,7 +31,7 @@ class Training:
         self.args, self.inputs, self.total, self.on = args, inputs, total, on
         self.models, self.rows = inputs.models, inputs.word.rows
         self.alpha_bar = self.models.scheduler.alphas_cumprod.to(on.device)
-        self.gradient = text_gradient(args, inputs, on.device)
+        self.gradient = token_gradient(args, inputs, on.device)
         self.rate = learning_rates(args, total, on.count)  # each step sets it
         self.optimizer = torch.optim.AdamW(
             [self.rows],
@@ -58,7 +58,7 @@ class Training:
     def train_step(self) -> None:
         """One optimizer step. On a GPU nothing here waits for the device."""
         args = self.args
-        total = torch.zeros((), device=self.on.device)
+        total, gradient = torch.zeros((), device=self.on.device), torch.zeros_like(self.rows)
         scale = self.scaler.scale(torch.ones_like(total)) / args.gradient_accumulation_steps
         for micro in range(args.gradient_accumulation_steps):
             number = self.step * args.gradient_accumulation_steps + micro
@@ -71,12 +71,10 @@ class Training:
                 args.train_batch_size,
                 self.generator,
             )
-            text = self.models.text_encoder(batch.ids)[0].to(self.inputs.dtype)
-            loss, gradient = self.gradient(batch, text, scale)
-            text.backward(gradient)
+            loss, part = self.gradient(batch, scale)
+            gradient += part
             total += loss / args.gradient_accumulation_steps
-        assert self.rows.grad is not None  # after a backward pass
-        self.rows.grad = self.on.mean(self.rows.grad)
+        self.rows.grad = self.on.mean(gradient)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(self.step)
         self.scaler.step(self.optimizer)
