@@ -20,7 +20,7 @@ from animate124.events import TRAINING, Progress, Reader
 from measuring import FIGURES
 
 ROOT = Path(animate124.__file__).parent
-IMAGE, PROMPT = "load/toy-panda/image.png", "a panda is dancing"
+IMAGE, PROMPT, SUBJECT = "load/toy-panda/image.png", "a panda is dancing", "panda"
 EVERY = 0.05  # seconds between two looks at what is told
 
 
@@ -87,7 +87,8 @@ def run(checkout: Path, out: Path, words: Sequence[str]) -> Run:
         subprocess.CalledProcessError: it failed; what it said is on the standard error.
     """
     shutil.rmtree(out, ignore_errors=True)
-    command = [sys.executable, "animate.py", IMAGE, "--prompt", PROMPT, "--out", str(out), *words]
+    command = [sys.executable, "animate.py", IMAGE, "--prompt", PROMPT, "--subject", SUBJECT]
+    command += ["--out", str(out), *words]
     readers: dict[str, Reader] = {}
     tasks: dict[str, Timed] = {}
     scene = out / "toy-panda-a_panda_is_dancing"
