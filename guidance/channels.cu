@@ -12,8 +12,7 @@
 
 constexpr int WIDE = 8, COLUMNS = CHANNELS / WIDE;
 constexpr int ROWS = THREADS / COLUMNS;  // that a block takes at a time
-constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
-constexpr int WARPS = 8;                  // of a block that finishes a group
+constexpr int WARPS = 8;                 // of a block that finishes a group, or norms rows
 
 typedef unsigned short Half;  // its bits
 
@@ -78,6 +77,10 @@ __device__ __forceinline__ float warp_sum(float value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
   return value;
 }
+
+#if GROUPS  // group norm; compiling all for each task would take as long again
+
+constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
 
 // out: sums over the block's rows of x - pivot and of its square; the pivot, which keeps the sums
 // small, is the image's first row.
@@ -269,6 +272,8 @@ extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
   }
 }
 
+#else  // what has no groups
+
 // x + y + bias
 extern "C" __global__ void plus(const Eight* __restrict__ x, const Eight* __restrict__ y, int rows,
                                 const Eight* bias, Eight* __restrict__ out) {
@@ -321,6 +326,8 @@ extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int
     write(out + at + COLUMNS, gate);
   }
 }
+
+#if CHANNELS <= 4096  // which a warp can hold
 
 // layer norm over a row's channels, a warp a row, blocks of 32 x WARPS threads: of x, or of total =
 // x + added where `added` isn't null; moments [rows 2] as group norm has them
@@ -406,3 +413,6 @@ extern "C" __global__ void layer_norm_gradient(const Eight* total, const Eight* 
     write(out + first + column, other);
   }
 }
+
+#endif
+#endif

@@ -20,6 +20,7 @@ SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
 ROWS = 4  # that a thread takes at least, where there are so many
 BLOCKS = 1056  # as many as an H200 runs at once
+MOST = 4096  # channels of a layer norm
 FINISH = (32, 8)  # threads of a block that finishes a group, or norms rows: 8 warps
 
 
@@ -95,7 +96,7 @@ class CudaPlus(torch.autograd.Function):
     def forward(ctx, x, y, bias):
         x, y = (image.contiguous(memory_format=torch.channels_last) for image in (x, y))
         sizes, out = Sizes(x), torch.empty_like(x)
-        kernels = program(x.shape[1], 1, x.device)
+        kernels = program(x.shape[1], 0, x.device)
         kernels.launch("plus", *sizes.launch, x, y, sizes.rows, bias, out)
         return out
 
@@ -135,7 +136,7 @@ class CudaLayerNorm(torch.autograd.Function):
 def of_rows(kernel: str, x: Float[Tensor, "*N C"], rows: int, arguments: tuple) -> None:
     """Runs a kernel of which a warp takes a row."""
     grid = (-(-rows // FINISH[1]),)
-    program(x.shape[-1], 1, x.device).launch(kernel, grid, FINISH, *arguments)
+    program(x.shape[-1], 0, x.device).launch(kernel, grid, FINISH, *arguments)
 
 
 class CudaGeglu(torch.autograd.Function):
@@ -162,7 +163,7 @@ class CudaGeglu(torch.autograd.Function):
 
 def geglu_sizes(out: Float[Tensor, "N T C"]) -> tuple["Sizes", Program]:
     sizes = Sizes(out.permute(2, 0, 1)[None])  # one image
-    return sizes, program(out.shape[-1], 1, out.device)
+    return sizes, program(out.shape[-1], 0, out.device)
 
 
 def of_each_image(offset: Float[Tensor, "#N C"] | None) -> tuple[Tensor | None, int]:
@@ -193,6 +194,7 @@ def block_rows(channels: int) -> int:
 
 @functools.cache
 def program(channels: int, groups: int, device: torch.device) -> Program:
+    """Group norm's kernels; without groups the others."""
     threads = block_rows(channels) * (channels // WIDE)
     sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": threads}
     return Program(source_of(SOURCE, sizes), device)

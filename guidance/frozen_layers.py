@@ -162,7 +162,7 @@ def layer_norm(
     added: Float[Tensor, "*N C"] | None = None,
 ) -> tuple[Float[Tensor, "*N C"], Float[Tensor, "*N C"]]:
     """x + added, or x itself, and its norm."""
-    if channels_cuda.fits(x, x.shape[-1]):
+    if channels_cuda.fits(x, x.shape[-1]) and x.shape[-1] <= channels_cuda.MOST:
         return channels_cuda.CudaLayerNorm.apply(x, added, layer.weight, layer.bias, layer.eps)
     x = x if added is None else x + added
     return x, layer(x)

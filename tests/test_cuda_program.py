@@ -19,6 +19,8 @@ PROGRAMS = {  # module, its program's arguments
     "networks": (mlp_cuda, "program", (32, 64, 3)),
     "channels": (channels_cuda, "program", (320, 32)),
     "channels of one group": (channels_cuda, "program", (2560, 1)),
+    "channels without groups": (channels_cuda, "program", (1280, 0)),
+    "channels that are too many for a row": (channels_cuda, "program", (5120, 0)),
     "RMS norm": (rms_norm_cuda, "program", (96, torch.bfloat16)),
     "RMS norm of many channels": (rms_norm_cuda, "program", (1024, torch.float32)),
     "RMS norm of an odd number": (rms_norm_cuda, "program", (1023, torch.float16)),
