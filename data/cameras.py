@@ -170,6 +170,16 @@ def sent(value: Shaped[Tensor, " *S"], device: torch.device | str) -> Shaped[Ten
     return value.pin_memory().to(device, non_blocking=True)
 
 
+def sent_together(values: Sequence[Tensor], device: torch.device | str) -> list[Tensor]:
+    """Tensors of as many rows, on a device, to which they go as one."""
+    whole = sent(
+        torch.cat([value.flatten(1) if value.ndim > 1 else value[:, None] for value in values], 1),
+        device,
+    )
+    parts = whole.split([value[0].numel() for value in values], dim=1)
+    return [part.reshape(value.shape) for part, value in zip(parts, values, strict=True)]
+
+
 @dataclass
 class Cameras:
     """A batch of pinhole cameras around the origin: the one road from angles to rays."""
@@ -269,25 +279,37 @@ class Cameras:
         return replace(clip, elevation_deg=elevation.clamp(-90, 90), azimuth_deg=azimuth)
 
     def batch(
-        self, height: int, width: int, frame_times: Float[Tensor, " B"] | None = None
+        self,
+        height: int,
+        width: int,
+        frame_times: Float[Tensor, " B"] | None = None,
+        device: torch.device | str | None = None,
     ) -> dict[str, Any]:
         """threestudio's camera keys (rays, matrices, angles in degrees, fovy in radians), and the
         `frame_times` in [0, 1] (0 if None). The light sits at the camera.
+
+        device: gets the numbers of cameras that aren't there, and makes their rays; None: theirs.
         """
         c2w, fovy = self.c2w, self.fovy
+        mvp = mvp_matrix(c2w, projection_matrix(fovy, width / height))
+        tau = torch.zeros_like(fovy) if frame_times is None else frame_times
+        values = [c2w, mvp, self.elevation_deg, self.azimuth_deg, self.distance, fovy, tau]
+        if device is not None and torch.device(device).type != c2w.device.type:
+            values = sent_together(values, device)
+        c2w, mvp, elevation_deg, azimuth_deg, distance, fovy, tau = values
         rays_o, rays_d = rays(c2w, fovy, height, width)
         return {
             "rays_o": rays_o,
             "rays_d": rays_d,
             "c2w": c2w,
-            "mvp_mtx": mvp_matrix(c2w, projection_matrix(fovy, width / height)),
+            "mvp_mtx": mvp,
             "camera_positions": c2w[:, :3, 3],
             "light_positions": c2w[:, :3, 3],
-            "elevation": self.elevation_deg,
-            "azimuth": self.azimuth_deg,
-            "camera_distances": self.distance,
+            "elevation": elevation_deg,
+            "azimuth": azimuth_deg,
+            "camera_distances": distance,
             "fovy": fovy,
             "height": height,
             "width": width,
-            "frame_times": torch.zeros_like(fovy) if frame_times is None else frame_times,
+            "frame_times": tau,
         }

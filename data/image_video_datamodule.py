@@ -22,7 +22,7 @@ import torch
 from threestudio.utils.misc import get_rank
 from torch.utils.data import DataLoader, Dataset, IterableDataset, get_worker_info
 
-from .cameras import Cameras, sample_azimuth_deg, sample_elevation_deg, sent, uniform
+from .cameras import Cameras, sample_azimuth_deg, sample_elevation_deg, uniform
 from .config import (
     DataConfig,
     MultiViewConfig,
@@ -226,8 +226,8 @@ class TrainingBatches(IterableDataset):
                 cameras, times = self.in_turn(k, self.fixed_clips)
             else:
                 cameras, times = self.new_clips(kind.starts_from_zero, generator)
-            cameras, tau = cameras.to(self.device), sent(times.tau, self.device)
-            batch["clip"] = cameras.batch(single.height_vid, single.width_vid, tau)
+            size = single.height_vid, single.width_vid
+            batch["clip"] = cameras.batch(*size, times.tau, self.device)
             batch["num_frames"] = single.num_frames
         if kind.starts_from_zero:
             if kind.multi_view:
@@ -238,7 +238,8 @@ class TrainingBatches(IterableDataset):
                     cameras = self.in_turn(k, self.fixed)
                 else:
                     cameras = random_cameras(section, generator)
-            batch["random_camera"] = cameras.to(self.device).batch(section.height, section.width)
+            size = section.height, section.width
+            batch["random_camera"] = cameras.batch(*size, device=self.device)
             batch["reference"] = dict(self.reference)
         return with_event(batch, torch.device(self.device))
 

@@ -8,6 +8,7 @@ from animate124.data.cameras import (
     look_at,
     sample_azimuth_deg,
     sample_elevation_deg,
+    sent_together,
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -220,3 +221,11 @@ def test_frame_times_go_into_the_batch_and_default_to_zero():
     times = torch.tensor([0.25, 0.5])
     assert torch.equal(Cameras.of([0, 1]).batch(1, 1, times)["frame_times"], times)
     assert torch.equal(Cameras.of([0, 1]).batch(1, 1)["frame_times"], torch.zeros(2))
+
+
+def test_what_goes_to_a_device_as_one_is_the_same_there():
+    values = [torch.rand(3, 4, 4), torch.rand(3), torch.rand(3, 2)]
+    for value, there in zip(values, sent_together(values, "cpu"), strict=True):
+        assert torch.equal(value, there)
+    one = [torch.rand(1, 4, 4), torch.rand(1)]
+    assert all(map(torch.equal, one, sent_together(one, "cpu")))
