@@ -6,7 +6,7 @@ Numbers that someone may want to change stand here and nowhere else in this fold
 import difflib
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from .request import FIELDS, GRID, Request
@@ -66,6 +66,7 @@ class Preset:
     refine_negative: str  # negative prompt of the tile prior, of {prompt}
     flags: Mapping[str, Options]  # of the other tasks' scripts
     costs: Mapping[str, Cost]  # ... and what those take, on the machine it is for
+    grid_flags: Mapping[str, Options] = field(default_factory=dict)  # --field grid's, where others
     on_cpu: bool = False  # its models are small enough for one
     words: str | None = None  # JSON of the only words that its models know
 
@@ -185,6 +186,7 @@ def full(video: str) -> Preset:
                 "seed": 0,
             },
         },
+        grid_flags={"token": {"max_train_steps": 3000}},
         costs={  # one H200
             "preprocess": Cost(30),
             "token": Cost(40, 0.12),
@@ -292,7 +294,8 @@ def preset_of(request: Request) -> Preset:
         return preset
     if not preset.grid:
         raise ValueError(f"--field {GRID}: the preset {request.preset} has no stages for that.")
-    return replace(preset, stages=preset.grid)
+    flags = {k: {**v, **preset.grid_flags.get(k, {})} for k, v in preset.flags.items()}
+    return replace(preset, stages=preset.grid, flags=flags)
 
 
 def near(name: str, names: Collection[str]) -> str:
