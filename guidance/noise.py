@@ -171,6 +171,11 @@ class RectifiedFlow:
         return self.time_at(share * t / (self.shift - (self.shift - 1) * t))
 
     def draw(self, n, low, high, *, device, generator=None):
+        if low == 1:
+            raise ValueError(
+                "With min_step_percent=1 this model's input is noise alone, which says nothing "
+                "about what was rendered: take less, for instance 0.98."
+            )
         return self.time_at(uniform(n, low, high, device, generator))
 
     def scales(self, t: Tensor) -> tuple[Time, Time]:

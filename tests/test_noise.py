@@ -254,6 +254,13 @@ def test_rectified_flow_is_diffusers_schedule():
     torch.testing.assert_close(noise.add_noise(z, eps, *flow.scales(s)), noised)
 
 
+def test_a_flow_draws_no_time_at_which_nothing_is_left_of_the_data():
+    flow = noise.RectifiedFlow(3.0)
+    assert flow.draw(64, 0.98, 1.0, device="cpu").max() < 1
+    with pytest.raises(ValueError, match=r"min_step_percent=1.*noise alone.*0\.98"):
+        flow.draw(1, 1.0, 1.0, device="cpu")
+
+
 def test_a_flow_folder_states_its_samplers_schedule(tmp_path):
     """Whatever the sampler: Wan's folders have UniPC, others Euler. LTX's shift grows."""
     kept = {"use_flow_sigmas": True, "flow_shift": 5.0, "prediction_type": "flow_prediction"}
