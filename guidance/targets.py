@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -13,12 +14,16 @@ VIEW = ("elevation", "azimuth", "camera_distances", "frame_times")
 
 class KeptTargets:
     """What was made for cameras and clips that come again (`data.single_view.n_cameras`,
-    `n_clips`), each for as many uses. A checkpoint has none of them: a resumed run makes its own.
+    `n_clips`), each for as many uses. Checkpoints on the way have them (`kept`, `take`).
     """
 
     def __init__(self, uses: int):
         self.uses = uses
         self.kept: dict[Any, tuple[Tensor, int]] = {}  # and the uses that are left
+
+    def take(self, kept: dict[Any, tuple[Tensor, int]], device: torch.device | str) -> None:
+        """Goes on with what a run before this one kept."""
+        self.kept = {key: (target.to(device), left) for key, (target, left) in kept.items()}
 
     def of(self, camera: dict[str, Any], make: Callable[[], Picture]) -> Picture:
         """The target of a batch's cameras, made anew where none is left."""

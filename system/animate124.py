@@ -108,6 +108,7 @@ class Animate124(BaseLift3DSystem):
         self.loss_watch = LossWatch(self.way_back)
         self.snapshots = Snapshots(None)
         self.lanes = Lanes()
+        self.targets_before: dict[str, dict] = {}  # of the priors, by the run that goes on
         self.writes_down = True  # whether the trainer writes down what this step logs
         super().configure()
 
@@ -157,14 +158,15 @@ class Animate124(BaseLift3DSystem):
                 setattr(self, name, threestudio.find(kind)(self.cfg[name]))
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
+            if name in self.targets_before:
+                getattr(self, name).kept_targets.take(self.targets_before[name], self.device)
         self.snapshots = Snapshots.asked_for(self)
         self.speed_up()
 
     def speed_up(self) -> None:
         """`system.speed`, of our own guidances. Two that look at the same single pictures, which
         are too few to fill a GPU, work beside each other, each in memory of its own."""
-        priors = {name: getattr(self, name, None) for name in terms.guidances()}
-        ours = {k: prior for k, prior in priors.items() if isinstance(prior, ScoreDistillation)}
+        ours = self.our_priors()
         on_pictures = [t.guidance for t in terms.weighing(self.cfg.loss) if t.view == terms.RANDOM]
         beside = ours.keys() & on_pictures
         if self.device.type == "cuda" and self.speed.compile and len(beside) > 1:
@@ -172,6 +174,11 @@ class Animate124(BaseLift3DSystem):
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         for name, prior in ours.items():
             prior.speed_up(self.speed.compile, None if name in self.lanes.names else pool)
+
+    def our_priors(self) -> dict[str, ScoreDistillation]:
+        """The guidances by name, but threestudio's own."""
+        priors = {name: getattr(self, name, None) for name in terms.guidances()}
+        return {k: prior for k, prior in priors.items() if isinstance(prior, ScoreDistillation)}
 
     def on_train_start(self) -> None:
         """Of several processes each keeps its own occupancy grid, as good as any. Before each step
@@ -367,6 +374,9 @@ class Animate124(BaseLift3DSystem):
         """What isn't finite is not written: the checkpoint before it stays."""
         self.check_finite({**checkpoint["state_dict"], **optimizer_tensors(checkpoint)})
         checkpoint["animate124_stage"] = self.stage()
+        targets = {name: prior.kept_targets.kept for name, prior in self.our_priors().items()}
+        if any(targets.values()) and self.true_global_step < self.trainer.max_steps:
+            checkpoint["animate124_targets"] = targets  # a later stage has no use for them
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """`resume`: training goes on within a stage; a test may look at any scene that fits."""
@@ -378,6 +388,7 @@ class Animate124(BaseLift3DSystem):
         if self.trainer.training:
             checkpoints.check_goes_on(checkpoint, self.stage())
             checkpoints.reorder_groups(checkpoint, list(self.cfg.optimizer.get("params") or ()))
+            self.targets_before = checkpoint.get("animate124_targets", {})
 
     # ------------------------------------------------------------------ pictures and videos
 

@@ -213,6 +213,8 @@ def test_validation_pictures_and_test_videos_are_written(stages):
         ("toy/stage1", 1, ["trainer.accumulate_grad_batches=2"]),
         ("toy/stage3", 1, ["data.single_view.zero_rate=0.5"]),
         ("toy/deformation-stage2", 1, []),
+        # the second half is fitted to the target that the first one made
+        ("toy/deformation-stage2", 2, ["data.single_view.n_clips=1"]),
         ("toy/deformation-stage3", 1, ["data.single_view.zero_rate=0.5"]),
     ],
 )
