@@ -147,7 +147,7 @@ class Request:
         column=False,
     )
     fast: bool = option(
-        "a quarter of the training steps (half of the quickstart's stage 2)",
+        "a quarter of the training steps (all of them in the quickstart's stage 2)",
         False,
         action="store_true",
     )
