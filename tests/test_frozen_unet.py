@@ -11,7 +11,7 @@ from animate124.guidance.frozen_unet import channels_innermost, differentiable
 from animate124.guidance.frozen_upsampling import doubles, prepare_doubling
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
-from diffusers.models.upsampling import Upsample2D
+from diffusers.models.resnet import Upsample2D  # where older ones have it, too
 from torch import nn
 
 OF_THE_GRADIENT = ("BasicTransformerBlock", "Conv2d", "Upsample2D")
