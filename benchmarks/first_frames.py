@@ -11,7 +11,6 @@ FOLDER isn't run again.
 import argparse
 import concurrent.futures
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -36,7 +35,6 @@ WAYS = {
     "none": NONE,
 }
 SHOWN = ("identity_share", "identity_share_worst", "motion_energy_ratio", "novel_view_psnr")
-ONE_CORE = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"}
 
 
 def runs(who: tuple[str, str, int], out: Path, words: list[str]) -> dict[str, dict]:
@@ -54,7 +52,6 @@ def runs(who: tuple[str, str, int], out: Path, words: list[str]) -> dict[str, di
             with open(folder / "log.txt", "a") as log:
                 said = subprocess.run(
                     [*command, *settings, *words],
-                    env={**os.environ, **ONE_CORE},
                     stdout=subprocess.PIPE,
                     stderr=log,
                     text=True,

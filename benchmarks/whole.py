@@ -22,7 +22,8 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import full_size_models
 import torch
-from animate124.pipeline.presets import FAST, PRESETS, Stage
+from animate124.pipeline.presets import FAST, Preset, Stage, preset_of
+from animate124.pipeline.request import FIELDS, Request
 from animate124.toyworld.random_priors import make_random_priors
 from measuring import FIGURES, device_name, record
 from omegaconf import OmegaConf
@@ -37,8 +38,9 @@ MODELS = {  # of a stage's system -> the folder
     f"guidance_cn.{MODEL}": {3: "sd"},
     "guidance_cn.controlnet_name_or_path": {3: "controlnet-tile"},
 }
-PRESET = PRESETS["modelscope"]  # animate.py's default
-PUBLISHED = {"token": 3000, "stage1": 10000, "stage2": 10000, "stage3": 5000}  # steps
+PRESET, PUBLISHED = (  # animate.py's default, and the published method's stages
+    preset_of(Request(Path("a"), "a", preset="modelscope", field=field)) for field in FIELDS
+)
 SMALL = [
     "--gpu=cpu",
     "preprocess.size=64",
@@ -53,10 +55,10 @@ SMALL = [
 ]
 
 
-def steps_of(share: float) -> dict[str, int]:
-    """Of the default preset's trainings, or a share of them."""
-    steps = {"token": PRESET.flags["token"]["max_train_steps"]}
-    steps |= {row.name: row.steps or config_of(row).trainer.max_steps for row in PRESET.stages}
+def steps_of(share: float, preset: Preset = PRESET) -> dict[str, int]:
+    """Of a preset's trainings, or a share of them."""
+    steps = {"token": preset.flags["token"]["max_train_steps"]}
+    steps |= {row.name: row.steps or config_of(row).trainer.max_steps for row in preset.stages}
     return {name: max(4, round(share * count)) for name, count in steps.items()}
 
 
@@ -105,7 +107,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, help="folder of the models, written if it is empty")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     args = parser.parse_args()
-    whole, ran = steps_of(1), steps_of(args.steps_share)
+    whole, ran, published = steps_of(1), steps_of(args.steps_share), steps_of(1, PUBLISHED)
     with tempfile.TemporaryDirectory() as folder:
         models = (args.models or Path(folder) / "models").absolute()
         if args.tiny:
@@ -117,10 +119,10 @@ def main() -> None:
         ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats)
     print(f"{device_name()}, torch {torch.__version__}, share of the steps: {args.steps_share:g}")
     for run in theirs:
-        say("beside", run, PUBLISHED)
+        say("beside", run, published)
     for run in ours:
         say("ours", run, whole)
-    original = sum(ORIGINAL[n, "blob"][0][0] * PUBLISHED[f"stage{n}"] for n in (1, 2, 3)) / 60e3
+    original = sum(ORIGINAL[n, "blob"][0][0] * published[f"stage{n}"] for n in (1, 2, 3)) / 60e3
     print(f"\nthe original's three stages, an H200's milliseconds a step: {original:.0f} minutes")
     fast = {name: count // FAST for name, count in whole.items()}
     peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
@@ -130,7 +132,7 @@ def main() -> None:
         "whole.fast_minutes": (median(ours, lambda run: reckoned(run, fast)) / 60, "min, reckoned"),
     }
     if theirs:
-        before = median(theirs, lambda run: reckoned(run, PUBLISHED)) / 60
+        before = median(theirs, lambda run: reckoned(run, published)) / 60
         figures["whole.minutes_before"] = before, f"min, {how}, the other build"
     if peaks:
         figures["whole.peak_gb"] = max(peaks), "GB"

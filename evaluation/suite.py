@@ -35,9 +35,8 @@ from ..files.json_files import read_json
 from ..pipeline.fork_server import forks
 from ..pipeline.manifest import Manifest
 from ..pipeline.overrides import by_task
-from ..pipeline.presets import PRESETS
 from ..pipeline.process import Interrupt, Start, execute
-from ..pipeline.request import FIELDS, Request
+from ..pipeline.request import FIELDS, OFFLINE, Request
 from ..pipeline.run import run_request
 from ..system.trained import Scene, load_scene
 from ..toyworld.banks import HELD_OUT
@@ -55,8 +54,7 @@ BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 FIGURES = "figures.json"  # in the folder of a subject that the suite is done with
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 STAGES = ("stage1", "stage2", "stage3")
-TOY = "toy"
-TOYS = [name for name in PRESETS if name.startswith(TOY)]
+TOY = OFFLINE[0]
 FULL_SIZES = ("image.width", "image.height", "single_view.width", "single_view.height")
 DISTILLED = (  # as --field grid has it
     "system.guidance.denoising_steps=0",
@@ -204,7 +202,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--motion", choices=MOTIONS, default="dance")
     p.add_argument("--seed", type=int, default=HELD_OUT, help="the individual's number")
     p.add_argument("--field", choices=FIELDS, help=f"{FIELDS[0]}; of the suite: all of them")
-    p.add_argument("--preset", choices=TOYS, default=TOY, help="which prior moves the scene")
+    p.add_argument("--preset", choices=OFFLINE, default=TOY, help="which prior moves the scene")
     p.add_argument("--stage", type=int, choices=(1, 2, 3), default=3, help="the last to run")
     p.add_argument("--budget", choices=BUDGETS, default="laptop")
     p.add_argument("--cpu", action="store_true", help="on one core, as a laptop without a GPU")

@@ -115,6 +115,12 @@ def convolve(
     return FrozenConvolution.apply(x, layer.weight, getattr(layer, "turned", None), bias, options)
 
 
+def give_turned(layer: nn.Conv2d) -> None:
+    """Makes a frozen layer ready for `convolve`, and that its forward, in place."""
+    layer.register_buffer("turned", turn(layer), persistent=False)
+    layer.forward = functools.partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
+
+
 def convolve_first(
     layer: nn.Conv2d, x: Float[Tensor, "N C H W"]
 ) -> tuple[Float[Tensor, "N D h w"], Float[Tensor, "1 D"] | None]:

@@ -21,14 +21,13 @@ from . import channels_cuda
 from .frozen_attention import FrozenAttention, is_joinable, join, read_text_once
 from .frozen_layers import (
     Block,
-    convolve,
     forked_norm,
+    give_turned,
     is_plain,
     layer_norm,
     norm,
     plus,
     resnet,
-    turn,
 )
 from .frozen_upsampling import doubles, prepare_doubling
 
@@ -64,8 +63,7 @@ def differentiable(network: Block) -> Block:
     channels_innermost(network)
     for layer in network.modules():
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
-            layer.register_buffer("turned", turn(layer), persistent=False)
-            layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
+            give_turned(layer)
     for layer in filter(doubles, network.modules()):
         prepare_doubling(layer)
     blocks = [block for block in network.modules() if is_plain_transformer(block)]

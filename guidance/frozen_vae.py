@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import Block, convolve, is_plain, norm, resnet, turn
+from .frozen_layers import Block, give_turned, is_plain, norm, resnet
 
 DECODER = ("decoder", "post_quant_conv")  # of a VAE, where it has them
 ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
@@ -143,8 +143,7 @@ def slim(vae: Block, decodes: bool = False) -> Block:
         encoder.to(memory_format=torch.channels_last)
     for layer in vae.modules():  # a module calls whatever it has as its forward
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
-            layer.register_buffer("turned", turn(layer), persistent=False)
-            layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
+            give_turned(layer)
         if isinstance(layer, ResnetBlock2D) and is_plain(layer):
             layer.forward = partial(resnet, layer)  # pyright: ignore[reportAttributeAccessIssue]
         if isinstance(layer, Downsample2D) and pads_behind(layer):
