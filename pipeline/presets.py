@@ -94,15 +94,17 @@ TOKEN_KEY = "system.prompt_processor_cn.learned_embeds_path"
 
 # Measured with 12, 16, 24 and 40 GB in all (benchmarks/README.md); those for less than 12 were not.
 CHUNK = "system.renderer.train_chunk_size"
+VAE_CHUNK = "system.guidance.vae_chunk"
 MOVING_MEMORY = (
     Memory(32, math.inf, CHUNK, 2**23),
-    Memory(0, 20, "system.guidance.vae_chunk", 4),
+    Memory(0, 12, VAE_CHUNK, 4),
     Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
     Memory(0, 10, "system.guidance.low_ram_vae", 4),
     Memory(0, 10, "data.single_view.num_frames", 8),
 )
 REFINED_MEMORY = (
-    *MOVING_MEMORY[:2],
+    MOVING_MEMORY[0],
+    Memory(0, 20, VAE_CHUNK, 4),
     Memory(0, 20, CHUNK, 2**18),
     Memory(0, 20, "system.guidance_cn.vae_chunk", 1),
     Memory(0, 16, "system.guidance_cn.fixed_size", 512),
@@ -196,29 +198,42 @@ def full(video: str) -> Preset:
     )
 
 
-def further(video: str, memory: tuple[Memory, ...]) -> Preset:
+def further(
+    video: str, memory: tuple[Memory, ...], alone: tuple[Memory, ...] | None = None
+) -> Preset:
     """... with a video prior that has YAMLs of the deformation alone, and what --vram sets then.
 
     memory: of stages 2 and 3; stage 3's tile prior has its own besides.
+    alone: of stage 2, where it needs others.
     """
     preset = full(video)
     tile = tuple(row for row in REFINED_MEMORY if "guidance_cn" in row.key or row.key == CHUNK)
     static, moving, refined = preset.stages
-    stages = static, replace(moving, memory=memory), replace(refined, memory=(*memory, *tile))
-    return replace(preset, stages=stages, grid=())
+    moving = replace(moving, memory=memory if alone is None else alone)
+    return replace(
+        preset, stages=(static, moving, replace(refined, memory=(*memory, *tile))), grid=()
+    )
 
 
-# Not measured: a causal VAE's encoder, whose graph is the largest part, is redone for the gradient.
-CAUSAL_MEMORY = (
-    Memory(32, math.inf, CHUNK, 2**23),
-    Memory(0, 20, "system.guidance.vae_chunk", 8),
-    Memory(0, 14, "system.prompt_processor.read_on_cpu", True),
-    Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
-    Memory(0, 10, "data.single_view.num_frames", 9),
+def causal(video: str, redone_below: float = 0) -> Preset:
+    """... whose VAE is causal. Its encoder's graph is redone for the gradient: in stage 2 below so
+    many GB (docs/priors.md), in stage 3, which was not measured, below 20."""
+    others = (
+        Memory(32, math.inf, CHUNK, 2**23),
+        Memory(0, 14, "system.prompt_processor.read_on_cpu", True),
+        Memory(0, 12, "system.renderer.num_samples_per_ray", 128),
+        Memory(0, 10, "data.single_view.num_frames", 9),
+    )
+    alone, beside_tile = Memory(0, redone_below, VAE_CHUNK, 8), Memory(0, 20, VAE_CHUNK, 8)
+    return further(video, (beside_tile, *others), (alone, *others))
+
+
+# Stable Video Diffusion takes clips of one length
+OF_ITS_LENGTH = (
+    MOVING_MEMORY[0],
+    Memory(0, 14, VAE_CHUNK, 4),
+    *(row for row in MOVING_MEMORY[2:] if "num_frames" not in row.key),
 )
-
-# Stable Video Diffusion takes clips of one length; not measured
-OF_ITS_LENGTH = tuple(row for row in MOVING_MEMORY if "num_frames" not in row.key)
 
 
 def toy(video: str) -> Preset:
@@ -265,13 +280,13 @@ PRESETS = {
     "toy-flow": replace(toy("-flow"), grid=()),
     "modelscope": full("ms"),
     "zeroscope": full("zs"),
-    "wan": further("wan", CAUSAL_MEMORY),
-    "wan-ti2v": further("wan-ti2v", CAUSAL_MEMORY),
-    "ltx": further("ltx", CAUSAL_MEMORY),
-    "skyreels": further("skyreels", CAUSAL_MEMORY),
-    "wan-vace": further("wan-vace", CAUSAL_MEMORY),
-    "cogvideox": further("cogvideox", CAUSAL_MEMORY),
-    "cogvideox-image": further("cogvideox-image", CAUSAL_MEMORY),
+    "wan": causal("wan"),
+    "wan-ti2v": causal("wan-ti2v"),
+    "ltx": causal("ltx", 14),
+    "skyreels": causal("skyreels"),
+    "wan-vace": causal("wan-vace"),
+    "cogvideox": causal("cogvideox", 18),
+    "cogvideox-image": causal("cogvideox-image", 26),
     "svd": further("svd", OF_ITS_LENGTH),
     "animatediff": further("animatediff", MOVING_MEMORY),
 }
