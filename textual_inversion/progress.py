@@ -41,6 +41,7 @@ class Progress:
         step, total = self.training.step, self.training.total
         if step == self.first + 1 < total:  # it may have compiled, or picked kernels
             self.training.look()  # waits
+            self.tell()
             self.clock = time.perf_counter()
             if self.training.args.compile:
                 self.on.say(f"compile: first step in {self.clock - self.start:.1f} s")
@@ -64,11 +65,15 @@ class Progress:
                 f"{self.pictures / pace:.1f} images/s, {left // 60}:{left % 60:02d} left",
                 aside=True,
             )
-        if self.on.is_main:
-            events.progress(training.step, training.total)
+        self.tell()
         for i, (loss, rate) in enumerate(zip(losses, rates, strict=True), start=1):
             self.on.accelerator.log({"loss": loss, "lr": rate}, step=since + i)
         self.clock, self.seen = time.perf_counter(), training.step
+
+    def tell(self) -> None:
+        """How many steps are done."""
+        if self.on.is_main:
+            events.progress(self.training.step, self.training.total)
 
     def summarise(self) -> None:
         """Of all steps, if there were any: their time, and the most memory."""
