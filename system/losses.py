@@ -8,6 +8,8 @@ import functools
 import operator
 from collections.abc import Iterable
 
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -25,7 +27,7 @@ def rgb_on_mask(
     mask: Float[Tensor, "B H W 1"],
 ) -> Scalar:
     """Mean over all pixels of |M (rgb - reference)|^2 (Magic123, eq. 3): free off the mask."""
-    return (mask * (rgb - reference)).square().mean()
+    return F.mse_loss(mask * rgb, mask * reference)
 
 
 def mask_bce(
@@ -36,21 +38,19 @@ def mask_bce(
     Written out, since torch's own raises under CUDA autocast.
     """
     o = opacity.clamp(eps, 1 - eps)
-    return -(mask * o.log() + (1 - mask) * (1 - o).log()).mean()
+    return -torch.lerp((1 - o).log(), o.log(), mask).mean()
 
 
 def normal_smoothness_2d(comp_normal: Float[Tensor, "B H W 3"]) -> Scalar:
     """Squared differences of neighbouring normals, vertical and horizontal (as in threestudio)."""
-    down = comp_normal[:, 1:] - comp_normal[:, :-1]
-    right = comp_normal[:, :, 1:] - comp_normal[:, :, :-1]
-    return down.square().mean() + right.square().mean()
+    down = F.mse_loss(comp_normal[:, 1:], comp_normal[:, :-1])
+    return down + F.mse_loss(comp_normal[:, :, 1:], comp_normal[:, :, :-1])
 
 
 def total_variation(images: Float[Tensor, "B H W C"]) -> Scalar:
     """Absolute differences of neighbouring pixels (Rudin, Osher & Fatemi 1992, anisotropic)."""
-    down = images[:, 1:] - images[:, :-1]
-    right = images[:, :, 1:] - images[:, :, :-1]
-    return down.abs().mean() + right.abs().mean()
+    down = F.l1_loss(images[:, 1:], images[:, :-1])
+    return down + F.l1_loss(images[:, :, 1:], images[:, :, :-1])
 
 
 def orientation(
