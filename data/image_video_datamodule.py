@@ -315,6 +315,16 @@ class ImageVideoDataModule(pl.LightningDataModule):
         if stage in (None, "test", "predict"):
             self.test_dataset = EvaluationViews(self.cfg, "test")
 
+    def transfer_batch_to_device(
+        self, batch: dict[str, Any], device: torch.device, dataloader_idx: int
+    ) -> dict[str, Any]:
+        """A training batch is made on its device: its dozens of tensors needn't be asked one by
+        one, as Lightning does."""
+        views = [view for view in batch.values() if isinstance(view, dict)]
+        if views and all(view["rays_o"].device == device for view in views):
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
+
     def first_batch(self) -> int:
         """Number of the next batch: those that a resumed run has behind it are skipped."""
         if self.trainer is None:

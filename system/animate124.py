@@ -62,10 +62,15 @@ def step_seed(base: int, batch: int, rank: int) -> int:
 
 
 def seed_everything(seed: int) -> None:
-    """Python's, numpy's and torch's global random numbers (seed < 2^32)."""
+    """Python's, numpy's and torch's global random numbers (seed < 2^32), of CPU and GPUs.
+
+    torch.manual_seed also asks accelerators that there aren't, each with the whole call stack.
+    """
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 -- whoever still draws from the global one is repeatable
-    torch.manual_seed(seed)
+    torch.default_generator.manual_seed(seed)
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(seed)
 
 
 def camera_of(view: Mapping[str, Any]) -> dict[str, Any]:
@@ -278,7 +283,7 @@ class Animate124(BaseLift3DSystem):
         name = term.weight.replace("lambda_", "")
         if "lost" in said:
             self.watch_gradient(term.guidance, said.pop("lost"))
-        for key, value in said.items():
+        for key, value in said.items() if self.writes_down else ():
             if not key.startswith("loss_") and torch.as_tensor(value).numel() == 1:
                 self.note(f"train/{key}_{name}", value)
         return total(parts)

@@ -665,3 +665,16 @@ def test_ranks_have_their_own_cameras_and_kinds_and_views_together(config, tmp_p
     assert not {*first[0]} & {*second[0]}
     assert (sorted(first[1]), sorted(second[1])) == ([0, 2], [1, 3])
     assert first[2] == second[2] and len({*first[2]}) > 3
+
+
+def test_a_batch_goes_to_a_device_if_it_is_not_there(config):
+    data = ImageVideoDataModule(config())
+    data.setup("fit")
+    batch = data.train_dataset.collate(0)
+    here, there = torch.device("cpu"), torch.device("meta")
+    assert data.transfer_batch_to_device(batch, here, 0) is batch
+    sent = dict(flat(data.transfer_batch_to_device(batch, there, 0)))
+    assert sent.keys() == dict(flat(batch)).keys()
+    assert all(v.device == there for v in sent.values() if torch.is_tensor(v))
+    view = {"rays_o": torch.zeros(1), "index": torch.zeros(1)}  # as an evaluation's batches are
+    assert data.transfer_batch_to_device(view, there, 0)["rays_o"].device == there

@@ -525,6 +525,14 @@ def test_cuda_equals_cpu():
     torch.testing.assert_close(gradient["cuda"], gradient["cpu"], atol=1e-4, rtol=1e-4)
 
 
+def test_pictures_alone_are_the_same_pictures():
+    renderer = still(ball()).train()
+    renderer.cfg.randomized = False
+    whole, alone = renderer(**view()), renderer(**view(), pictures_only=True)
+    assert {k: v for k, v in alone.items() if v.ndim != 4} == {}
+    torch.testing.assert_close(alone, {k: v for k, v in whole.items() if v.ndim == 4})
+
+
 def test_num_samples_per_ray_sets_the_step():
     counts = []
     for n in (64, 128):

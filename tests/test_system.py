@@ -534,6 +534,13 @@ def test_every_step_of_every_process_draws_its_own_random_numbers_again_and_agai
         assert [draws(seed)[n] for seed in seeds[:40]] == numbers
 
 
+def test_the_seeds_are_those_of_torch():
+    seed_everything(11)
+    found = torch.rand(3)
+    torch.manual_seed(11)
+    assert torch.equal(found, torch.rand(3))
+
+
 def save(system, path, **entries):
     checkpoint = {"state_dict": system.state_dict(), "epoch": 0, "global_step": 3, **entries}
     torch.save(checkpoint, path)
