@@ -247,17 +247,18 @@ class Cameras:
         """
         device = None if generator is None else generator.device
         shape = (len(self), 3)
-        shift = position * (2 * torch.rand(shape, generator=generator, device=device) - 1)
-        target_shift = target * torch.randn(shape, generator=generator, device=device)
-        up_shift = up * torch.randn(shape, generator=generator, device=device)
+        shift = torch.rand(shape, generator=generator, device=device)
+        target_shift = torch.randn(shape, generator=generator, device=device)
+        up_shift = torch.randn(shape, generator=generator, device=device)
         moved = self
         if position > 0:  # otherwise keep the angles bit by bit
-            elevation, azimuth, distance = camera_angles(self.position + shift)
+            shifted = self.position + position * (2 * shift - 1)
+            elevation, azimuth, distance = camera_angles(shifted)
             moved = replace(self, elevation_deg=elevation, azimuth_deg=azimuth, distance=distance)
         return replace(
             moved,
-            target=target_shift if target > 0 else self.target,
-            up_shift=up_shift if up > 0 else self.up_shift,
+            target=target * target_shift if target > 0 else self.target,
+            up_shift=up * up_shift if up > 0 else self.up_shift,
         )
 
     def frames(self, num_frames: int) -> "Cameras":

@@ -29,11 +29,9 @@ def view_of(
     """Index in VIEWS: front within `front` of azimuth 0, back within `back` of 180, from `overhead`
     up overhead (it wins), else side. All in degrees."""
     turn = ((azimuth + 180) % 360 - 180).abs()  # from the front, 0..180
-    view = torch.zeros_like(azimuth, dtype=torch.long)
-    view[turn < front] = VIEWS.index("front")
-    view[turn > 180 - back] = VIEWS.index("back")
-    view[elevation > overhead] = VIEWS.index("overhead")
-    return view
+    view = torch.where(turn < front, VIEWS.index("front"), VIEWS.index("side"))
+    view = torch.where(turn > 180 - back, VIEWS.index("back"), view)
+    return torch.where(elevation > overhead, VIEWS.index("overhead"), view)
 
 
 @dataclass

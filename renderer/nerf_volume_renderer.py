@@ -21,6 +21,7 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
+from omegaconf import OmegaConf
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
@@ -86,6 +87,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground
     ) -> None:
         super().configure(geometry, material, background)
+        # a plain object, since reading OmegaConf's takes 20 us
+        self.cfg = cast(Any, OmegaConf.to_object(cast(Any, self.cfg)))
         self.estimator = OccupancyGrid(self.bbox.flatten())
         if not self.cfg.grid_prune:
             self.estimator.fill()
