@@ -52,7 +52,7 @@ def density_bias(
 ) -> Float[Tensor, "*N 1"] | float:
     """What is added to density before its activation: a number, or a blob around the origin."""
     if kind == "blob_magic3d":  # arXiv 2211.10440: a cone
-        return scale * (1 - points.norm(dim=-1, keepdim=True) / std)
+        return scale - (scale / std) * points.norm(dim=-1, keepdim=True)
     if kind == "blob_dreamfusion":  # arXiv 2209.14988: a Gaussian
         return scale * torch.exp(-0.5 * points.square().sum(dim=-1, keepdim=True) / std**2)
     return float(kind)
@@ -103,7 +103,8 @@ class ImplicitVolume(BaseImplicitGeometry):
             std=self.cfg.density_blob_std,
         )
         self.eps = self.cfg.finite_difference_normal_eps
-        self.eps_in_unit_cube = self.eps / (2 * self.cfg.radius)
+        self.radius = self.cfg.radius
+        self.eps_in_unit_cube = self.eps / (2 * self.radius)
         self.has_features = self.cfg.n_feature_dims > 0
 
         network = parse_structured(MLPConfig, self.cfg.mlp_network_config)
@@ -268,7 +269,7 @@ class ImplicitVolume(BaseImplicitGeometry):
     def _canonical(self, points, times):
         """x_c = x + D, in the world; as far as D is 0, to the bit what came in."""
         x = self._in_unit_cube(points)
-        return points + 2 * self.cfg.radius * (self.encoding.encoding.canonical(x, times) - x)
+        return points + 2 * self.radius * (self.encoding.encoding.canonical(x, times) - x)
 
     @torch.no_grad()
     def _derivative(self, points, times):
@@ -282,7 +283,9 @@ class ImplicitVolume(BaseImplicitGeometry):
         return F.normalize((normal[:, None] @ self._derivative(points, times))[:, 0], dim=-1)
 
     def _in_unit_cube(self, points):
-        return contract_to_unisphere(points, self.bbox, self.unbounded)
+        if self.unbounded:
+            return contract_to_unisphere(points, self.bbox, True)
+        return (points + self.radius) / (2 * self.radius)  # the same, of a cube around the origin
 
     def _in_world(self, x):
         return self.bbox[0] + 2 * self.cfg.radius * x

@@ -121,6 +121,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         light_positions: Float[Tensor, "B 3"] | None = None,
         bg_color: Float[Tensor, "..."] | None = None,
         made: torch.cuda.Event | None = None,
+        pictures_only: bool = False,
         **camera: Any,
     ) -> dict[str, Any]:
         """Images [B H W C] of rays with unit directions; image b shows the time frame_times[b].
@@ -131,7 +132,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         made: since when the rays are there, where they are older than what the GPU has to do.
 
         Training adds what losses ask for, one row a sample: weights, t_points, t_intervals, t_dirs,
-        points [N C], ray_indices [N], and all that the geometry returned.
+        points [N C], ray_indices [N], and all that the geometry returned; unless `pictures_only`.
         """
         batch, height, width, _ = rays_o.shape
         ahead = self.ahead(made, rays_o, rays_d)
@@ -151,7 +152,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
             weights, rendered = self.composite(samples, geo_out, rgb, comp_rgb_bg.flatten(0, 2))
             out = {name: value.view(batch, height, width, -1) for name, value in rendered.items()}
             out["comp_rgb_bg"] = comp_rgb_bg
-            if self.training:
+            if self.training and not pictures_only:
                 out |= {
                     "weights": weights[:, None],
                     "t_points": samples.t,
@@ -273,7 +274,8 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
         own = geo_out["density"].new_zeros(len(samples), 1)
         own = own.index_copy(0, lit, geo_out["density"]).index_copy(0, dark, density)
-        geo_out = {name: spread(values) for name, values in geo_out.items()} | {"density": own}
+        once = {id(values): spread(values) for values in geo_out.values()}  # a normal has two names
+        geo_out = {name: once[id(values)] for name, values in geo_out.items()} | {"density": own}
         return geo_out, spread(rgb)
 
     def shade_all(

@@ -72,8 +72,8 @@ class Samples:
         return torch.searchsorted(self.ray_indices, edges).diff().tolist()
 
     def select(self, indices: Int[Tensor, " M"]) -> "Samples":
-        ray_indices, t_starts, t_ends = self.packed
-        return Samples(self.rays, ray_indices[indices], t_starts[indices], t_ends[indices])
+        ray_indices, t_starts, t_ends = (x.index_select(0, indices) for x in self.packed)
+        return Samples(self.rays, ray_indices, t_starts, t_ends)
 
     @property
     def packed(self) -> tuple[Tensor, Tensor, Tensor]:

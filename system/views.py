@@ -26,7 +26,8 @@ def render_together(render: Callable[[View], View], views: Mapping[str, View]) -
     for names in alike.values():
         group = [views[name] for name in names]
         sizes = [len(view["rays_o"]) for view in group]
-        renders |= zip(names, apart(render(stacked(group)), sizes), strict=True)
+        rendered = render({**stacked(group), "pictures_only": True})
+        renders |= zip(names, apart(rendered, sizes), strict=True)
     return {name: renders[name] for name in views}
 
 
