@@ -28,4 +28,5 @@ def central_difference_normal(density: Float[Tensor, "N 6"]) -> Float[Tensor, "N
 
     The differences' division by 2 eps is left out: it doesn't change the direction.
     """
-    return F.normalize(density[:, 1::2] - density[:, 0::2], dim=-1)
+    ahead, behind = density.unflatten(1, (3, 2)).unbind(-1)
+    return F.normalize(behind - ahead, dim=-1)
