@@ -4,26 +4,31 @@ python benchmarks/growth.py --stage 2 [--field deformation|grid] [--compile grap
     [--axes frames pixels grid] [--sizes N ...] [--toy] [--tiny] [--figures FILE] [key=value ...]
 python benchmarks/growth.py --stage 2 --draw docs/growth.png
 
-The steps are step.py's, the clips such that none starts from zero. One size is changed at a time:
-the frames of a clip, the pixels on a side of its render (a prior sees its own size), and of what is
-trained (deformation: the cells along a side of D's lattices, as multiples of the config's; grid:
-the entries of a level, 2^N). Work is the number of frames, of pixels, of trained numbers. What is
-printed beside each is the exponent p of "grows as work^p" between the two largest sizes; where
-p > 1 by more than measuring is off, it says so: nothing should grow faster than its work. Medians
-and exponents go into figures.json as `growth.<step>.<axis>...` (`--figures FILE`: elsewhere;
-`--tiny`: nowhere else); `--draw` makes a picture of them and measures nothing. Memory is CUDA's
-peak, on a CPU the process's own. GB are 10^9 bytes.
+The steps are step.py's, the clips such that none starts from zero, each step with a target of its
+own. One size is changed at a time: the frames of a clip, the pixels on a side of its render (a
+prior sees its own size), and of what is trained (deformation: the cells along a side of D's
+lattices, as multiples of the config's; grid: the entries of a level, 2^N). Work is the number of
+frames, of pixels, of trained numbers. What is printed below them is the exponent p of "grows as
+work^p" between the two largest sizes; where p > 1 by more than measuring is off, it says so:
+nothing should grow faster than its work. Each size has a process of its own, so that one that fails
+or has too little memory is a row that says so. Medians and exponents go into figures.json as
+`growth.<step>.<axis>...` (`--figures FILE`: elsewhere; `--tiny`: nowhere else) size by size;
+`--draw` makes a picture of them and measures nothing. Memory is CUDA's peak; on a CPU the
+process's own, less what the libraries take. GB are 10^9 bytes.
 """
 
 import argparse
-import gc
 import json
 import math
+import multiprocessing
 import os
 import statistics
 import tempfile
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 # before torch is loaded, as launch.py
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -42,8 +47,16 @@ AXES = {  # name -> sizes of full-size models, and of the toy
     "grid": ((1, 2, 4), (1, 2, 3)),
 }
 TABLES = ((17, 18, 19, 20, 21), (12, 13, 14, 15))  # "grid" with --field grid
+# targets that serve several steps are no step's own
+ANEW = {
+    "data.single_view.n_cameras": 0,
+    "data.single_view.n_clips": 0,
+    "system.guidance.target_uses": 1,
+    "system.guidance_3d.target_uses": 1,
+}
 TOLERANCE = 0.1  # of an exponent
 UNITS = {"ms": "ms", "gb": "GB"}
+T = TypeVar("T")
 
 
 @dataclass
@@ -66,52 +79,95 @@ def sizes_of(axis: str, args: argparse.Namespace) -> tuple[int, ...]:
 
 def overrides_of(axis: str, size: int, args: argparse.Namespace) -> list[str]:
     """What makes the config's step one of this size."""
+    cfg = OmegaConf.load(ROOT / "configs" / f"{config_name(args)}.yaml")
+    words = ["data.single_view.mirror_rate=1.0"]
+    words += [f"{key}={value}" for key, value in ANEW.items() if OmegaConf.select(cfg, key)]
     if axis == "frames":
-        return [f"data.single_view.num_frames={size}"]
+        return [*words, f"data.single_view.num_frames={size}"]
     if axis == "pixels":
         sides = ("width", "height") if args.stage == 1 else ("width_vid", "height_vid")
-        return [f"data.single_view.{side}={size}" for side in sides]
+        return words + [f"data.single_view.{side}={size}" for side in sides]
     encoding = "system.geometry.pos_encoding_config"
     if args.field == GRID or args.stage == 1:
-        return [f"{encoding}.log2_hashmap_size={size}"]
-    cfg = OmegaConf.load(ROOT / "configs" / f"{config_name(args)}.yaml")
+        return [*words, f"{encoding}.log2_hashmap_size={size}"]
     cells = [n * size for n in OmegaConf.select(cfg, f"{encoding}.deformation_cells")]
-    return [f"{encoding}.deformation_cells={cells}"]
+    return [*words, f"{encoding}.deformation_cells={cells}"]
 
 
-class Memory:
-    """The most that was taken since `reset`."""
-
-    def reset(self) -> None:
-        gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.cuda.reset_peak_memory_stats()
-        else:
-            Path("/proc/self/clear_refs").write_text("5")  # Linux: the peak is what is there now
-
-    def gb(self) -> float:
-        if torch.cuda.is_available():
-            return torch.cuda.max_memory_allocated() / 1e9
-        lines = Path("/proc/self/status").read_text().splitlines()
-        (peak,) = (line.split()[1] for line in lines if line.startswith("VmHWM"))
-        return int(peak) * 1024 / 1e9
+def resident(name: str) -> float:
+    """GB that this process has (VmRSS) or had at most (VmHWM); Linux."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(name))) * 1024 / 1e9
 
 
-def measure(axis: str, size: int, args: argparse.Namespace) -> Point:
-    """A step of this size: the median of its steps, and the peak of the run."""
-    own = ["data.single_view.mirror_rate=1.0", *overrides_of(axis, size, args), *args.overrides]
+class Sized(Watch):
+    """Also takes down the most memory of the measured steps."""
+
+    def __init__(self, warm_up: int, measured: int) -> None:
+        super().__init__(warm_up, measured, 0)
+        self.before = resident("VmRSS")
+        self.gb = 0.0
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+        if batch_idx == self.first:
+            Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there now
+        super().on_train_batch_start(trainer, system, batch, batch_idx)
+        if batch_idx == self.split:
+            on_gpu = torch.cuda.is_available()
+            self.gb = self.peak["allocated"] if on_gpu else resident("VmHWM") - self.before
+
+
+def measure(axis: str, size: int, args: argparse.Namespace) -> Point | str:
+    """A step of this size, in the median, and the peak of its steps; or why there is none."""
+    own = [*overrides_of(axis, size, args), *args.overrides]
     given = argparse.Namespace(**{**vars(args), "overrides": own})
-    memory, watch, here = Memory(), Watch(args.warm_up, args.steps, 0), Path.cwd()
-    memory.reset()
+    watch, here = Sized(args.warm_up, args.steps), Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
-        trainer = train(given, Path(folder), watch, watch.last + 1)
-        os.chdir(here)
+        try:
+            trainer = train(given, Path(folder), watch, watch.last + 1)
+        except torch.cuda.OutOfMemoryError:
+            return "out of memory"
+        finally:
+            os.chdir(here)
     times = [watch.times(kind) for kind in ("usual", "start")]
     system = trainer.lightning_module
     trained = sum(p.numel() for p in system.parameters() if p.requires_grad)
     work = {"frames": size, "pixels": size**2, "grid": trained}[axis]
-    return Point(size, work, statistics.median(times[0] or times[1]), memory.gb())
+    return Point(size, work, statistics.median(times[0] or times[1]), watch.gb)
+
+
+def apart(function: Callable[..., T], *given: object) -> T:
+    """What it returns in a fork of this process, which has no GPU itself, so that each can.
+
+    Raises:
+        Exception: what it raised; BrokenProcessPool where it was killed.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
+        return pool.submit(function, *given).result()
+
+
+def measure_all(axis: str, args: argparse.Namespace, place: str, file: Path | None) -> None:
+    """The axis's table, row by row, and each row's figures."""
+    points: list[Point] = []
+    print(f"\n{axis:>8}{'work':>12}{'ms':>10}{'ms / work':>12}{'GB':>8}   (ms / work: first is 1)")
+    for size in sizes_of(axis, args):
+        try:
+            found = apart(measure, axis, size, args)
+        except Exception as error:
+            found = f"failed: {type(error).__name__}: {error}"
+        if isinstance(found, str):
+            print(f"{size:>8}   {found}", flush=True)
+            continue
+        points.append(found)
+        share = found.ms / found.work / (points[0].ms / points[0].work)
+        cells = f"{found.work:>12.4g}{found.ms:>10.1f}{share:>12.3f}{found.gb:>8.2f}"
+        print(f"{size:>8}{cells}", flush=True)
+        if file:
+            apart(record, figures_of(place, points), file)
+    if len(points) > 1:
+        for name, p in exponents(points).items():
+            faster = " FASTER THAN ITS WORK" * (p > 1 + TOLERANCE)
+            print(f"{UNITS[name]} as work^{p:.2f} at the end{faster}", flush=True)
 
 
 def exponents(points: list[Point]) -> dict[str, float]:
@@ -119,19 +175,6 @@ def exponents(points: list[Point]) -> dict[str, float]:
     before, last = points[-2:]
     grown = math.log(last.work / before.work)
     return {name: math.log(getattr(last, name) / getattr(before, name)) / grown for name in UNITS}
-
-
-def say(axis: str, points: list[Point]) -> None:
-    """The axis's table."""
-    print(f"\n{axis:>8}{'work':>12}{'ms':>10}{'ms / work':>12}{'GB':>8}   (ms / work: first is 1)")
-    each = points[0].ms / points[0].work
-    for p in points:
-        share = p.ms / p.work / each
-        print(f"{p.size:>8}{p.work:>12.4g}{p.ms:>10.1f}{share:>12.3f}{p.gb:>8.2f}")
-    if len(points) > 1:
-        for name, p in exponents(points).items():
-            faster = " FASTER THAN ITS WORK" * (p > 1 + TOLERANCE)
-            print(f"{UNITS[name]} as work^{p:.2f} at the end{faster}", flush=True)
 
 
 def figures_of(place: str, points: list[Point]) -> dict[str, tuple[float, str]]:
@@ -204,10 +247,7 @@ def main() -> None:
         draw(place, json.loads((file or FIGURES).read_text()), args.draw)
         return
     for axis in args.axes:
-        points = [measure(axis, size, args) for size in sizes_of(axis, args)]
-        say(axis, points)
-        if file:
-            record(figures_of(f"{place}.{axis}", points), file.resolve())
+        measure_all(axis, args, f"{place}.{axis}", file and file.resolve())
 
 
 if __name__ == "__main__":

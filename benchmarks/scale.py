@@ -1,21 +1,26 @@
 """Batches a second of a stage on one GPU and on several, with full-size random models.
 
 python benchmarks/scale.py [--stages 1 2 3] [--devices 1 2 4] [--field deformation|grid]
-    [--steps 60] [--warm-up 16] [--set key=value] [--tiny] [--figures FILE]
+    [--steps 60] [--warm-up 16] [--limit 600] [--set key=value] [--tiny] [--figures FILE]
 
 Each stage is trained by step.py on so many GPUs, one after the other: DDP, a batch a GPU, and the
 same kinds of batch in the same order on however many. What is compared is the number of batches
 over the time of all the measured steps, single long ones included; medians are beside it. What N
 GPUs do as a share of N times what one does goes into figures.json, as `scale.stageN.two_gpus` and
-so on, and the batches a second with it (`--figures FILE`: elsewhere; `--tiny`: nowhere else).
-`--tiny` takes processes on a CPU, to try this script.
+so on, and the batches a second with it, as soon as they are known (`--figures FILE`: elsewhere;
+`--tiny`: nowhere else). A run that fails, or hangs for longer than its limit, loses its own row
+alone. `--tiny` takes processes on a CPU, to try this script.
 """
 
 import argparse
+import contextlib
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from animate124.pipeline.request import FIELDS, GRID
@@ -30,13 +35,21 @@ def measure(stage: int, devices: int, args: argparse.Namespace, file: Path) -> t
     """Batches a second, and the median ms of a usual step.
 
     Raises:
-        CalledProcessError: it failed.
+        CalledProcessError, TimeoutExpired: it failed, or took too long.
     """
     command = [sys.executable, str(STEP), "--stage", str(stage), "--devices", str(devices)]
     command += ["--field", args.field, "--compile", args.compile, "--figures", str(file)]
     command += ["--warm-up", str(args.warm_up), "--steps", str(args.steps), "--split-steps", "0"]
     command += ["--tiny"] * args.tiny + args.overrides
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    # a session of its own, since DDP's other processes are its children
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as run:
+        try:
+            code = run.wait(args.limit)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # all of them have ended
+                os.killpg(run.pid, signal.SIGKILL)
+    if code:
+        raise subprocess.CalledProcessError(code, command)
     parts = {k.rpartition("/")[2]: v["value"] for k, v in json.loads(file.read_text()).items()}
     usual = next(v for k, v in parts.items() if k in ("image batch", "usual clip"))
     return parts["batches"], usual
@@ -58,17 +71,17 @@ def name_of(stage: int, field: str) -> str:
     return f"{GRID}.stage{stage}" if field == GRID and stage > 1 else f"stage{stage}"
 
 
-def say(stage: int, rates: Rates) -> None:
-    """A line for each number of GPUs."""
-    for devices, (rate, usual) in rates.items():
-        share = (
-            f", {rate / (devices * rates[1][0]):.1%} of {devices} times one" if 1 in rates else ""
-        )
-        print(
-            f"stage {stage}, {devices}: {rate:.2f} batches a second{share * (devices > 1)} "
-            f"(median step {usual:.1f} ms)",
-            flush=True,
-        )
+def say(stage: int, devices: int, rates: Rates, seconds: float) -> None:
+    """A line; seconds: that measuring took."""
+    rate, usual = rates[devices]
+    share = ""
+    if devices > 1 and 1 in rates:
+        share = f", {rate / (devices * rates[1][0]):.1%} of {devices} times one"
+    print(
+        f"stage {stage}, {devices}: {rate:.2f} batches a second{share} "
+        f"(median step {usual:.1f} ms; measured in {seconds:.0f} s)",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -79,6 +92,7 @@ def main() -> None:
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
     parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
     parser.add_argument("--steps", type=int, default=60, help="steps that are measured")
+    parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")
@@ -89,15 +103,17 @@ def main() -> None:
     for stage in args.stages:
         rates: Rates = {}
         for devices in args.devices:
+            began = time.perf_counter()
             with tempfile.TemporaryDirectory() as folder:
                 try:
                     rates[devices] = measure(stage, devices, args, Path(folder) / "step.json")
-                except subprocess.CalledProcessError as error:
-                    print(f"stage {stage}, {devices}: failed ({error.returncode})", flush=True)
+                except subprocess.SubprocessError as error:
+                    print(f"stage {stage}, {devices}: failed ({error})", flush=True)
                     failed = True
-        say(stage, rates)
-        if file and rates:
-            record(figures_of(name_of(stage, args.field), rates), file.resolve())
+                    continue
+            say(stage, devices, rates, time.perf_counter() - began)
+            if file:
+                record(figures_of(name_of(stage, args.field), rates), file.resolve())
     sys.exit(failed)
 
 
