@@ -1,7 +1,8 @@
 """What larger batches buy in the same time: several GPUs with a batch each, or more views and
 frames a step on one device, beside more steps. Development characters of the toy world.
 
-    python benchmarks/equal_time.py [--stages 1 2] [--characters 4] [--jobs 4] [--out FOLDER]
+    python benchmarks/equal_time.py [--stages 1 2] [--characters 4] [--jobs 4] [--limit 250]
+        [--out FOLDER]
 
 Each character's stage 1, and from that stage 2, is trained by the quickstart's configs in each of
 WAYS, one core each. Gradients of N batches a step are averaged, as DDP does on N GPUs, so a step
@@ -9,7 +10,7 @@ stands for as long as one batch's: "time" is the steps, as a share of the config
 fit one device take as many steps as its core is through with in the time of the config's, reckoned
 from steps timed beside the config's own: their "time" is that of the core. The tables have the
 means of evaluation/measures.py's figures. What is done in FOLDER isn't done again; a run that
-failed is left out, and said.
+failed is left out, and said; its FOLDER/<character>/log.txt says why.
 """
 
 import argparse
@@ -22,9 +23,9 @@ import statistics
 import sys
 import tempfile
 import time
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from multiprocessing import connection
 from pathlib import Path
 
 # before torch is loaded, as launch.py
@@ -201,6 +202,14 @@ class Job:
         return self.folder / f"stage{self.stage}-{self.way.file}.json"
 
     @property
+    def begun(self) -> Path:
+        """The character's stage 1."""
+        return self.folder / "stage1.ckpt"
+
+    def __str__(self) -> str:
+        return f"{self.who[0]}, stage {self.stage}, {self.way.name}"
+
+    @property
     def begins(self) -> bool:
         """Whether stage 2 begins with what it trains."""
         return self.stage == 1 and self.way == WAYS[1][0]
@@ -209,13 +218,12 @@ class Job:
         """Writes figures; the checkpoint, too, where stage 2 begins with it."""
         subject = Subject(*self.who)
         picture = write_subject(self.folder, subject.species, seed=subject.seed)["cut-out"]
-        checkpoint = self.folder / "stage1.ckpt"
         prompts = {1: f"a toy {subject.species}", 2: subject.prompt}
         words = [f"data.image.image_path={picture}"]
         words += [f"system.prompt_processor.prompt={prompts[self.stage]}"]
         if self.stage == 2:
             words += [f"system.prompt_processor.negative_prompt=a {subject.species}"]
-            words += [f"system.weights={checkpoint}"]
+            words += [f"system.weights={self.begun}"]
         with tempfile.TemporaryDirectory() as folder:
             os.chdir(folder)
             Path("load").symlink_to(ROOT / "load")  # where configs look for their priors
@@ -229,7 +237,8 @@ class Job:
             dump_config("parsed.yaml", cfg)
             scene = load_scene(Path("parsed.yaml"), Path("trained.ckpt"))
             if self.begins:
-                shutil.copyfile("trained.ckpt", checkpoint)
+                shutil.copyfile("trained.ckpt", self.begun.with_suffix(".part"))
+                os.replace(self.begun.with_suffix(".part"), self.begun)
             figures = stills(subject, scene)
             if self.stage == 2:
                 figures |= moves(subject, [scene]) | looks(subject, scene)
@@ -237,20 +246,41 @@ class Job:
         self.found.write_text(json.dumps(figures | {"steps": steps, "seconds": sum(seconds)}))
 
 
-def attempt(job: Job) -> str:
-    """Runs it in a process of its own; what to say of it."""
-    name = f"{job.who[0]}, stage {job.stage}, {job.way.name}"
-    try:
-        job.folder.mkdir(parents=True, exist_ok=True)
-        with open(job.folder / "log.txt", "a") as log:
-            os.dup2(log.fileno(), 1)
-            os.dup2(log.fileno(), 2)
-        began = time.perf_counter()
-        job.run()
-    except Exception as error:
-        traceback.print_exc()
-        return f"{name}: failed ({error})"
-    return f"{name}: {time.perf_counter() - began:.0f} s"
+def attempt(job: Job) -> None:
+    """Runs it in a process of its own, which tells its log what goes wrong."""
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with open(job.folder / "log.txt", "a") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    job.run()
+
+
+def run_all(jobs: Sequence[Job], at_once: int, limit: float) -> None:
+    """Runs the jobs in their order, stage 2 where there is one to begin with; after so many seconds
+    those that run are ended."""
+    fork, began = multiprocessing.get_context("fork"), time.monotonic()
+    waiting, running = list(jobs), {}
+    while waiting or running:
+        for job in [job for job in waiting if job.stage == 1 or job.begun.exists()]:
+            if len(running) < at_once:
+                waiting.remove(job)
+                process = fork.Process(target=attempt, args=(job,))
+                process.start()
+                running[process.sentinel] = process, job, time.monotonic()
+        if not running:
+            print(f"{len(waiting)} have no stage 1 to begin with", file=sys.stderr)
+            return
+        left = began + limit - time.monotonic()
+        for sentinel in connection.wait([*running], max(0, left)):
+            process, job, since = running.pop(sentinel)
+            process.join()
+            ended = f"{time.monotonic() - since:.0f} s" if job.found.exists() else "failed"
+            print(f"{job}: {ended}", file=sys.stderr, flush=True)
+        if left <= 0:
+            for process, *_ in running.values():
+                process.kill()
+            print(f"Time is over: {len(waiting) + len(running)} are left.", file=sys.stderr)
+            return
 
 
 def say(stage: int, jobs: Sequence[Job]) -> None:
@@ -283,6 +313,7 @@ def main() -> None:
     parser.add_argument("--stages", type=int, nargs="+", choices=[1, 2], default=[1, 2])
     parser.add_argument("--characters", type=int, default=4, help=f"the first of {len(CHARACTERS)}")
     parser.add_argument("--jobs", type=int, default=1, help="side by side, one core each")
+    parser.add_argument("--limit", type=float, default=86400, help="seconds, for all of it")
     parser.add_argument("--out", type=Path, help="where figures stay")
     args = parser.parse_args()
     one_core()
@@ -291,12 +322,10 @@ def main() -> None:
         who = CHARACTERS[: args.characters]
         jobs = [Job(w, stage, way, out) for stage in (1, 2) for way in WAYS[stage] for w in who]
         wanted = [job for job in jobs if job.stage in args.stages or job.begins]
-        for stage in (1, 2):  # the longest first
-            todo = [job for job in wanted if job.stage == stage and not job.found.exists()]
-            todo.sort(key=lambda job: -job.way.steps * job.way.batches)
-            with multiprocessing.get_context("fork").Pool(args.jobs, maxtasksperchild=1) as pool:
-                for said in pool.imap_unordered(attempt, todo, chunksize=1):
-                    print(said, file=sys.stderr, flush=True)
+        todo = [job for job in wanted if not job.found.exists()]
+        # what others wait for, then the longest
+        todo.sort(key=lambda job: (not job.begins, -job.stage, -job.way.steps * job.way.batches))
+        run_all(todo, args.jobs, args.limit)
         for stage in args.stages:
             say(stage, jobs)
 

@@ -13,8 +13,9 @@ work^p" between the two largest sizes; where p > 1 by more than measuring is off
 nothing should grow faster than its work. Each size has a process of its own, so that one that fails
 or has too little memory is a row that says so. Medians and exponents go into figures.json as
 `growth.<step>.<axis>...` (`--figures FILE`: elsewhere; `--tiny`: nowhere else) size by size;
-`--draw` makes a picture of them and measures nothing. Memory is CUDA's peak; on a CPU the
-process's own, less what the libraries take. GB are 10^9 bytes.
+`--draw` makes a picture of them and measures nothing. Memory is CUDA's peak. On a CPU it is the
+process's own, less what the libraries take, and time that of the cores (OMP_NUM_THREADS=1: of one),
+which other programs don't lengthen much. GB are 10^9 bytes.
 """
 
 import argparse
@@ -24,11 +25,12 @@ import multiprocessing
 import os
 import statistics
 import tempfile
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 # before torch is loaded, as launch.py
 os.environ.setdefault("GOMP_SPINCOUNT", "2000")
@@ -78,20 +80,23 @@ def sizes_of(axis: str, args: argparse.Namespace) -> tuple[int, ...]:
 
 
 def overrides_of(axis: str, size: int, args: argparse.Namespace) -> list[str]:
-    """What makes the config's step one of this size."""
+    """What makes the config's step one of this size; nothing where it is."""
     cfg = OmegaConf.load(ROOT / "configs" / f"{config_name(args)}.yaml")
-    words = ["data.single_view.mirror_rate=1.0"]
-    words += [f"{key}={value}" for key, value in ANEW.items() if OmegaConf.select(cfg, key)]
+    single, encoding = "data.single_view", "system.geometry.pos_encoding_config"
+    values: dict[str, Any]
     if axis == "frames":
-        return [*words, f"data.single_view.num_frames={size}"]
-    if axis == "pixels":
+        values = {f"{single}.num_frames": size}
+    elif axis == "pixels":
         sides = ("width", "height") if args.stage == 1 else ("width_vid", "height_vid")
-        return words + [f"data.single_view.{side}={size}" for side in sides]
-    encoding = "system.geometry.pos_encoding_config"
-    if args.field == GRID or args.stage == 1:
-        return [*words, f"{encoding}.log2_hashmap_size={size}"]
-    cells = [n * size for n in OmegaConf.select(cfg, f"{encoding}.deformation_cells")]
-    return [*words, f"{encoding}.deformation_cells={cells}"]
+        values = {f"{single}.{side}": size for side in sides}
+    elif args.field == GRID or args.stage == 1:
+        values = {f"{encoding}.log2_hashmap_size": size}
+    else:
+        cells = OmegaConf.select(cfg, f"{encoding}.deformation_cells")
+        values = {f"{encoding}.deformation_cells": [n * size for n in cells]}
+    values |= {key: value for key, value in ANEW.items() if OmegaConf.select(cfg, key)}
+    own = {} if args.tiny else {key: OmegaConf.select(cfg, key) for key in values}
+    return [f"{key}={value}" for key, value in values.items() if value != own.get(key)]
 
 
 def resident(name: str) -> float:
@@ -100,15 +105,29 @@ def resident(name: str) -> float:
     return int(next(line.split()[1] for line in lines if line.startswith(name))) * 1024 / 1e9
 
 
+class Measured(NamedTuple):
+    ms: float
+    gb: float
+    trained: int  # numbers
+
+
 class Sized(Watch):
-    """Also takes down the most memory of the measured steps."""
+    """Also takes down the most memory of the measured steps, and the time of a CPU's cores."""
 
     def __init__(self, warm_up: int, measured: int) -> None:
         super().__init__(warm_up, measured, 0)
         self.before = resident("VmRSS")
         self.gb = 0.0
+        self.cores: list[float] = []  # seconds, at the starts of steps
+
+    def times(self, kind: str) -> list[float]:
+        if torch.cuda.is_available():
+            return super().times(kind)
+        steps = [i for i in range(self.first, self.split) if self.kinds[i] == kind]
+        return [1e3 * (self.cores[i + 1] - self.cores[i]) for i in steps]
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+        self.cores.append(time.process_time())
         if batch_idx == self.first:
             Path("/proc/self/clear_refs").write_text("5")  # the peak is what is there now
         super().on_train_batch_start(trainer, system, batch, batch_idx)
@@ -117,10 +136,10 @@ class Sized(Watch):
             self.gb = self.peak["allocated"] if on_gpu else resident("VmHWM") - self.before
 
 
-def measure(axis: str, size: int, args: argparse.Namespace) -> Point | str:
-    """A step of this size, in the median, and the peak of its steps; or why there is none."""
-    own = [*overrides_of(axis, size, args), *args.overrides]
-    given = argparse.Namespace(**{**vars(args), "overrides": own})
+def measure(own: list[str], args: argparse.Namespace) -> Measured | str:
+    """A step with these settings, or why there is none."""
+    words = ["data.single_view.mirror_rate=1.0", *own, *args.overrides]
+    given = argparse.Namespace(**{**vars(args), "overrides": words})
     watch, here = Sized(args.warm_up, args.steps), Path.cwd()
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -132,8 +151,7 @@ def measure(axis: str, size: int, args: argparse.Namespace) -> Point | str:
     times = [watch.times(kind) for kind in ("usual", "start")]
     system = trainer.lightning_module
     trained = sum(p.numel() for p in system.parameters() if p.requires_grad)
-    work = {"frames": size, "pixels": size**2, "grid": trained}[axis]
-    return Point(size, work, statistics.median(times[0] or times[1]), watch.gb)
+    return Measured(statistics.median(times[0] or times[1]), watch.gb, trained)
 
 
 def apart(function: Callable[..., T], *given: object) -> T:
@@ -146,24 +164,32 @@ def apart(function: Callable[..., T], *given: object) -> T:
         return pool.submit(function, *given).result()
 
 
-def measure_all(axis: str, args: argparse.Namespace, place: str, file: Path | None) -> None:
-    """The axis's table, row by row, and each row's figures."""
+def measure_axis(
+    axis: str, args: argparse.Namespace, known: dict[str, Measured | str], file: Path | None
+) -> None:
+    """Prints the axis's table row by row, and writes each row's figures.
+
+    known: what was measured before, by its settings.
+    """
     points: list[Point] = []
     print(f"\n{axis:>8}{'work':>12}{'ms':>10}{'ms / work':>12}{'GB':>8}   (ms / work: first is 1)")
     for size in sizes_of(axis, args):
-        try:
-            found = apart(measure, axis, size, args)
-        except Exception as error:
-            found = f"failed: {type(error).__name__}: {error}"
+        own = overrides_of(axis, size, args)
+        if str(own) not in known:
+            try:
+                known[str(own)] = apart(measure, own, args)
+            except Exception as error:
+                known[str(own)] = f"failed: {type(error).__name__}: {error}"
+        found = known[str(own)]
         if isinstance(found, str):
             print(f"{size:>8}   {found}", flush=True)
             continue
-        points.append(found)
-        share = found.ms / found.work / (points[0].ms / points[0].work)
-        cells = f"{found.work:>12.4g}{found.ms:>10.1f}{share:>12.3f}{found.gb:>8.2f}"
-        print(f"{size:>8}{cells}", flush=True)
+        work = {"frames": size, "pixels": size**2, "grid": found.trained}[axis]
+        points.append(Point(size, work, found.ms, found.gb))
+        share = found.ms / work / (points[0].ms / points[0].work)
+        print(f"{size:>8}{work:>12.4g}{found.ms:>10.1f}{share:>12.3f}{found.gb:>8.2f}", flush=True)
         if file:
-            apart(record, figures_of(place, points), file)
+            apart(record, figures_of(f"growth.{which(args)}.{axis}", points), file)
     if len(points) > 1:
         for name, p in exponents(points).items():
             faster = " FASTER THAN ITS WORK" * (p > 1 + TOLERANCE)
@@ -207,7 +233,7 @@ def draw(place: str, held: dict, file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    axes = [axis for axis in AXES if read(f"{place}.{axis}", held)]
+    axes = [axis for axis in AXES if len(read(f"{place}.{axis}", held)) > 1]
     figure, panels = pyplot.subplots(
         2, len(axes), figsize=(3.4 * len(axes), 5), squeeze=False, layout="constrained"
     )
@@ -242,12 +268,12 @@ def main() -> None:
     if args.stage == 1 and "frames" in args.axes and not args.draw:
         args.axes.remove("frames")  # no clips
     file = args.figures or (None if args.tiny else FIGURES)
-    place = f"growth.{which(args)}"
     if args.draw:
-        draw(place, json.loads((file or FIGURES).read_text()), args.draw)
+        draw(f"growth.{which(args)}", json.loads((file or FIGURES).read_text()), args.draw)
         return
+    known: dict[str, Measured | str] = {}
     for axis in args.axes:
-        measure_all(axis, args, f"{place}.{axis}", file and file.resolve())
+        measure_axis(axis, args, known, file and file.resolve())
 
 
 if __name__ == "__main__":
