@@ -58,6 +58,7 @@ ANEW = {
 }
 TOLERANCE = 0.1  # of an exponent
 UNITS = {"ms": "ms", "gb": "GB"}
+LABELS = {"frames": "frames", "pixels": "pixels on a side", "grid": "size of what is trained"}
 T = TypeVar("T")
 
 
@@ -246,12 +247,14 @@ def draw(place: str, held: dict, file: Path) -> None:
             panel.loglog(work, as_work, ":", color="gray", label="as its work")
             panel.loglog(work, values, "o-", label=unit)
             panel.set_xticks(work, [f"{p.size}" for p in points])
+            ends = [float(f"{value:.3g}") for value in (min(values), max(values))]
+            panel.set_yticks(ends, [f"{value:g}" for value in ends])
             panel.minorticks_off()
             panel.set_ylabel(unit)
             panel.set_ylim(min(values) / 2, max(values) * 1.5)
             p = exponents(points)[name]
             panel.set_title(f"{axis}: work^{p:.2f} at the end", fontsize=10)
-        column[1].set_xlabel(axis)
+        column[1].set_xlabel(LABELS[axis])
     panels[0, 0].legend()
     figure.savefig(file, dpi=110)
 

@@ -116,6 +116,57 @@ def test_what_several_gpus_do_is_a_share_of_as_many_times_one(monkeypatch):
     assert "scale.stage2.one_gpu" not in figures
 
 
+def test_a_run_that_fails_loses_its_own_row_alone(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import scale
+
+    def measure(stage, devices, args, file):
+        if (stage, devices) == (2, 2):
+            raise subprocess.TimeoutExpired("step.py", args.limit)
+        return 10.0 * devices, 100.0
+
+    monkeypatch.setattr(scale, "measure", measure)
+    file = tmp_path / "figures.json"
+    monkeypatch.setattr(sys, "argv", ["scale.py", "--stages", "2", "3", "--figures", str(file)])
+    with pytest.raises(SystemExit, match="True"):
+        scale.main()
+    said, held = capsys.readouterr().out, json.loads(file.read_text())
+    assert "stage 2, 2: failed" in said and "20.00 batches a second, 100.0% of 2" in said
+    assert "scale.stage2.one_gpu.batches" in held and held["scale.stage3.two_gpus"]["value"] == 1
+
+
+def test_a_size_without_memory_is_a_row_and_those_beside_it_are_measured(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import growth
+
+    asked = []
+
+    def apart(function, own, args):
+        asked.append(own)
+        if "data.single_view.num_frames=16" in own:
+            return "out of memory"
+        return growth.Measured(100.0 * len(asked), 1.0, 7 * len(asked))
+
+    monkeypatch.setattr(growth, "apart", apart)
+    monkeypatch.setattr(sys, "argv", ["growth.py", "--stage", "2", "--toy"])
+    monkeypatch.setattr(growth, "record", None)
+    monkeypatch.setattr(growth, "FIGURES", None)
+    growth.main()
+    rows = dict(re.findall(r"^ +(\d+) +(\S.*)$", capsys.readouterr().out, re.MULTILINE))
+    assert rows["16"].startswith(("out", "256")) and rows["32"].startswith(("32", "1024"))
+    # 4 frames, and pixels and lattices; what the config has is all axes' and asked for once
+    assert len(asked) == 4 + 3 + 2
+
+
+def test_steps_that_fit_a_time_count_those_that_make_their_target(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from equal_time import Cost
+
+    # 8 clips, a target serves 4 of a clip's 10 visits: made in rounds 0, 4 and 8
+    assert Cost(paint=5.0, fit=1.0).of(80, 8, 4) == 80 + 4 * 24
+    assert Cost(paint=5.0, fit=1.0).of(30, 16, 1) == 5 * 30
+
+
 def test_growth_is_a_power_of_work_and_is_read_again_as_it_was_written(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
     from growth import Point, exponents, figures_of, read
