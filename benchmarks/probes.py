@@ -91,8 +91,7 @@ class Probes:
         step = {
             label: sum(milliseconds(*span) for span in spans) for label, spans in self.spans.items()
         }
-        encoders = sum(ms for label, ms in step.items() if label.endswith("VAE backward"))
-        step["render backward, losses"] = step.pop("backward") - encoders
+        step["render backward, losses"] = step.pop("backward")
         named = sum(ms for label, ms in step.items() if label != "step" and label[0] != " ")
         step["rest"] = step["step"] - named
         self.steps.append(step)

@@ -17,6 +17,9 @@ from .frozen_wan_vae import moments
 from .latents import random_order
 from .speed import RecordedEncoder
 
+PIXELS = 2**20  # of images that go through a VAE beside each other, where there are more
+LARGEST = 8  # log2 of the largest gradient of latents that goes into one; float16 ends at 2^16
+
 
 class Codec(Protocol):
     """What all ways to latents have; an image VAE takes single pictures as well."""
@@ -58,9 +61,30 @@ def check_frames(n_frames: int, factor: int) -> None:
         )
 
 
+def at_once(images: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "_ C H W"], ...]:
+    """As many as fill a GPU, and its memory no more than that."""
+    return images.split(max(1, PIXELS // images.shape[-2:].numel()))
+
+
 def halvings(vae: Any) -> int:
     """Pixels a latent: the VAE halves an image once after each block but the last."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
+
+
+def keep_in_range(pixels: Float[Tensor, " N *s"], latents: Float[Tensor, " M *S"]) -> None:
+    """Brings the gradient on its way from these latents to the pixels that they were made of into
+    the middle of float16's range, by a power of two, which rounds nothing, and takes that out of
+    the pixels': how large it is beside others depends on weights that nobody has applied yet."""
+    factors: list[Tensor] = []
+
+    def into(grad: Tensor) -> Tensor:
+        exponent = torch.frexp(grad.abs().amax().float())[1]  # the largest is below 2^exponent
+        factors[:] = [torch.exp2(LARGEST - exponent.clamp(-100, 100).float()).to(grad)]
+        return grad * factors[0]
+
+    if latents.requires_grad:
+        latents.register_hook(into)
+        pixels.register_hook(lambda grad: grad / factors[0])
 
 
 class ImageCodec:
@@ -91,20 +115,23 @@ class ImageCodec:
         """A sample of the posterior (or its `mode`), times the scaling factor."""
         vae = self.vae
         with torch.autocast(images.device.type, enabled=False):
-            images = (2 * images - 1).to(next(vae.parameters()).dtype)  # vae.dtype asks all of them
+            pixels = 2 * images - 1
+            seen = pixels.to(next(vae.parameters()).dtype)  # vae.dtype asks all of them
 
             def moments(part: Tensor) -> Tensor:
                 return vae.encode(part).latent_dist.parameters
 
-            *again, last = images.split(self.chunk or max(len(images), 1))
+            *again, last = seen.split(self.chunk or max(len(seen), 1))
             # nothing is random
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             parts = [checkpoint(moments, part, **options) for part in again]
-            posterior = vae.encode(last).latent_dist
+            *kept, posterior = [vae.encode(part).latent_dist for part in at_once(last)]
+            parts += [part.parameters for part in kept]
             if parts:
                 posterior = type(posterior)(torch.cat([*parts, posterior.parameters]))
             latents = (posterior.mode() if mode else posterior.sample()).float()
             latents = latents.contiguous()  # noise is drawn in memory's order: let it be known
+            keep_in_range(pixels, latents)
         return latents * vae.config.scaling_factor if scaled else latents
 
     @torch.no_grad()

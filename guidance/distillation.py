@@ -29,6 +29,7 @@ from ..pretrained import models
 from ..pretrained.lora import add_lora
 from ..pretrained.models import weights_dtype
 from . import sds
+from .at_once import differentiated
 from .codecs import Codec, ImageCodec
 from .conditions import Condition, both, noised_part, shown, with_clean_part
 from .denoising import denoise
@@ -254,8 +255,9 @@ class ScoreDistillation(BaseObject):
     def distill(
         self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition
     ) -> dict[str, Tensor]:
-        """Score distillation's loss."""
-        z = self.to_latents(pictures)
+        """Score distillation's loss, which has taken its gradient already (at_once.py)."""
+        seen = pictures.detach().requires_grad_(pictures.requires_grad)
+        z = self.to_latents(seen)
         with torch.no_grad():
             t = self.noise.draw(len(z), self.low, self.high, device=z.device)
             alpha, sigma = self.noise.scales(t)
@@ -267,7 +269,8 @@ class ScoreDistillation(BaseObject):
             if self.grad_clip_val is not None:
                 grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
         # lost: share of the gradient that wasn't finite
-        return {"loss_sds": sds.sds_loss(z, grad), "grad_norm": grad.norm(), "lost": lost}
+        loss = differentiated(sds.sds_loss(z, grad), seen, pictures)
+        return {"loss_sds": loss, "grad_norm": grad.norm(), "lost": lost}
 
     def fit(
         self,

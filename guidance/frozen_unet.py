@@ -32,6 +32,7 @@ from .frozen_layers import (
 from .frozen_upsampling import doubles, prepare_doubling
 
 READERS = ("Attention", "DualTransformer2DModel")  # of a text, among diffusers' layers
+TOKENS = 2**15  # of all images
 FORMATS = {nn.Conv2d: torch.channels_last, nn.Conv3d: torch.channels_last_3d}
 
 
@@ -164,7 +165,15 @@ def transformer_block(
     x, normed = layer_norm(block.norm2, x, block.attn1(normed))
     attended = block.attn2(normed, encoder_hidden_states=encoder_hidden_states)
     x, normed = layer_norm(block.norm3, x, attended)
-    return x + block.ff(normed)
+    return x + in_parts(block.ff, normed)
+
+
+def in_parts(layers: nn.Module, tokens: Float[Tensor, "N T C"]) -> Float[Tensor, "N T D"]:
+    """Two layers with many channels between, which are there for as many tokens at once as fill a
+    GPU; a gradient would want all of them."""
+    if tokens.requires_grad or tokens.shape[:2].numel() <= TOKENS:
+        return layers(tokens)
+    return torch.cat([layers(part) for part in tokens.split(max(1, TOKENS // tokens.shape[1]))])
 
 
 # ------------------------------------------------------------------ layers

@@ -20,7 +20,8 @@ from . import channels_cuda
 from .frozen_layers import Block, give_turned, is_plain, norm, resnet
 
 DECODER = ("decoder", "post_quant_conv")  # of a VAE, where it has them
-ATTENTION_SCORES = 2**28  # entries that attention holds at once; one image of 1024 x 1024 has that
+# entries that attention holds at once, a quarter of those of an image of 1024 x 1024
+ATTENTION_SCORES = 2**26
 
 
 class MatrixAttention(torch.autograd.Function):
@@ -35,13 +36,13 @@ class MatrixAttention(torch.autograd.Function):
         ctx.save_for_backward(q, k, v)
         ctx.scale = scale
         parts = zip(*(x.split(images_at_once(q)) for x in (q, k, v)), strict=True)
-        return torch.cat([probabilities(q, k, scale) @ v for q, k, v in parts])
+        return torch.cat([in_rows(q, k, v, scale) for q, k, v in parts])
 
     @staticmethod
     def backward(ctx, *grads):
         tensors = (*ctx.saved_tensors, *grads)
         split = zip(*(x.split(images_at_once(tensors[0])) for x in tensors), strict=True)
-        of_parts = [attention_gradient(q, k, v, grad, ctx.scale) for q, k, v, grad in split]
+        of_parts = [gradient_in_rows(q, k, v, grad, ctx.scale) for q, k, v, grad in split]
         return *(torch.cat(parts) for parts in zip(*of_parts, strict=True)), None
 
 
@@ -49,21 +50,53 @@ def images_at_once(q: Float[Tensor, "N T D"]) -> int:
     return max(1, ATTENTION_SCORES // q.shape[1] ** 2)
 
 
-def probabilities(
-    q: Float[Tensor, "N T D"], k: Float[Tensor, "N T D"], scale: float
-) -> Float[Tensor, "N T T"]:
-    # the scale belongs to the product, which is rounded after it: float16 doesn't overflow
-    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
-    return scores.softmax(dim=-1)
+def rows_at_once(q: Float[Tensor, "N T D"]) -> int:
+    """Of each of the images at once; all, but for one large image."""
+    return max(1, ATTENTION_SCORES // (len(q) * q.shape[1]))
 
 
-def attention_gradient(
+def in_rows(
+    q: Float[Tensor, "N T D"],
+    k: Float[Tensor, "N T D"],
+    v: Float[Tensor, "N T D"],
+    scale: float,
+) -> Float[Tensor, "N T D"]:
+    parts = q.split(rows_at_once(q), dim=1)
+    return torch.cat([probabilities(rows, k, scale) @ v for rows in parts], dim=1)
+
+
+def gradient_in_rows(
     q: Float[Tensor, "N T D"],
     k: Float[Tensor, "N T D"],
     v: Float[Tensor, "N T D"],
     grad: Float[Tensor, "N T D"],
     scale: float,
 ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N T D"], Float[Tensor, "N T D"]]:
+    """Gradients of q, k and v; each row of q has its share in all of k's and v's."""
+    parts = zip(*(x.split(rows_at_once(q), dim=1) for x in (q, grad)), strict=True)
+    of_q, of_k, of_v = zip(
+        *(attention_gradient(rows, k, v, slopes, scale) for rows, slopes in parts), strict=True
+    )
+    if len(of_q) == 1:
+        return of_q[0], of_k[0], of_v[0]
+    return torch.cat(of_q, dim=1), torch.stack(of_k).sum(0), torch.stack(of_v).sum(0)
+
+
+def probabilities(
+    q: Float[Tensor, "N R D"], k: Float[Tensor, "N T D"], scale: float
+) -> Float[Tensor, "N R T"]:
+    # the scale belongs to the product, which is rounded after it: float16 doesn't overflow
+    scores = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
+    return scores.softmax(dim=-1)
+
+
+def attention_gradient(
+    q: Float[Tensor, "N R D"],
+    k: Float[Tensor, "N T D"],
+    v: Float[Tensor, "N T D"],
+    grad: Float[Tensor, "N R D"],
+    scale: float,
+) -> tuple[Float[Tensor, "N R D"], Float[Tensor, "N T D"], Float[Tensor, "N T D"]]:
     """Gradients of q, k and v."""
     largest = grad.abs().amax().clamp(min=torch.finfo(grad.dtype).tiny)
     grad = grad / largest

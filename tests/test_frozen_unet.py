@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from animate124.guidance import channels_cuda
 from animate124.guidance.frozen_layers import forked_norm, layer_norm
-from animate124.guidance.frozen_unet import channels_innermost, differentiable
+from animate124.guidance.frozen_unet import channels_innermost, differentiable, in_parts
 from animate124.guidance.frozen_upsampling import doubles, prepare_doubling
 from animate124.toyworld import random_priors
 from diffusers import ControlNetModel, UNet2DConditionModel, UNet3DConditionModel
@@ -61,6 +61,17 @@ def test_a_unet_with_its_channels_innermost_predicts_the_same(name, changes):
     for result, one in zip(results, expected, strict=True):
         torch.testing.assert_close(result, one)
         assert one.abs().max() > 0.1
+
+
+def test_many_tokens_go_through_two_layers_in_parts(monkeypatch):
+    """Where nobody wants a gradient."""
+    layers, seen = nn.Linear(3, 5).requires_grad_(False), []
+    layers.register_forward_pre_hook(lambda _, args: seen.append(len(args[0])))
+    monkeypatch.setattr("animate124.guidance.frozen_unet.TOKENS", 8)
+    tokens = torch.randn(5, 4, 3)
+    torch.testing.assert_close(in_parts(layers, tokens), layers(tokens))
+    assert in_parts(layers, tokens.requires_grad_()).requires_grad
+    assert seen == [2, 2, 1, 5, 5]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

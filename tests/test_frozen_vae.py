@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from animate124.guidance import channels_cuda
+from animate124.guidance import channels_cuda, codecs
 from animate124.guidance.codecs import ImageCodec
 from animate124.guidance.frozen_vae import MatrixAttention, PaddedBehind, slim
 from animate124.toyworld.random_priors import VAE, draw_weights
@@ -94,7 +94,34 @@ def test_encoding_in_chunks_is_encoding_at_once(chunk):
     torch.testing.assert_close(ImageCodec(vae, chunk).encode(images), sample)
 
 
-@pytest.mark.parametrize("scores_at_once", [1, 2**28])
+def test_large_images_are_encoded_one_after_the_other(monkeypatch):
+    """And all keep their graph."""
+    vae, images = slim(random_vae()), torch.rand(3, 3, 40, 64, dtype=torch.float64)
+    latents, gradient, held = encode(vae, images)
+    given, whole = [], vae.encode
+    monkeypatch.setattr(vae, "encode", lambda x: (given.append(len(x)), whole(x))[1])
+    monkeypatch.setattr(codecs, "PIXELS", 2 * 40 * 64)
+    in_parts = encode(vae, images)
+    assert given == [2, 1]
+    torch.testing.assert_close(in_parts[0], latents)
+    torch.testing.assert_close(in_parts[1], gradient)
+    assert in_parts[2] > 0.9 * held
+
+
+@pytest.mark.parametrize("size", [1e-12, 1.0, 1e12])
+def test_gradients_of_any_size_come_through_a_half_precision_vae(size):
+    exact, images = random_vae(torch.float32), torch.rand(1, 3, 16, 16)
+    half = slim(copy.deepcopy(exact).half())
+    slopes = size * torch.randn(1, 4, 2, 2)
+    gradients = []
+    for vae in (exact, half):
+        pixels = images.clone().requires_grad_()
+        latents = ImageCodec(vae).encode(pixels, mode=True)
+        gradients += torch.autograd.grad(latents, pixels, slopes)
+    assert (gradients[1] - gradients[0]).norm() < 2e-2 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("scores_at_once", [1, 12, 2**28])
 def test_matrix_attention_is_attention(scores_at_once, monkeypatch):
     monkeypatch.setattr("animate124.guidance.frozen_vae.ATTENTION_SCORES", scores_at_once)
     q, k, v = (torch.randn(2, 5, 3, dtype=torch.float64, requires_grad=True) for _ in range(3))
@@ -103,8 +130,12 @@ def test_matrix_attention_is_attention(scores_at_once, monkeypatch):
     torch.testing.assert_close(MatrixAttention.apply(q, k, v, 0.3), expected)
 
 
+@pytest.mark.parametrize("scores_at_once", [2**13, 2**28])
 @pytest.mark.parametrize("size", [1.0, 1e-4, 1e4])
-def test_half_precision_attention_keeps_small_and_large_gradients(size):
+def test_half_precision_attention_keeps_small_and_large_gradients(
+    size, scores_at_once, monkeypatch
+):
+    monkeypatch.setattr("animate124.guidance.frozen_vae.ATTENTION_SCORES", scores_at_once)
     q, k, v = (torch.randn(1, 256, 32).half() for _ in range(3))
     grad = (torch.randn(1, 256, 32) * size).half()
     gradients = []
