@@ -7,8 +7,11 @@ in the ray's colour is T_i alpha_i. `ray_indices` is sorted; within a ray sample
 camera. A ray without samples is empty: all of its sums are 0.
 """
 
+from typing import NamedTuple
+
 import torch
-from jaxtyping import Bool, Float, Int
+import torch.nn.functional as F
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 # exp(-100) is below float32's smallest number, so more optical thickness than this changes nothing
@@ -79,15 +82,21 @@ def render_weights(
     return transmittance * alpha
 
 
-def visible(
-    alpha: Float[Tensor, " N"],
-    transmittance: Float[Tensor, " N"],
-    *,
-    min_alpha: Float[Tensor, ""] | float,
+def look(
+    density: Float[Tensor, " N"],
+    t_starts: Float[Tensor, " N"],
+    t_ends: Float[Tensor, " N"],
+    ray_indices: Int[Tensor, " N"],
+    n_rays: int,
+    min_alpha: Float[Tensor, ""],
     min_transmittance: float,
-) -> Bool[Tensor, " N"]:
-    """Samples that are opaque enough and not hidden behind others on their ray."""
-    return (alpha >= min_alpha) & (transmittance >= min_transmittance)
+    min_lit_transmittance: float,
+) -> UInt8[Tensor, " N"]:
+    """2 for samples that are opaque enough and not hidden behind others on their ray; 1 for those
+    of them that less light reaches than makes them lit; 0 for the others."""
+    alpha, transmittance = alpha_and_transmittance(density, t_starts, t_ends, ray_indices, n_rays)
+    counts = (alpha >= min_alpha) & (transmittance >= min_transmittance)
+    return counts * (1 + (transmittance >= min_lit_transmittance).byte())
 
 
 class _SumOfRays(torch.autograd.Function):
@@ -135,3 +144,42 @@ def depth_variance(
     mean = accumulate(share, t[:, None], ray_indices, n_rays)
     deviation = t[:, None] - mean.index_select(0, ray_indices)
     return accumulate(share, deviation**2, ray_indices, n_rays) * (opacity > 0.5)
+
+
+class Composite(NamedTuple):
+    """What samples weigh, and what they come to on each ray."""
+
+    weights: Float[Tensor, " N"]
+    comp_rgb: Float[Tensor, "R C"]  # over the background
+    comp_rgb_fg: Float[Tensor, "R C"]  # without it
+    opacity: Float[Tensor, "R 1"]
+    depth: Float[Tensor, "R 1"]  # weighted sum of distances
+    z_variance: Float[Tensor, "R 1"]  # of distances, see `depth_variance`
+    comp_normal: Float[Tensor, "R 3"] | None = None  # mean normal in [0, 1], times opacity
+
+
+def composite(
+    density: Float[Tensor, " N"],
+    rgb: Float[Tensor, "N C"],
+    normal: Float[Tensor, "N 3"] | None,
+    background: Float[Tensor, "R C"],
+    t_starts: Float[Tensor, " N"],
+    t_ends: Float[Tensor, " N"],
+    ray_indices: Int[Tensor, " N"],
+) -> Composite:
+    """The definition; compositing_cuda.py has a faster twin."""
+    n_rays = len(background)
+    weights = render_weights(density, t_starts, t_ends, ray_indices, n_rays)
+    t = (0.5 * (t_starts + t_ends))[:, None]
+    values = [rgb, t, torch.ones_like(t), *([] if normal is None else [normal])]
+    sums = accumulate(weights, torch.cat(values, dim=-1), ray_indices, n_rays)
+    foreground, depth, opacity, *normals = sums.split([v.shape[1] for v in values], dim=-1)
+    return Composite(
+        weights,
+        foreground + (1 - opacity) * background,
+        foreground,
+        opacity,
+        depth,
+        depth_variance(weights, t[:, 0], opacity, ray_indices),
+        *((F.normalize(direction, dim=-1) + 1) / 2 * opacity for direction in normals),
+    )

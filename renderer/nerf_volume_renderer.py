@@ -19,7 +19,6 @@ from typing import Any, ClassVar, cast
 
 import threestudio
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from omegaconf import OmegaConf
 from threestudio.models.background.base import BaseBackground
@@ -31,14 +30,8 @@ from torch import Tensor
 
 from ..bounds import Bounded, bounded, in_order
 from ..geometry.times import is_static, random_moments
+from . import compositing, compositing_cuda
 from .ahead import ahead_of_queue, handed_over
-from .compositing import (
-    accumulate,
-    alpha_and_transmittance,
-    depth_variance,
-    render_weights,
-    visible,
-)
 from .occupancy_grid import UPDATE_EVERY, OccupancyGrid
 from .ray_marching import march
 from .recomputation import joined_parts
@@ -225,15 +218,17 @@ class NeRFVolumeRenderer(VolumeRenderer):
 
     def visible_samples(self, samples: Samples) -> Samples:
         """Those that are opaque enough and not hidden behind others on their ray."""
-        density = self.evaluate(self.forward_density, samples, samples.points)
-        alpha, transmittance = alpha_and_transmittance(
-            density[:, 0], samples.t_starts, samples.t_ends, samples.ray_indices, len(samples.rays)
+        density = self.evaluate(self.forward_density, samples, samples.points)[:, 0]
+        ray_indices, t_starts, t_ends = samples.packed
+        fast = compositing_cuda.fits(density)
+        look = compositing_cuda.look_cuda if fast else compositing.look
+        seen = look(
+            *(density, t_starts, t_ends, ray_indices, len(samples.rays)),
+            *(self.estimator.alpha_threshold(), MIN_TRANSMITTANCE, MIN_SHADED_TRANSMITTANCE),
         )
-        least = self.estimator.alpha_threshold()
-        kept = visible(alpha, transmittance, min_alpha=least, min_transmittance=MIN_TRANSMITTANCE)
-        kept = kept.nonzero()[:, 0]
+        kept = seen.nonzero()[:, 0]
         samples = samples.select(kept)
-        samples.shaded = transmittance.index_select(0, kept) >= MIN_SHADED_TRANSMITTANCE
+        samples.shaded = seen.index_select(0, kept) > 1
         return samples
 
     def evaluate(
@@ -321,26 +316,16 @@ class NeRFVolumeRenderer(VolumeRenderer):
     ) -> tuple[Float[Tensor, " N"], dict[str, Float[Tensor, "R ..."]]]:
         """Weights of the samples, and what they sum to on each ray."""
         ray_indices, t_starts, t_ends = samples.packed
-        n_rays = len(samples.rays)
         density = geo_out["density"][:, 0]
-        weights = render_weights(density, t_starts, t_ends, ray_indices, n_rays)
-        values = {"rgb": rgb, "depth": samples.t, "opacity": torch.ones_like(samples.t)}
-        if "normal" in geo_out and (self.cfg.return_comp_normal or not self.training):
-            values["normal"] = geo_out["normal"]
-        widths = [value.shape[1] for value in values.values()]
-        sums = accumulate(weights, torch.cat([*values.values()], dim=-1), ray_indices, n_rays)
-        of = dict(zip(values, sums.split(widths, dim=-1), strict=True))
-        opacity = of["opacity"]
-        rendered = {
-            "comp_rgb": of["rgb"] + (1 - opacity) * background,
-            "comp_rgb_fg": of["rgb"],
-            "opacity": opacity,
-            "depth": of["depth"],
-            "z_variance": depth_variance(weights, samples.t[:, 0], opacity, ray_indices),
-        }
-        if "normal" in of:
-            rendered["comp_normal"] = (F.normalize(of["normal"], dim=-1) + 1) / 2 * opacity
-        return weights, rendered
+        shows_normal = self.cfg.return_comp_normal or not self.training
+        normal = geo_out.get("normal") if shows_normal else None
+        fast = compositing_cuda.fits(density, rgb, normal, background)
+        composite = compositing_cuda.composite_cuda if fast else compositing.composite
+        weights, *rendered = composite(
+            density, rgb, normal, background, t_starts, t_ends, ray_indices
+        )
+        named = zip(compositing.Composite._fields[1:], rendered, strict=True)
+        return weights, {name: value for name, value in named if value is not None}
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Before a training step: every so often, look again where the scene has density."""

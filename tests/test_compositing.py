@@ -4,14 +4,15 @@ import math
 
 import pytest
 import torch
+from animate124.renderer import compositing_cuda
 from animate124.renderer.compositing import (
     accumulate,
-    alpha_and_transmittance,
+    composite,
     depth_variance,
+    look,
     ray_offsets,
     render_weights,
     sum_before,
-    visible,
 )
 
 F64 = torch.float64
@@ -112,13 +113,12 @@ def test_sum_before_counts_within_the_ray_only():
     assert ray_offsets(ray_indices, 7).tolist() == [0, 3, 3, 5, 5, 5, 6, 6]
 
 
-def test_visible_drops_the_transparent_and_the_hidden():
-    t_starts = torch.tensor([0.0, 1.0, 2.0, 3.0, 0.0])
-    density = torch.tensor([1e-3, 20.0, 5.0, 1.0, 5.0])
-    ray_indices = torch.tensor([0, 0, 0, 0, 1])
-    both = alpha_and_transmittance(density, t_starts, t_starts + 1, ray_indices, 2)
-    kept = visible(*both, min_alpha=0.01, min_transmittance=1e-4)
-    assert kept.tolist() == [False, True, False, False, True]
+def test_looking_drops_the_transparent_and_the_hidden_and_says_what_is_dark():
+    t_starts = torch.tensor([0.0, 1.0, 2.0, 3.0, 4.0, 0.0])
+    density = torch.tensor([1e-3, 5.0, 2.0, 20.0, 1.0, 5.0])  # light: 1, 1, .007, .0009, 1e-12, 1
+    ray_indices = torch.tensor([0, 0, 0, 0, 0, 1])
+    seen = look(density, t_starts, t_starts + 1, ray_indices, 2, torch.tensor(0.01), 1e-4, 5e-3)
+    assert seen.tolist() == [0, 2, 2, 1, 0, 2]
 
 
 def test_depth_variance_of_two_equal_surfaces():
@@ -140,4 +140,101 @@ def test_nothing_at_all_gives_empty_rays():
     image = accumulate(weights, torch.zeros(0, 3), ray_indices, 4)
     assert image.shape == (4, 3) and (image == 0).all()
     image.sum().backward()
+    assert none.grad.shape == (0,)
+
+
+def random_scene(counts, dtype, channels=3, device="cpu"):
+    """What `composite` takes; some samples are opaque, some rays empty, none at opacity 0.5."""
+    density, *rest = random_samples(counts, F64, density=8.0)
+    density[::7] = 2e4  # more than OPAQUE
+    rgb, normal = (
+        torch.rand(len(density), channels, dtype=F64),
+        torch.randn(len(density), 3).double(),
+    )
+    background = torch.rand(len(counts), channels, dtype=F64)
+    floats = density, rgb, normal, background, *rest[:2]
+    return [*(x.to(device, dtype) for x in floats), rest[2].to(device)]
+
+
+def composite_and_gradients(function, scene, slopes, wanted=(0, 1, 2, 3)):
+    scene = list(scene)
+    for i in wanted:
+        scene[i] = None if scene[i] is None else scene[i].clone().requires_grad_()
+    out = [x for x in function(*scene) if x is not None]
+    used = [(x, slope.to(x)) for x, slope in zip(out, slopes, strict=False) if slope is not None]
+    loss = sum((x * slope).sum() for x, slope in used)
+    inputs = [scene[i] for i in wanted if scene[i] is not None]
+    gradients = torch.autograd.grad(loss, inputs, allow_unused=True)
+    zeros = (
+        g if g is not None else torch.zeros_like(x) for g, x in zip(gradients, inputs, strict=True)
+    )
+    return [x.detach() for x in out], list(zeros)
+
+
+def test_a_composite_is_its_parts():
+    density, rgb, normal, background, t_starts, t_ends, ray_indices = random_scene(COUNTS[0], F64)
+    out = composite(density, rgb, normal, background, t_starts, t_ends, ray_indices)
+    weights = loop(density, t_starts, t_ends, ray_indices)
+    for r in range(len(background)):
+        own = ray_indices == r
+        w, t = weights[own], (t_starts + t_ends)[own] / 2
+        colour, opacity = w @ rgb[own], w.sum()
+        torch.testing.assert_close(out.comp_rgb[r], colour + (1 - opacity) * background[r])
+        torch.testing.assert_close(out.comp_rgb_fg[r], colour)
+        torch.testing.assert_close(out.opacity[r, 0], opacity)
+        torch.testing.assert_close(out.depth[r, 0], w @ t)
+        direction = w @ normal[own]
+        unit = direction / direction.norm().clamp(min=1e-12)
+        torch.testing.assert_close(out.comp_normal[r], (unit + 1) / 2 * opacity)
+    assert composite(density, rgb, None, background, t_starts, t_ends, ray_indices)[6] is None
+
+
+MANY = [0, 1, 31, 32, 33, 64, 100, 0, 0, 257, 5]  # samples of rays, around the lanes of a warp
+ONLY = [*range(7), None]  # outputs that have a gradient; None: all
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("normals", [True, False])
+@pytest.mark.parametrize("only", ONLY)
+def test_the_kernels_composite_as_the_definition_does(only, normals, channels):
+    torch.manual_seed(0)
+    exact = random_scene(MANY * 20, F64, channels, "cuda")
+    if not normals:
+        exact[2] = None
+    slopes = [torch.randn(x.shape) for x in composite(*exact) if x is not None]
+    if only is not None:
+        slopes = [x if i == only else None for i, x in enumerate(slopes)]
+    if all(x is None for x in slopes):
+        pytest.skip("there is no normal")
+    single = [x.float() if x is not None and x.is_floating_point() else x for x in exact]
+    assert compositing_cuda.fits(*single[:4])
+    wanted = composite_and_gradients(composite, exact, slopes)
+    found = composite_and_gradients(compositing_cuda.composite_cuda, single, slopes)
+    twin = composite_and_gradients(composite, single, slopes)
+    for values, others, same in zip(found, wanted, twin, strict=True):
+        for x, y, z in zip(values, others, same, strict=True):
+            scale = float(y.abs().max())
+            allowed = 3 * float((z - y).abs().max()) + 1e-5 * scale
+            assert float((x - y).abs().max()) <= allowed, (x - y, scale)
+
+
+@pytest.mark.gpu
+def test_the_kernel_sees_what_the_definition_sees():
+    torch.manual_seed(0)
+    density, _, _, background, *samples = random_scene(MANY * 100, torch.float32, 3, "cuda")
+    arguments = density, *samples, len(background), torch.tensor(0.05).cuda(), 1e-2, 0.2
+    found, wanted = compositing_cuda.look_cuda(*arguments), look(*arguments)
+    assert found.dtype == wanted.dtype and set(wanted.tolist()) == {0, 1, 2}
+    assert int((found != wanted).sum()) <= 2  # those at a threshold
+
+
+@pytest.mark.gpu
+def test_the_kernels_take_rays_without_any_sample():
+    none = torch.zeros(0, device="cuda", requires_grad=True)
+    background = torch.rand(4, 3, device="cuda")
+    scene = none, none[:, None].expand(0, 3), None, background, none.detach(), none.detach()
+    out = compositing_cuda.composite_cuda(*scene, none.detach().long())
+    torch.testing.assert_close(out.comp_rgb, background)
+    out.comp_rgb.sum().backward()
     assert none.grad.shape == (0,)

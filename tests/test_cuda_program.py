@@ -9,7 +9,7 @@ from animate124.geometry import hash_grid_cuda, mlp_cuda
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.guidance import channels_cuda, rms_norm_cuda
 from animate124.kernels.cuda_program import Arguments, compile_source
-from animate124.renderer import ray_marching_cuda
+from animate124.renderer import compositing_cuda, ray_marching_cuda
 
 SPACE, TIME = GridSpec(3), GridSpec(4)
 PROGRAMS = {  # module, its program's arguments
@@ -24,6 +24,8 @@ PROGRAMS = {  # module, its program's arguments
     "RMS norm": (rms_norm_cuda, "program", (96, torch.bfloat16)),
     "RMS norm of many channels": (rms_norm_cuda, "program", (1024, torch.float32)),
     "RMS norm of an odd number": (rms_norm_cuda, "program", (1023, torch.float16)),
+    "compositing": (compositing_cuda, "program", (3, True)),
+    "compositing without normals": (compositing_cuda, "program", (8, False)),
     "ray march": (ray_marching_cuda, "program", ()),
 }
 
