@@ -5,8 +5,8 @@ A batch brings up to three views, each a dict of cameras (data/image_video_datam
 video clips). The step renders each view that some loss of non-zero weight reads, and sums
 weight * loss over
 
-* the reference losses, on "reference";
 * the guidances, each on the view of its term;
+* the reference losses, on "reference";
 * the regularisers, on every rendered view: a view's pictures are smoothed as much beside other
   views as alone;
 * the rigidity of a deformation, of the scene itself.
@@ -215,11 +215,7 @@ class Animate124(BaseLift3DSystem):
         renders = self.render(views, weights)
         parts: dict[str, list[Tensor]] = defaultdict(list)  # weight -> its losses, a view each
 
-        if terms.REFERENCE in renders:
-            for key, loss in terms.REFERENCE_TERMS.items():
-                if key in weights:
-                    parts[key].append(loss(renders[terms.REFERENCE], views[terms.REFERENCE]))
-
+        # first of all: a GPU has most to do for them, and meanwhile the rest is launched
         for term in terms.GUIDANCE_TERMS:
             if term.view in renders and term.weight in weights:
                 rgb = renders[term.view]["comp_rgb"]
@@ -228,6 +224,11 @@ class Animate124(BaseLift3DSystem):
                     camera["num_frames"] = batch["num_frames"]
                 with self.lanes.lane(term.guidance):
                     parts[term.weight].append(self.distill(term, rgb, camera))
+
+        if terms.REFERENCE in renders:
+            for key, loss in terms.REFERENCE_TERMS.items():
+                if key in weights:
+                    parts[key].append(loss(renders[terms.REFERENCE], views[terms.REFERENCE]))
 
         for key in terms.REGULARISERS:
             if key in weights:
