@@ -137,6 +137,8 @@ class Watch(pl.Callback):
             if prior is not None:
                 self.probes.encoder(prior, label)
                 self.probes.around(prior, "guided_noise", f"{label} UNet")
+                if prior.recorded_score is not None:  # VAE, UNet and gradient as one
+                    self.probes.around(prior, "recorded_score", f"{label} recorded")
 
     def on_before_backward(self, trainer, system, loss) -> None:
         self.backward = mark()

@@ -109,10 +109,25 @@ class ImageCodec:
             encoder = self.vae.encoder
             encoder.forward = RecordedEncoder(encoder.forward, name)
 
+    def noise(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
+        """The unit noise that a sample of their posterior takes, as diffusers draws it."""
+        n, _, *size = images.shape
+        shape = (n, self.channels, *(side // self.pixel_factor for side in size))
+        dtype = next(self.vae.parameters()).dtype
+        return torch.randn(shape, dtype=dtype, device=images.device)
+
     def encode(
-        self, images: Float[Tensor, "N 3 H W"], *, mode: bool = False, scaled: bool = True
+        self,
+        images: Float[Tensor, "N 3 H W"],
+        *,
+        mode: bool = False,
+        scaled: bool = True,
+        noise: Float[Tensor, "N C h w"] | None = None,
     ) -> Float[Tensor, "N C h w"]:
-        """A sample of the posterior (or its `mode`), times the scaling factor."""
+        """A sample of the posterior (or its `mode`), times the scaling factor.
+
+        noise: that `noise` has drawn; None draws it here.
+        """
         vae = self.vae
         with torch.autocast(images.device.type, enabled=False):
             pixels = 2 * images - 1
@@ -129,8 +144,12 @@ class ImageCodec:
             parts += [part.parameters for part in kept]
             if parts:
                 posterior = type(posterior)(torch.cat([*parts, posterior.parameters]))
-            latents = (posterior.mode() if mode else posterior.sample()).float()
-            latents = latents.contiguous()  # noise is drawn in memory's order: let it be known
+            if noise is not None:
+                latents = posterior.mean + posterior.std * noise
+            else:
+                latents = posterior.mode() if mode else posterior.sample()
+            # further noise is drawn in memory's order: let it be known
+            latents = latents.float().contiguous()
             keep_in_range(pixels, latents)
         return latents * vae.config.scaling_factor if scaled else latents
 

@@ -29,14 +29,14 @@ from ..pretrained import models
 from ..pretrained.lora import add_lora
 from ..pretrained.models import weights_dtype
 from . import sds
-from .at_once import differentiated
+from .at_once import KnownGradient, differentiated
 from .codecs import Codec, ImageCodec
 from .conditions import Condition, both, noised_part, shown, with_clean_part
 from .denoising import denoise
 from .frozen_vae import slim
 from .latents import channels_first
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
-from .speed import Recorded, check_compile, prepare_network
+from .speed import Recorded, are_few, check_compile, prepare_network
 from .targets import KeptTargets
 
 
@@ -109,7 +109,8 @@ class ScoreDistillation(BaseObject):
             )
         self.noise = self.load_noise(model)
         self.kept_targets = KeptTargets(self.cfg.target_uses)
-        self.recorded: Recorded | None = None
+        self.recorded: Recorded[Tensor] | None = None
+        self.recorded_score: Recorded[tuple[Tensor, ...]] | None = None
         self.update_step(0, 0)
 
     @property
@@ -172,6 +173,8 @@ class ScoreDistillation(BaseObject):
             self.recorded = Recorded(self.predict_from, name, pool)
             if isinstance(self.codec, ImageCodec):
                 self.codec.record(f"{name}'s VAE")
+                if self.codec.chunk == 0:  # checkpoints can't be recorded
+                    self.recorded_score = Recorded(self.score_of, f"{name}'s step", pool)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""
@@ -256,21 +259,57 @@ class ScoreDistillation(BaseObject):
         self, pictures: Float[Tensor, "B *F 3 H W"], condition: Condition
     ) -> dict[str, Tensor]:
         """Score distillation's loss, which has taken its gradient already (at_once.py)."""
-        seen = pictures.detach().requires_grad_(pictures.requires_grad)
-        z = self.to_latents(seen)
-        with torch.no_grad():
+        clip = {}
+        if self.grad_clip_val is not None:
+            clip["grad_clip"] = torch.full((), self.grad_clip_val, device=pictures.device)
+        if self.recorded_score is not None and are_few(pictures):
+            noise = cast(ImageCodec, self.codec).noise(pictures)
+            t = self.noise.draw(len(noise), self.low, self.high, device=noise.device)
+            drawn = {"noise": noise, "t": t, "eps": torch.randn(noise.shape, device=noise.device)}
+            inputs = {"pictures": pictures.detach(), **drawn, **clip, **condition}
+            value, norm, lost, slopes = self.recorded_score(inputs)
+            loss = KnownGradient.apply(pictures, value, slopes)
+        else:
+            seen = pictures.detach().requires_grad_(pictures.requires_grad)
+            z = self.to_latents(seen)
             t = self.noise.draw(len(z), self.low, self.high, device=z.device)
+            loss, norm, lost = self.score(z, t, torch.randn_like(z), condition, **clip)
+            loss = differentiated(loss, seen, pictures)
+        # lost: share of the gradient that wasn't finite
+        return {"loss_sds": loss, "grad_norm": norm, "lost": lost}
+
+    def score_of(self, inputs: dict[str, Tensor]) -> tuple[Tensor, ...]:
+        """`score` of a dict with single pictures, the codec's noise, t, eps, the condition, and
+        grad_clip where there is one; and the loss's gradient for the pictures."""
+        condition = dict(inputs)
+        pictures, noise, t, eps = (condition.pop(k) for k in ("pictures", "noise", "t", "eps"))
+        grad_clip = condition.pop("grad_clip", None)
+        with torch.enable_grad():
+            seen = pictures.detach().requires_grad_()
+            z = cast(ImageCodec, self.codec).encode(seen, noise=noise)
+            loss, norm, lost = self.score(z, t, eps, condition, grad_clip)
+            (slopes,) = torch.autograd.grad(loss, seen)
+        return loss.detach(), norm, lost, slopes
+
+    def score(
+        self,
+        z: Float[Tensor, "B c *size"],
+        t: Shaped[Tensor, " B"],
+        eps: Float[Tensor, "B c *size"],
+        condition: Condition,
+        grad_clip: Float[Tensor, ""] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""], Float[Tensor, ""]]:
+        """Score distillation's loss of latents, the norm of their gradient, and how much of it
+        wasn't finite."""
+        with torch.no_grad():
             alpha, sigma = self.noise.scales(t)
-            eps = torch.randn_like(z)
             eps_hat = self.guided_noise(add_noise(z, eps, alpha, sigma), t, condition)
             weight = sds.WEIGHTS[self.cfg.weighting_strategy](alpha_bar_of(alpha, sigma))
             grad = noised_part(sds.sds_gradient(eps_hat, eps, weight), condition)
             grad, lost = sds.finite_part(grad)
-            if self.grad_clip_val is not None:
-                grad = grad.clamp(-self.grad_clip_val, self.grad_clip_val)
-        # lost: share of the gradient that wasn't finite
-        loss = differentiated(sds.sds_loss(z, grad), seen, pictures)
-        return {"loss_sds": loss, "grad_norm": grad.norm(), "lost": lost}
+            if grad_clip is not None:
+                grad = grad.clamp(-grad_clip, grad_clip)
+        return sds.sds_loss(z, grad), grad.norm(), lost
 
     def fit(
         self,

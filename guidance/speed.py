@@ -10,12 +10,14 @@ inductor  torch.compile writes fused kernels, which are recorded in turn. Minute
 With either, numbers differ by float16's rounding. Both are for networks that nobody differentiates,
 whose shapes stay the same from step to step; a new shape is recorded anew. VAE encoders, which are
 differentiated, are recorded with their backward pass where their images are few: those launch more
-than the GPU has to do.
+than the GPU has to do. So is all that a prior says of few single pictures, gradient included.
 """
 
+import threading
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Generic, TypeVar, cast
 
 import threestudio
 import torch
@@ -31,6 +33,7 @@ FEW_PIXELS = 2**19  # of all images of a call: two of 512 x 512
 
 Inputs = dict[str, Tensor]
 T = TypeVar("T")
+Results = TypeVar("Results", Tensor, tuple[Tensor, ...])
 
 
 def check_compile(how: bool | str) -> bool | str:
@@ -62,19 +65,22 @@ def channels_last(network: Any) -> None:
         network.to(memory_format=torch.channels_last)
 
 
-class Recorded:
-    """A function of a dict of tensors, recorded as a CUDA graph for each set of their shapes.
+class Recorded(Generic[Results]):
+    """A function of a dict of tensors, which returns a tensor or several, recorded as a CUDA graph
+    for each set of their shapes. It draws no random numbers.
 
     pool: memory (torch.cuda.graph_pool_handle) that recordings may share, as long as all of them
         live, since a result is copied out before another is replayed.
     """
 
-    def __init__(self, function: Callable[[Inputs], Tensor], name: str, pool: Any):
+    def __init__(self, function: Callable[[Inputs], Results], name: str, pool: Any):
         self.function, self.name, self.pool = function, name, pool
-        self.recordings: dict[tuple, tuple[Inputs, torch.cuda.CUDAGraph, Tensor]] = {}
+        self.recordings: dict[tuple, tuple[Inputs, torch.cuda.CUDAGraph, Results]] = {}
 
     @torch.no_grad()
-    def __call__(self, inputs: Inputs) -> Tensor:
+    def __call__(self, inputs: Inputs) -> Results:
+        if WITHIN.recording:
+            return self.function(inputs)
         key = tuple((name, value.shape, value.dtype) for name, value in inputs.items())
         if key not in self.recordings:
             self.recordings[key] = self.record(inputs)
@@ -82,15 +88,23 @@ class Recorded:
         for name, value in inputs.items():
             placed[name].copy_(value)
         graph.replay()
-        return result.clone()
+        if isinstance(result, Tensor):
+            return result.clone()
+        return cast(Results, tuple(x.clone() for x in result))
 
-    def record(self, inputs: Inputs) -> tuple[Inputs, torch.cuda.CUDAGraph, Tensor]:
+    def record(self, inputs: Inputs) -> tuple[Inputs, torch.cuda.CUDAGraph, Results]:
         start = time.perf_counter()
         placed = {name: value.clone() for name, value in inputs.items()}
         warm_up(lambda: self.function(placed))
         graph, result = capture(lambda: self.function(placed), self.pool)
         say_recorded(self.name, start)
         return placed, graph, result
+
+
+def are_few(images: Float[Tensor, "N C *size"]) -> bool:
+    """Whether these are single pictures with a gradient, few enough for it to be recorded."""
+    differentiated = torch.is_grad_enabled() and images.requires_grad
+    return differentiated and images.ndim == 4 and images[:, 0].numel() <= FEW_PIXELS
 
 
 class RecordedEncoder:
@@ -103,8 +117,7 @@ class RecordedEncoder:
         self.recordings: dict[tuple, Differentiable] = {}
 
     def __call__(self, images: Float[Tensor, "N C H W"]) -> Tensor:
-        differentiated = torch.is_grad_enabled() and images.requires_grad
-        if not differentiated or images[:, 0].numel() > FEW_PIXELS:
+        if WITHIN.recording or not are_few(images):
             return self.function(images)
         key = images.shape, images.dtype
         if key not in self.recordings:
@@ -171,11 +184,28 @@ class Replay(torch.autograd.Function):
         return ctx.recording.backward(x, grad, ctx.call), None
 
 
+class Within(threading.local):
+    recording = False  # whether what this thread calls becomes a part of a recording
+
+
+WITHIN = Within()
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """Nothing inside is recorded for itself."""
+    before, WITHIN.recording = WITHIN.recording, True
+    try:
+        yield
+    finally:
+        WITHIN.recording = before
+
+
 def warm_up(call: Callable[[], object]) -> None:
     """Calls on a stream beside the current one, as CUDA graphs want it."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(stream), recording():
         for _ in range(WARM_UP):
             call()
     torch.cuda.current_stream().wait_stream(stream)
@@ -185,7 +215,7 @@ def capture(call: Callable[[], T], pool: Any) -> tuple[torch.cuda.CUDAGraph, T]:
     """A CUDA graph of the call, and where it puts its result."""
     graph = torch.cuda.CUDAGraph()
     # other threads may use the GPU while this one records
-    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"), recording():
         result = call()
     return graph, result
 

@@ -703,3 +703,27 @@ def test_a_prior_whose_halves_share_their_start_has_the_same_gradient(build, pri
         for network in prior.networks:
             share_halves(network)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("clip", [None, 0.5])
+@pytest.mark.parametrize("name", ["image", "zero123", "stable-zero123"])
+def test_what_is_recorded_draws_and_says_what_the_step_does(build, name, clip):
+    prior = build(name, grad_clip=clip)
+    prompt = () if "zero123" in name else (FixedPrompt(),)
+
+    def step():
+        torch.manual_seed(3)
+        rgb = torch.rand(2, 48, 48, 3, requires_grad=True)
+        said = prior(rgb, *prompt, **cameras(2))
+        return said, torch.autograd.grad(said["loss_sds"], rgb)[0], torch.rand(1)
+
+    plain, calls = step(), []
+
+    @torch.no_grad()
+    def recorded(inputs):  # as speed.Recorded, without a CUDA graph
+        calls.append(inputs)
+        return prior.score_of(inputs)
+
+    prior.recorded_score = recorded
+    torch.testing.assert_close(step(), plain, rtol=0, atol=0)
+    assert len(calls) == 1

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from animate124.guidance.speed import FEW_PIXELS, RecordedEncoder
+from animate124.guidance.speed import FEW_PIXELS, Recorded, RecordedEncoder
 from torch import nn
 
 
@@ -62,3 +62,32 @@ def test_many_pixels_and_calls_without_a_gradient_go_to_the_function():
         assert torch.equal(recorded(few.requires_grad_()), encoder(few))
     assert torch.equal(*(f(many).detach() for f in (recorded, encoder)))
     assert not recorded.recordings
+
+
+@pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_recording_that_takes_a_gradient_has_the_functions_results(device):
+    """And what it calls is not recorded for itself."""
+    encoder = random_encoder().to(device)
+    pool = torch.cuda.graph_pool_handle()
+    inner = RecordedEncoder(encoder, "encoder")
+    network = Recorded(lambda inputs: inputs["z"].sin(), "network", pool)
+
+    def function(inputs, encode=inner, ask=network):
+        with torch.enable_grad():
+            images = inputs["images"].detach().requires_grad_()
+            z = encode(images)
+            with torch.no_grad():
+                grad = ask({"z": z}) + inputs["eps"]
+            loss = (z * grad).sum()
+            (slopes,) = torch.autograd.grad(loss, images)
+        return loss.detach(), grad, slopes
+
+    recorded = Recorded(function, "it", pool)
+    for n, size in [(2, 16), (2, 16), (1, 20), (2, 16)]:
+        images = torch.rand(n, 3, size, size, device=device)
+        eps = torch.randn(n, 4, size // 2, size // 2, device=device)
+        inputs = {"images": images, "eps": eps}
+        wanted = function(inputs, encoder, lambda inputs: inputs["z"].sin())
+        torch.testing.assert_close(recorded(inputs), wanted)
+    assert len(recorded.recordings) == 2
+    assert not inner.recordings and not network.recordings
