@@ -119,7 +119,8 @@ class ImplicitVolume(BaseImplicitGeometry):
         self.density_network = MLP(dim_in, 1, *sizes, *activations, fast)
         if self.has_features:
             self.feature_network = MLP(dim_in, self.cfg.n_feature_dims, *sizes, *activations, fast)
-        if self.cfg.normal_type == "pred":
+        self.normal_type = self.cfg.normal_type  # once: reading a config takes 20 us
+        if self.normal_type == "pred":
             self.normal_network = MLP(dim_in, 3, *sizes, *activations, fast)
         for network in self.children():
             if isinstance(network, MLP):
@@ -163,13 +164,12 @@ class ImplicitVolume(BaseImplicitGeometry):
         """
         evaluate = self._without_normal
         if output_normal:
-            normal_type = self.cfg.normal_type  # once: reading takes 20 us
-            if normal_type is None:
+            if self.normal_type is None:
                 raise ValueError(
                     f"Normals were asked for, but geometry.normal_type is null. "
                     f"Set it to one of {', '.join(NORMAL_TYPES)}."
                 )
-            evaluate = getattr(self, f"_with_{normal_type}_normal")
+            evaluate = getattr(self, f"_with_{self.normal_type}_normal")
         output = self._evaluate(evaluate, points, times)
         if output_normal:
             output["shading_normal"] = output["normal"]

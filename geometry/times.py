@@ -1,6 +1,7 @@
 """Whether a geometry has anything to do with time: asked here, and nowhere else; and random times
 to look at one that does."""
 
+import functools
 import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -10,8 +11,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 
-def takes_times(function: Callable) -> bool:
+def takes_times(method: Callable) -> bool:
     """Whether a geometry's method has an argument `times`; those of stock geometries have none."""
+    return names_times(getattr(method, "__func__", method))
+
+
+@functools.cache
+def names_times(function: Callable) -> bool:
     return "times" in inspect.signature(function).parameters
 
 

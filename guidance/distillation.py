@@ -25,6 +25,7 @@ from threestudio.utils.misc import C
 from torch import Tensor, nn
 
 from ..bounds import Bounded, bounded, in_order, path_of
+from ..plain import plain
 from ..pretrained import models
 from ..pretrained.lora import add_lora
 from ..pretrained.models import weights_dtype
@@ -92,6 +93,7 @@ class ScoreDistillation(BaseObject):
     only_text_differs: ClassVar[bool] = False
 
     def configure(self) -> None:
+        self.cfg = plain(self.cfg)
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
         self.dtype = weights_dtype(self.cfg.half_precision_weights, self.device, self.half_dtype)

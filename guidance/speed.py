@@ -212,10 +212,14 @@ def warm_up(call: Callable[[], object]) -> None:
 
 
 def capture(call: Callable[[], T], pool: Any) -> tuple[torch.cuda.CUDAGraph, T]:
-    """A CUDA graph of the call, and where it puts its result."""
+    """A CUDA graph of the call, and where it puts its result. In a lane it is recorded on the
+    lane's stream: those recorded on torch's own one share cuBLAS's workspace, which graphs that run
+    beside each other would write over (torch 2.11)."""
     graph = torch.cuda.CUDAGraph()
+    here = torch.cuda.current_stream()
+    stream = None if here == torch.cuda.default_stream() else here
     # other threads may use the GPU while this one records
-    with torch.cuda.graph(graph, pool, capture_error_mode="thread_local"), recording():
+    with torch.cuda.graph(graph, pool, stream, capture_error_mode="thread_local"), recording():
         result = call()
     return graph, result
 

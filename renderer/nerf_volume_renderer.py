@@ -20,7 +20,6 @@ from typing import Any, ClassVar, cast
 import threestudio
 import torch
 from jaxtyping import Float
-from omegaconf import OmegaConf
 from threestudio.models.background.base import BaseBackground
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from threestudio.models.materials.base import BaseMaterial
@@ -30,6 +29,7 @@ from torch import Tensor
 
 from ..bounds import Bounded, bounded, in_order
 from ..geometry.times import is_static, random_moments
+from ..plain import plain
 from . import compositing, compositing_cuda
 from .ahead import ahead_of_queue, handed_over
 from .occupancy_grid import UPDATE_EVERY, OccupancyGrid
@@ -80,8 +80,7 @@ class NeRFVolumeRenderer(VolumeRenderer):
         self, geometry: BaseImplicitGeometry, material: BaseMaterial, background: BaseBackground
     ) -> None:
         super().configure(geometry, material, background)
-        # a plain object, since reading OmegaConf's takes 20 us
-        self.cfg = cast(Any, OmegaConf.to_object(cast(Any, self.cfg)))
+        self.cfg = plain(self.cfg)
         self.estimator = OccupancyGrid(self.bbox.flatten())
         if not self.cfg.grid_prune:
             self.estimator.fill()

