@@ -39,6 +39,7 @@ from .latents import channels_first
 from .noise import DDPM, Noise, add_noise, alpha_bar_of, check_fractions
 from .speed import Recorded, are_few, check_compile, prepare_network
 from .targets import KeptTargets
+from .waiting_weights import wait_in_host
 
 
 class ScoreDistillation(BaseObject):
@@ -71,6 +72,8 @@ class ScoreDistillation(BaseObject):
         lora_scale: float = 1.0
         # images that keep the VAE's graph at once, the rest is redone; 0: all
         vae_chunk: int = bounded(0, 0)
+        # the network's weights wait in the host's memory, and come to the GPU for each call
+        weights_wait: bool = False
 
         def __post_init__(self) -> None:
             super().__post_init__()
@@ -177,6 +180,18 @@ class ScoreDistillation(BaseObject):
                 self.codec.record(f"{name}'s VAE")
                 if self.codec.chunk == 0:  # checkpoints can't be recorded
                     self.recorded_score = Recorded(self.score_of, f"{name}'s step", pool)
+        if self.cfg.weights_wait and self.device.type == "cuda":
+            self.let_weights_wait(how)
+
+    def let_weights_wait(self, how: bool | str) -> None:
+        """`weights_wait`, once the networks are as they stay."""
+        if how == "inductor":
+            raise ValueError(
+                "weights_wait is true, but with system.speed.compile=inductor weights have to stay "
+                "where they are: compile=graph, or weights_wait=false, will do."
+            )
+        for network in self.networks:
+            wait_in_host(network, self.device)
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""
