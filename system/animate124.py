@@ -80,6 +80,7 @@ def camera_of(view: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass
 class SpeedConfig(Bounded):
     compile: Any = bounded(False, names=COMPILE)  # of the guidances' networks (guidance/speed.py)
+    beside: bool = True  # guidances of the same view work beside each other; false saves memory
 
 
 @threestudio.register("animate124-system")
@@ -169,13 +170,11 @@ class Animate124(BaseLift3DSystem):
         self.speed_up()
 
     def speed_up(self) -> None:
-        """`system.speed`, of our own guidances. Two that look at the same single pictures, which
-        are too few to fill a GPU, work beside each other, each in memory of its own."""
+        """`system.speed`, of our own guidances. Those that look at the same view work beside each
+        other, each in memory of its own: alone none of them fills a GPU all the time."""
         ours = self.our_priors()
-        on_pictures = [t.guidance for t in terms.weighing(self.cfg.loss) if t.view == terms.RANDOM]
-        beside = ours.keys() & on_pictures
-        if self.device.type == "cuda" and self.speed.compile and len(beside) > 1:
-            self.lanes = Lanes(beside)
+        if self.device.type == "cuda" and self.speed.compile and self.speed.beside:
+            self.lanes = Lanes(terms.of_one_view(self.cfg.loss, ours))
         pool = torch.cuda.graph_pool_handle() if torch.cuda.is_available() else None
         for name, prior in ours.items():
             prior.speed_up(self.speed.compile, None if name in self.lanes.names else pool)

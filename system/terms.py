@@ -5,7 +5,7 @@ loads it where its weight isn't 0, and the checks and their hints know it.
 """
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import field, fields, make_dataclass
 from typing import Any, NamedTuple
 
@@ -97,6 +97,13 @@ def weighs(weight: str, loss: Mapping[str, Any]) -> bool:
 def weighing(loss: Mapping[str, Any]) -> list[GuidanceTerm]:
     """The guidances' terms that count at some step."""
     return [term for term in GUIDANCE_TERMS if weighs(term.weight, loss)]
+
+
+def of_one_view(loss: Mapping[str, Any], names: Collection[str]) -> set[str]:
+    """The guidances among `names` that count at some step and look at what another one looks at."""
+    views = [{t.guidance for t in weighing(loss) if t.view == view} for view in (CLIP, RANDOM)]
+    ours = [guidances & set(names) for guidances in views]
+    return {name for there in ours if len(there) > 1 for name in there}
 
 
 def used_priors(cfg: Any) -> list[str]:

@@ -21,6 +21,7 @@ CONFIGS = Path(animate124.__file__).parent / "configs"
 SIZE, VIEW, FRAMES = 64, 32, 4  # pixels of the VAEs' input, and of renders; frames of a clip
 MODEL = "pretrained_model_name_or_path"
 PLAIN = ["system.renderer.train_chunk_size=0", "system.geometry.pos_encoding_config.backend=torch"]
+SAVING = ["system.speed.beside=false", "system.guidance_3d.weights_wait=true"]
 FAST = ["system.renderer.train_chunk_size=5000", "system.speed.compile=graph"]
 
 
@@ -106,16 +107,23 @@ def distance(a, b):
 
 @pytest.mark.parametrize("stage", [1, 2, 3])
 @pytest.mark.parametrize(
-    "compile", [pytest.param(how, marks=pytest.mark.gpu) for how in ("graph", "inductor")]
+    ("compile", "options"),
+    [
+        pytest.param("graph", [], marks=pytest.mark.gpu),
+        pytest.param("graph", SAVING, marks=pytest.mark.gpu),
+        pytest.param("inductor", [], marks=pytest.mark.gpu),
+    ],
 )
-def test_a_fast_step_is_the_plain_step(stage, compile, random_priors, tmp_path, monkeypatch):
+def test_a_fast_step_is_the_plain_step(
+    stage, compile, options, random_priors, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
     latents = "diffusers.models.autoencoders.vae.DiagonalGaussianDistribution.sample"
     monkeypatch.setattr(latents, lambda self, generator=None: self.mode())
     monkeypatch.setattr(ImageCodec, "noise", no_noise)
     pairs = overrides(stage, random_priors, tmp_path)
     monkeypatch.setattr(samples, "MANY_SAMPLES", 100)
-    fast = step(stage, pairs, *FAST, f"system.speed.compile={compile}")
+    fast = step(stage, pairs, *FAST, f"system.speed.compile={compile}", *options)
     monkeypatch.setattr(distillation, "slim", lambda vae, **options: vae)
     monkeypatch.setattr(nerf_volume_renderer, "MIN_SHADED_TRANSMITTANCE", 0.0)
     monkeypatch.setattr(samples, "MANY_SAMPLES", 10**9)

@@ -26,6 +26,16 @@ def test_a_weight_without_its_guidance_says_which_one_to_name(weight):
     config({"lambda_cn_sds": 0.0})
 
 
+def test_guidances_of_one_view_are_those_that_share_it():
+    two = {"lambda_sd": 1.0, "lambda_3d_sd": [0, 0.0, 1.0, 100]}
+    ours = ["guidance", "guidance_3d", "guidance_cn"]
+    assert terms.of_one_view(two, ours) == {"guidance", "guidance_3d"}
+    assert terms.of_one_view(two, ["guidance"]) == set()
+    clips = {"lambda_3d_sd": 1.0, "lambda_sds_video": 1.0, "lambda_sd": 0.0}
+    assert terms.of_one_view(clips, ours) == set()
+    assert terms.of_one_view({**clips, "lambda_cn_sds": 3.0}, ours) == {"guidance", "guidance_cn"}
+
+
 @pytest.mark.parametrize("weight", [0.5, [0, 0.0, 1.0, 100]])
 def test_a_prior_of_clips_is_not_shown_single_pictures(weight):
     video = {"guidance_type": "animate124-zeroscope-guidance"}
