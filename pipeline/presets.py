@@ -102,13 +102,18 @@ MOVING_MEMORY = (
     Memory(0, 10, "system.guidance.low_ram_vae", 4),
     Memory(0, 10, "data.single_view.num_frames", 8),
 )
+TILE_MEMORY = (  # what stage 3 has besides
+    Memory(0, 24, "system.speed.beside", False),
+    Memory(0, 20, "system.guidance_3d.weights_wait", True),
+    Memory(0, 16, "system.guidance_cn.vae_chunk", 1),
+    Memory(0, 16, CHUNK, 2**19),
+    Memory(0, 12, CHUNK, 2**18),
+    Memory(0, 12, "system.guidance_cn.fixed_size", 512),
+)
 REFINED_MEMORY = (
     MOVING_MEMORY[0],
-    Memory(0, 20, VAE_CHUNK, 4),
-    Memory(0, 20, CHUNK, 2**18),
-    Memory(0, 20, "system.guidance_cn.vae_chunk", 1),
-    Memory(0, 16, "system.guidance_cn.fixed_size", 512),
-    *MOVING_MEMORY[2:],
+    *TILE_MEMORY,
+    *MOVING_MEMORY[1:],
 )
 # ... and for less than 16 the token's batch is taken so many images at a time (5.5 GB, not 14.7)
 TOKEN_VRAM, TOKEN_IMAGES = 16, 4
@@ -207,12 +212,10 @@ def further(
     alone: of stage 2, where it needs others.
     """
     preset = full(video)
-    tile = tuple(row for row in REFINED_MEMORY if "guidance_cn" in row.key or row.key == CHUNK)
     static, moving, refined = preset.stages
     moving = replace(moving, memory=memory if alone is None else alone)
-    return replace(
-        preset, stages=(static, moving, replace(refined, memory=(*memory, *tile))), grid=()
-    )
+    refined = replace(refined, memory=(*memory, *TILE_MEMORY))
+    return replace(preset, stages=(static, moving, refined), grid=())
 
 
 def causal(video: str, redone_below: float = 0) -> Preset:
