@@ -57,8 +57,9 @@ INPUT_ERRORS = (
 )
 OUT_OF_MEMORY = (
     "The GPU's memory ran out. animate.py --vram GB sets what fits; of a stage alone "
-    "system.guidance.vae_chunk=4, system.renderer.train_chunk_size=262144 and "
-    'system.guidance_cn.fixed_size=512 take less (README, "Less memory, or more").'
+    "system.speed.beside=false, system.guidance.vae_chunk=4, "
+    "system.renderer.train_chunk_size=262144 and system.guidance_cn.fixed_size=512 take less "
+    '(README, "Less memory, or more").'
 )
 PLACES = {"name", "tag", "exp_root_dir", "use_timestamp", "timestamp"}  # where a trial is
 STEPS = {"training_step", "validation_step", "test_step", "predict_step", "backward"}
