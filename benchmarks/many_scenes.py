@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 
 from measuring import FIGURES, record
-from runs import IMAGE, PROMPT, ROOT
+from runs import IMAGE, PROMPT, ROOT, SUBJECT
 
 SAID = re.compile(r"Had a scene, of ([\d.]+) s: (.*)")
 
@@ -38,8 +38,8 @@ def run(args: argparse.Namespace, folder: Path) -> tuple[float, list[float]]:
     table = folder / "scenes.csv"
     with table.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerow(["image", "prompt"])
-        rows.writerows([ROOT / IMAGE, f"{PROMPT}, {n}"] for n in range(args.scenes))
+        rows.writerow(["image", "prompt", "subject"])
+        rows.writerows([ROOT / IMAGE, f"{PROMPT}, {n}", SUBJECT] for n in range(args.scenes))
     command = [sys.executable, str(ROOT / "animate.py"), "--batch", str(table)]
     command += ["--preset", "toy", "--gpu", args.gpu, "--out", str(folder / "out"), *args.overrides]
     done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)

@@ -115,8 +115,8 @@ REFINED_MEMORY = (
     *TILE_MEMORY,
     *MOVING_MEMORY[1:],
 )
-# ... and for less than 16 the token's batch is taken so many images at a time (5.5 GB, not 14.7)
-TOKEN_VRAM, TOKEN_IMAGES = 16, 4
+# the token's training, below so many GB, takes so many images of its batch at a time
+TOKEN_IMAGES = {8: 4, 16: 8}
 
 
 def animate124(
@@ -331,7 +331,10 @@ def check_name(said: str, name: str, tasks: Sequence[str]) -> None:
 
 def token_memory_options(vram: float | None, batch: int) -> dict[str, int]:
     """What --vram sets for the token's training, whose steps take `batch` images."""
-    if vram is None or vram >= TOKEN_VRAM or batch <= TOKEN_IMAGES:
+    most = next(
+        (n for below, n in TOKEN_IMAGES.items() if vram is not None and vram < below), batch
+    )
+    if batch <= most:
         return {}
-    parts = -(-batch // TOKEN_IMAGES)
+    parts = -(-batch // most)
     return {"train_batch_size": -(-batch // parts), "gradient_accumulation_steps": parts}

@@ -298,7 +298,7 @@ def test_analytic_normals_in_training_are_the_definitions(times):
     normals = []
     for backend in ("auto", "torch"):
         volume = make(backend, "toy")
-        volume.cfg.normal_type = "analytic"
+        volume.normal_type = "analytic"
         x = (torch.rand(2000, 3, generator=torch.Generator().manual_seed(2)) - 0.5).cuda()
         normal = volume(x, output_normal=True, times=x.new_full((times, 1), 0.3))["normal"]
         normal[:, 0].sum().backward()
