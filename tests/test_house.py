@@ -26,7 +26,7 @@ FLOORS = (
     ("toyworld", "preprocess"),
     ("pretrained", "data"),
     ("files", "kernels"),
-    ("bounds", "events", "git_lfs"),
+    ("bounds", "events", "git_lfs", "plain"),
     ("host",),
 )
 DOORS = (
