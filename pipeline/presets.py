@@ -106,7 +106,6 @@ TILE_MEMORY = (  # what stage 3 has besides
     Memory(0, 24, "system.speed.beside", False),
     Memory(0, 20, "system.guidance_3d.weights_wait", True),
     Memory(0, 16, "system.guidance_cn.vae_chunk", 1),
-    Memory(0, 16, CHUNK, 2**19),
     Memory(0, 12, CHUNK, 2**18),
     Memory(0, 12, "system.guidance_cn.fixed_size", 512),
 )
