@@ -6,12 +6,14 @@ the wall clock; GB are 10^9 bytes.
 
 import argparse
 import json
+import os
 import shutil
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -80,8 +82,10 @@ def listen(logs: Path, readers: dict[str, Reader], tasks: dict[str, Timed], now:
                 tasks[name].steps.append((now, event.done))
 
 
-def run(checkout: Path, out: Path, words: Sequence[str]) -> Run:
+def run(checkout: Path, out: Path, words: Sequence[str], gpu: str | None = None) -> Run:
     """A checkout's animate.py from the photo to the result, into an empty folder.
+
+    gpu: the one that it sees; None for those that are there.
 
     Raises:
         subprocess.CalledProcessError: it failed; what it said is on the standard error.
@@ -93,7 +97,8 @@ def run(checkout: Path, out: Path, words: Sequence[str]) -> Run:
     tasks: dict[str, Timed] = {}
     scene = out / "toy-panda-a_panda_is_dancing"
     began = time.perf_counter()
-    process = subprocess.Popen(command, cwd=checkout, stdout=sys.stderr)
+    seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
+    process = subprocess.Popen(command, cwd=checkout, stdout=sys.stderr, env={**os.environ, **seen})
     while process.poll() is None:
         listen(scene / "logs", readers, tasks, time.perf_counter() - began)
         time.sleep(EVERY)
@@ -106,15 +111,26 @@ def run(checkout: Path, out: Path, words: Sequence[str]) -> Run:
 
 
 def in_turn(
-    beside: Path | None, folder: Path, words: Sequence[str], repeats: int
+    beside: Path | None, folder: Path, words: Sequence[str], repeats: int, own: Sequence[str] = ()
 ) -> tuple[list[Run], list[Run]]:
-    """Runs of this checkout, and between them as many of the other one."""
+    """Runs of this checkout, with words of its `own`, and between them as many of the other one."""
     ours, theirs = [], []
     for _ in range(repeats):
         if beside is not None:
             theirs.append(run(beside.resolve(), folder / "beside", words))
-        ours.append(run(ROOT, folder / "ours", words))
+        ours.append(run(ROOT, folder / "ours", [*own, *words]))
     return ours, theirs
+
+
+def at_once(
+    beside: Path, folder: Path, words: Sequence[str], own: Sequence[str]
+) -> tuple[list[Run], list[Run]]:
+    """A run of this checkout on the first GPU, with words of its `own` besides, and one of the
+    other on the second at the same time."""
+    with ThreadPoolExecutor() as pool:
+        theirs = pool.submit(run, beside.resolve(), folder / "beside", words, "1")
+        ours = pool.submit(run, ROOT, folder / "ours", [*own, *words], "0")
+        return [ours.result()], [theirs.result()]
 
 
 def options(description: str) -> argparse.ArgumentParser:

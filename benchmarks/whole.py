@@ -1,6 +1,7 @@
 """animate.py from a photo to the result with full-size models, beside another checkout's.
 
-    python benchmarks/whole.py [--beside PATH] [--steps-share 0.02] [--tiny] [stageN.key=value ...]
+    python benchmarks/whole.py [--beside PATH [--at-once]] [--vram GB] [--steps-share 0.02] [--tiny]
+        [stageN.key=value ...]
 
 The models have random weights and lie in a local folder that this script writes (9 GB; --models
 keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for its own
@@ -8,7 +9,8 @@ numbers of steps, which are the YAMLs' and which the other checkout is reckoned 
 --steps-share below 1 each training takes that share of its steps, and the rest is reckoned: steps
 that are left times the length of one, over the later half of those that ran. What grows with
 training is not in it: the validations on the way, and samples, which are most in the beginning.
---fast, a quarter of the steps, is reckoned likewise. --tiny tries it on a CPU.
+--fast, a quarter of the steps, is reckoned likewise. --vram is animate.py's, for this checkout
+alone. --at-once takes a GPU for each checkout. --tiny tries it on a CPU.
 """
 
 import os
@@ -27,7 +29,7 @@ from animate124.pipeline.request import FIELDS, Request
 from animate124.toyworld.random_priors import make_random_priors
 from measuring import FIGURES, device_name, record
 from omegaconf import OmegaConf
-from runs import ROOT, Run, in_turn, median, options
+from runs import ROOT, Run, at_once, in_turn, median, options
 from stages import SECTION, TINY, TINY_SIZES
 from step import ORIGINAL
 
@@ -104,9 +106,13 @@ def say(label: str, run: Run, whole: dict[str, int]) -> None:
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--steps-share", type=float, default=1.0, help="of each training's steps")
+    parser.add_argument("--vram", metavar="GB", help="as animate.py's; not the other checkout's")
+    parser.add_argument("--at-once", action="store_true", help="the other checkout on a second GPU")
     parser.add_argument("--models", type=Path, help="folder of the models, written if it is empty")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     args = parser.parse_args()
+    if args.at_once and (args.beside is None or args.repeats > 1):
+        parser.error("--at-once is a run of this checkout and one of --beside PATH")
     whole, ran, published = steps_of(1), steps_of(args.steps_share), steps_of(1, PUBLISHED)
     with tempfile.TemporaryDirectory() as folder:
         models = (args.models or Path(folder) / "models").absolute()
@@ -116,7 +122,11 @@ def main() -> None:
             full_size_models.write(models, "cuda" if torch.cuda.is_available() else "cpu")
             torch.cuda.empty_cache()
         given = [*words(models, ran, args.tiny), *args.overrides]
-        ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats)
+        own = [] if args.vram is None else ["--vram", args.vram]
+        if args.at_once:
+            ours, theirs = at_once(args.beside, Path(folder), given, own)
+        else:
+            ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats, own)
     print(f"{device_name()}, torch {torch.__version__}, share of the steps: {args.steps_share:g}")
     for run in theirs:
         say("beside", run, published)
