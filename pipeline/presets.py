@@ -114,6 +114,13 @@ REFINED_MEMORY = (
     *TILE_MEMORY,
     *MOVING_MEMORY[1:],
 )
+# ... and where each frame has an encoding of its own, as the published method's
+GRID_MEMORY = (
+    *REFINED_MEMORY,
+    Memory(0, 20, CHUNK, 2**18),
+    Memory(0, 16, "system.guidance_cn.fixed_size", 512),
+)
+WIDE = Memory(0, 20, VAE_CHUNK, 4)  # clips of more than twice the pixels
 # the token's training, below so many GB, takes so many images of its batch at a time
 TOKEN_IMAGES = {8: 4, 16: 8}
 
@@ -121,17 +128,17 @@ TOKEN_IMAGES = {8: 4, 16: 8}
 def animate124(
     configs: tuple[str, str, str],
     costs: tuple[Cost, Cost, Cost],
-    small: bool = False,
+    moving: tuple[Memory, ...] = (),
+    refined: tuple[Memory, ...] = (),
     steps: tuple[int | None, int | None, int | None] = (None, None, None),
 ) -> tuple[Stage, ...]:
     """The method's three stages: the image as a static scene, motion, and detail of the subject.
 
-    small: their models fit every GPU.
+    moving, refined: what --vram sets in stages 2 and 3; nothing where their models fit every GPU.
     steps: None for as many as the YAML has.
     """
     names = ("stage1", "stage2", "stage3")
     first, second, third = zip(names, configs, (STILL, MOVING, REFINED), costs, strict=True)
-    moving, refined = ((), ()) if small else (MOVING_MEMORY, REFINED_MEMORY)
     return (
         Stage(*first, steps=steps[0]),
         Stage(*second, starts_from="stage1", memory=moving, steps=steps[1]),
@@ -152,13 +159,13 @@ def toy_stages(video: str) -> tuple[Stage, ...]:
             f"configs/toy/deformation-stage3{video}.yaml",
         ),
         (Cost(4, 0.1), Cost(6, 0.3), Cost(8, 0.6)),
-        small=True,
     )
     return first, replace(second, fast=1), third
 
 
-def full(video: str) -> Preset:
-    """Full-size models; `video`: which video prior, as the configs' names end."""
+def full(video: str, *more: Memory) -> Preset:
+    """Full-size models; `video`: which video prior, as the configs' names end; `more`: what --vram
+    sets besides in stages 2 and 3."""
     static = "configs/animate124-stage1.yaml"
     first, second, third = Cost(90, 0.05), Cost(150, 0.18), Cost(150, 0.33)
     return Preset(
@@ -169,6 +176,8 @@ def full(video: str) -> Preset:
                 f"configs/animate124-deformation-stage3-{video}.yaml",
             ),
             (first, second._replace(step_s=0.09), third._replace(step_s=0.24)),
+            (*MOVING_MEMORY, *more),
+            (*REFINED_MEMORY, *more),
             steps=(3000, 2500, 1200),
         ),
         grid=animate124(
@@ -178,6 +187,8 @@ def full(video: str) -> Preset:
                 f"configs/animate124-stage3-{video}.yaml",
             ),
             (first, second, third),
+            (*MOVING_MEMORY, *more),
+            (*GRID_MEMORY, *more),
         ),
         static_prompt="a high resolution DSLR image of {phrase}",
         video_negative="",
@@ -245,7 +256,6 @@ def toy(video: str) -> Preset:
         grid=animate124(
             ("configs/toy/stage1.yaml", "configs/toy/stage2.yaml", "configs/toy/stage3.yaml"),
             (Cost(11, 0.13), Cost(22, 0.36), Cost(28, 0.44)),
-            small=True,
         ),
         static_prompt="a toy {noun}",
         # small models know few colours: against these, guidance pulls at what differs alone
@@ -281,7 +291,7 @@ PRESETS = {
     "toy": toy(""),
     "toy-flow": replace(toy("-flow"), grid=()),
     "modelscope": full("ms"),
-    "zeroscope": full("zs"),
+    "zeroscope": full("zs", WIDE),
     "wan": causal("wan"),
     "wan-ti2v": causal("wan-ti2v"),
     "ltx": causal("ltx", 14),

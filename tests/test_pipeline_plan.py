@@ -150,7 +150,21 @@ def test_a_lower_line_is_for_less_memory():
 def test_with_plenty_of_memory_rendering_keeps_its_graph():
     chunks = [FULL.stages[1].memory_options(gb).get(CHUNK) for gb in (24, 40, 80)]
     assert chunks[0] is None and chunks[1] == chunks[2] > 10**6
-    assert FULL.stages[2].memory_options(12)[CHUNK] < 10**6
+    assert FULL.stages[2].memory_options(11)[CHUNK] < 10**6
+
+
+def test_12_gb_keep_the_pixels_of_stage_3_but_for_the_published_method():
+    size = "system.guidance_cn.fixed_size"
+    assert size not in FULL.stages[2].memory_options(12)
+    assert FULL.grid[2].memory_options(12)[size] == FULL.stages[2].memory_options(11)[size] == 512
+
+
+def test_an_encoder_is_asked_again_only_where_its_graph_is_too_large():
+    redone = "system.guidance.vae_chunk"
+    for name, gb in (("modelscope", 12), ("wan", 12), ("ltx", 16), ("cogvideox", 20)):
+        assert redone not in PRESETS[name].stages[1].memory_options(gb)
+    for name, gb in (("zeroscope", 16), ("ltx", 12), ("cogvideox", 16), ("svd", 12)):
+        assert redone in PRESETS[name].stages[1].memory_options(gb)
 
 
 def test_fast_takes_a_quarter_of_the_steps_and_still_validates(tmp_path):
