@@ -3,6 +3,7 @@
 import pytest
 import torch
 from animate124.guidance.speed import FEW_PIXELS, Recorded, RecordedEncoder
+from animate124.system.lanes import Lanes
 from torch import nn
 
 
@@ -91,3 +92,36 @@ def test_a_recording_that_takes_a_gradient_has_the_functions_results(device):
         torch.testing.assert_close(recorded(inputs), wanted)
     assert len(recorded.recordings) == 2
     assert not inner.recordings and not network.recordings
+
+
+@pytest.mark.gpu
+def test_recordings_beside_each_other_do_not_write_over_each_others_sums():
+    """Sums over many numbers go through a workspace of cuBLAS's, which it has for each stream."""
+    torch.manual_seed(0)
+    names = "one", "other"
+    lanes, deep = Lanes(names), 2**17
+    factors = {
+        name: {"a": torch.randn(64, deep).half().cuda(), "b": torch.randn(deep, 64).half().cuda()}
+        for name in names
+    }
+
+    def product(inputs):
+        return torch.stack([inputs["a"] @ inputs["b"] for _ in range(16)])
+
+    recorded = {name: Recorded(product, name, torch.cuda.graph_pool_handle()) for name in names}
+
+    def results(asked):
+        found = {}
+        for name in asked:
+            with lanes.lane(name):
+                found[name] = recorded[name](factors[name])
+        lanes.join()
+        return found
+
+    alone = {}
+    for name in names:
+        alone |= results([name])
+        torch.cuda.synchronize()
+    for _ in range(50):
+        together = results(names)
+        assert all(torch.equal(together[name], alone[name]) for name in names)
