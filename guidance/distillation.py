@@ -336,7 +336,9 @@ class ScoreDistillation(BaseObject):
     ) -> dict[str, Tensor]:
         """The mean squared error to what denoising makes of the pictures."""
         with torch.no_grad():
-            made = self.kept_targets.of(camera, lambda: self.target(pictures, condition))
+            made = self.kept_targets.of(
+                camera, pictures.shape, lambda: self.target(pictures, condition)
+            )
             pull, lost = sds.finite_part(pictures - made)
         return {"loss_fit": F.mse_loss(pictures, pictures.detach() - pull), "lost": lost}
 

@@ -25,11 +25,12 @@ class KeptTargets:
         """Goes on with what a run before this one kept."""
         self.kept = {key: (target.to(device), left) for key, (target, left) in kept.items()}
 
-    def of(self, camera: dict[str, Any], make: Callable[[], Picture]) -> Picture:
-        """The target of a batch's cameras, made anew where none is left."""
+    def of(self, camera: dict[str, Any], shape: torch.Size, make: Callable[[], Picture]) -> Picture:
+        """The target of a batch's cameras and of that shape, made anew where none is left: a run
+        may go on with pictures of another size."""
         if self.uses == 1:
             return make()
-        key = tuple(tuple(camera[name].tolist()) for name in VIEW)
+        key = (tuple(shape), *(tuple(camera[name].tolist()) for name in VIEW))
         target, left = self.kept.get(key) or (make(), self.uses)
         if left > 1:
             self.kept[key] = target, left - 1

@@ -164,8 +164,9 @@ class Animate124(BaseLift3DSystem):
                 setattr(self, name, threestudio.find(kind)(self.cfg[name]))
             else:
                 threestudio.info(f"system.{name} ({kind}) is not loaded: its losses weigh 0.")
+        for name, prior in self.our_priors().items():
             if name in self.targets_before:
-                getattr(self, name).kept_targets.take(self.targets_before[name], self.device)
+                prior.kept_targets.take(self.targets_before[name], self.device)
         self.snapshots = Snapshots.asked_for(self)
         self.speed_up()
 

@@ -128,19 +128,19 @@ def test_a_target_serves_as_often_as_it_is_to_and_only_its_own_cameras():
     )
     made = []
     prior.target = lambda pictures, condition: made.append(len(made)) or pictures + made[-1]
-    rgb = torch.rand(2, 4, 4, 3)
 
-    def look(azimuth, tau=0.0):
+    def look(azimuth, tau=0.0, size=4):
         camera = dict.fromkeys(("elevation", "camera_distances"), torch.zeros(2))
         camera["azimuth"] = torch.tensor([azimuth, 0.0])
         camera["frame_times"] = torch.tensor([tau, tau + 0.5])
-        return float(prior(rgb, **camera)["loss_fit"])
+        return float(prior(torch.full((2, size, size, 3), 0.5), **camera)["loss_fit"])
 
     left = [look(10.0) for _ in range(4)]
     assert left == pytest.approx([0, 0, 0, 1]) and made == [0, 1]
     assert [look(azimuth) for azimuth in (20.0, 10.0, 10.0, 20.0)] == pytest.approx([4, 1, 1, 4])
     assert look(10.0) == pytest.approx(9) and made == [0, 1, 2, 3]
     assert look(10.0, tau=0.25) == pytest.approx(16), "the same camera at other times"
+    assert look(10.0, size=5) == pytest.approx(25), "pictures of another size"
 
 
 def test_what_is_not_finite_pulls_at_nothing():

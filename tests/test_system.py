@@ -295,6 +295,14 @@ def test_a_prior_whose_losses_weigh_nothing_is_neither_loaded_nor_called():
     assert len(system.guidance.shown) == 1
 
 
+@pytest.mark.parametrize("name", ["guidance_3d", "guidance"])  # not loaded; threestudio's own
+def test_a_run_goes_on_without_the_targets_of_a_prior_that_takes_none(name):
+    system = animate124.Animate124(config({"lambda_sd": 1.0}))
+    system.targets_before = {name: {"a view": (torch.zeros(1), 2)}}
+    system.on_fit_start()
+    assert hasattr(system, "guidance") and not hasattr(system, "guidance_3d")
+
+
 def test_a_step_that_nothing_weighs_in_changes_nothing():
     system = system_with({"lambda_rgb": 1.0})
     loss = system.training_step(clip_batch(False), 0)["loss"]
