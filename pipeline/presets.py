@@ -69,6 +69,7 @@ class Preset:
     grid_flags: Mapping[str, Options] = field(default_factory=dict)  # --field grid's, where others
     on_cpu: bool = False  # its models are small enough for one
     words: str | None = None  # JSON of the only words that its models know
+    least_gb: float = 0  # that stage 2 took with all that --vram sets, where weights are most of it
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -293,12 +294,12 @@ PRESETS = {
     "modelscope": full("ms"),
     "zeroscope": full("zs", WIDE),
     "wan": causal("wan"),
-    "wan-ti2v": causal("wan-ti2v"),
+    "wan-ti2v": replace(causal("wan-ti2v"), least_gb=14.1),
     "ltx": causal("ltx", 14),
     "skyreels": causal("skyreels"),
     "wan-vace": causal("wan-vace"),
     "cogvideox": causal("cogvideox", 18),
-    "cogvideox-image": causal("cogvideox-image", 26),
+    "cogvideox-image": replace(causal("cogvideox-image", 26), least_gb=17.1),
     "svd": further("svd", OF_ITS_LENGTH),
     "animatediff": further("animatediff", MOVING_MEMORY),
 }

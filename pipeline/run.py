@@ -147,7 +147,8 @@ def remarks(plan: Plan) -> list[str]:
             "caption, which is not there yet (--subject says it now)"
         )
     lines += [f"# {key}: {text!r}" for key, text in plan.prompts.items() if text]
-    words = preset_of(request).words
+    preset = preset_of(request)
+    words = preset.words
     if words is not None and plan.subject is not None:
         line = unknown_words(request.preset, read_json(ROOT / words), *plan.prompts.values())
         lines += [f"# {line}"] if line else []
@@ -156,6 +157,11 @@ def remarks(plan: Plan) -> list[str]:
     for stage, options in plan.memory.items():
         options = " ".join(f"{key}={value}" for key, value in options.items())
         lines.append(f"# --vram {request.vram:g} sets in {stage}: {options}")
+    if request.vram is not None and request.vram < preset.least_gb:
+        lines.append(
+            f"# --vram {request.vram:g} is too little for {request.preset}: with what it sets, "
+            f"stage 2 alone took {preset.least_gb:g} GB"
+        )
     return lines
 
 

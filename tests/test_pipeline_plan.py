@@ -127,6 +127,21 @@ def test_memory_options_are_options_of_the_stages(preset, field, gb, tmp_path):
             assert value != OmegaConf.select(usual, key)
 
 
+@pytest.mark.parametrize(
+    ("preset", "gb", "too_little"),
+    [
+        ("wan-ti2v", 12, True),
+        ("wan-ti2v", 16, False),
+        ("cogvideox-image", 16, True),
+        ("cogvideox-image", None, False),
+        ("wan", 8, False),
+    ],
+)
+def test_too_little_memory_for_a_models_weights_is_said(preset, gb, too_little, tmp_path):
+    said = "\n".join(remarks(make_plan(request(tmp_path, preset=preset, vram=gb))))
+    assert (f"--vram {gb} is too little for {preset}: " in said) == too_little
+
+
 def test_with_few_gb_the_token_sees_as_many_images_in_smaller_parts(tmp_path):
     small = make_plan(request(tmp_path, preset="modelscope", vram=12), check=True)["token"].command
     usual = make_plan(request(tmp_path, preset="modelscope", vram=16))["token"].command
