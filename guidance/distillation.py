@@ -96,6 +96,9 @@ class ScoreDistillation(BaseObject):
     only_text_differs: ClassVar[bool] = False
 
     def configure(self) -> None:
+        # as OmegaConf has them: the real threestudio's C takes no plain lists
+        self.range = self.cfg.min_step_percent, self.cfg.max_step_percent
+        self.clip = self.cfg.grad_clip
         self.cfg = plain(self.cfg)
         model = self.cfg.pretrained_model_name_or_path
         threestudio.info(f"Loading {type(self).__name__}'s model {model} ...")
@@ -195,11 +198,9 @@ class ScoreDistillation(BaseObject):
 
     def update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         """Sets the timestep range and the clipping of this training step."""
-        bounds = (self.cfg.min_step_percent, self.cfg.max_step_percent)
-        self.low, self.high = (C(bound, epoch, global_step) for bound in bounds)
+        self.low, self.high = (C(bound, epoch, global_step) for bound in self.range)
         check_fractions(self.low, self.high)
-        clip = self.cfg.grad_clip
-        self.grad_clip_val = None if clip is None else C(clip, epoch, global_step)
+        self.grad_clip_val = None if self.clip is None else C(self.clip, epoch, global_step)
 
     def prepare(
         self, images: Float[Tensor, "N 3 H W"], prompt_utils: Any, camera: dict[str, Any]
