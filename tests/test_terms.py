@@ -27,7 +27,7 @@ def test_a_weight_without_its_guidance_says_which_one_to_name(weight):
 
 
 def test_guidances_of_one_view_are_those_that_share_it():
-    two = {"lambda_sd": 1.0, "lambda_3d_sd": [0, 0.0, 1.0, 100]}
+    two = OmegaConf.create({"lambda_sd": 1.0, "lambda_3d_sd": [0, 0.0, 1.0, 100]})
     ours = ["guidance", "guidance_3d", "guidance_cn"]
     assert terms.of_one_view(two, ours) == {"guidance", "guidance_3d"}
     assert terms.of_one_view(two, ["guidance"]) == set()
