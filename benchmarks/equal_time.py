@@ -219,14 +219,15 @@ class Job:
     def run(self) -> None:
         """Writes figures; the checkpoint, too, where stage 2 begins with it."""
         subject = Subject(*self.who)
-        picture = write_subject(self.folder, subject.species, seed=subject.seed)["cut-out"]
         prompts = {1: f"a toy {subject.species}", 2: subject.prompt}
-        words = [f"data.image.image_path={picture}"]
-        words += [f"system.prompt_processor.prompt={prompts[self.stage]}"]
+        words = [f"system.prompt_processor.prompt={prompts[self.stage]}"]
         if self.stage == 2:
             words += [f"system.prompt_processor.negative_prompt=a {subject.species}"]
             words += [f"system.weights={self.begun}"]
         with tempfile.TemporaryDirectory() as folder:
+            # its own: others of this character may be reading theirs
+            pictures = write_subject(Path(folder), subject.species, seed=subject.seed)
+            words.append(f"data.image.image_path={pictures['cut-out']}")
             os.chdir(folder)
             Path("load").symlink_to(ROOT / "load")  # where configs look for their priors
             steps = round(self.way.steps * OmegaConf.load(config_of(self.stage)).trainer.max_steps)

@@ -146,6 +146,16 @@ def main() -> None:
         figures["whole.minutes_before"] = before, f"min, {how}, the other build"
     if peaks:
         figures["whole.peak_gb"] = max(peaks), "GB"
+    for name, task in ours[0].tasks.items():
+        figures[f"whole.{name}.seconds"] = (
+            median(ours, lambda run, n=name: run.tasks[n].seconds),
+            "s",
+        )
+        if task.steps:
+            step = median(ours, lambda run, n=name: run.tasks[n].step_s)
+            figures[f"whole.{name}.ms"] = 1e3 * step, "ms a step"
+            first = median(ours, lambda run, n=name: run.tasks[n].to_first_step)
+            figures[f"whole.{name}.first_seconds"] = first, "s to the first step"
     for name, (value, unit) in figures.items():
         print(f"{name}: {value:.3g} {unit}")
     if not args.tiny or args.figures != FIGURES:
