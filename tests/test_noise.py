@@ -117,6 +117,8 @@ class GaussianPrior(ScoreDistillation):
     def __init__(self, family, mean, **changes):
         self.family, self.noise, self.mean = family, family.noise, mean
         self.cfg = self.Config(guidance_scale=3.0, **changes)
+        self.range = self.cfg.min_step_percent, self.cfg.max_step_percent
+        self.clip = self.cfg.grad_clip
         self.recorded = self.recorded_score = None
         self.kept_targets = KeptTargets(self.cfg.target_uses)
         self.update_step(0, 0)
