@@ -2,8 +2,9 @@
 // hash_grid_torch.py defines them.
 //
 // Before this file come lattice.cuh, DIMS, STENCIL, N_LEVELS, LEVELS and the most samples and levels
-// of a block, BLOCK_SAMPLES and BLOCK_LEVELS. A thread takes one sample in one level: the sample's
-// point and, if STENCIL, its neighbours one step along +x -x +y -y +z -z.
+// of a block, BLOCK_SAMPLES and BLOCK_LEVELS, and RUN. A thread takes one sample in one level, on the
+// way to the table RUN of them: a sample's point and, if STENCIL, its neighbours one step along
+// +x -x +y -y +z -z.
 //
 // A neighbour differs from the point in one coordinate, so its corners lie on two lattice planes
 // across that axis. Where a plane is one of the two that bound the point's own cell, as on coarse
@@ -182,17 +183,17 @@ __device__ void features(const float* x, Entries<HASHED> entries, const Level& l
 #endif
 }
 
+// Adds a sample's gradient to those of its cell's corners, and to the entries of all other corners
+// that its neighbours have; whether the cell's got any.
 template <bool HASHED>
-__device__ void add_gradient(const float* x, Entries<HASHED> entries, const Level& level,
-                             float step, const float2* grad, const float2* grad_near) {
-  Lines at[DIMS];
-#pragma unroll
-  for (int d = 0; d < DIMS; d++) at[d] = lines(x[d], level.scale, level.multipliers[d]);
-
-  float2 corners[CORNERS], own = *grad;
-#pragma unroll
-  for (int c = 0; c < CORNERS; c++) corners[c] = weight(at, c, DIMS, DIMS) * own;
+__device__ __forceinline__ bool add_gradient(const float* x, Entries<HASHED> entries,
+                                             const Level& level, float step, const Lines* at,
+                                             const float2* grad, const float2* grad_near,
+                                             float2* corners) {
+  float2 own = *grad;
   bool any = !is_zero(own);
+#pragma unroll
+  for (int c = 0; c < CORNERS; c++) corners[c] = corners[c] + weight(at, c, DIMS, DIMS) * own;
 
 #if STENCIL
 #pragma unroll
@@ -223,11 +224,47 @@ __device__ void add_gradient(const float* x, Entries<HASHED> entries, const Leve
       corners[c] = corners[c] + weight(at, c, axis, axis) * (c >> axis & 1 ? upper : lower);
   }
 #endif
+  return any;
+}
 
-  if (!any) return;
+// Adds to the entries of a cell's corners, and begins anew.
+template <bool HASHED>
+__device__ __forceinline__ void add_corners(Entries<HASHED> entries, const Lines* at,
+                                            float2* corners) {
 #pragma unroll
-  for (int c = 0; c < CORNERS; c += 2)
+  for (int c = 0; c < CORNERS; c += 2) {
     entries.add(at[X], key<HASHED>(at, c, X, X), {corners[c], corners[c + 1]});
+    corners[c] = corners[c + 1] = make_float2(0, 0);
+  }
+}
+
+// Of n samples, one after the other. Mostly they follow each other on a ray, and on coarse levels
+// many lie in one cell: its corners' entries are added to when the samples leave it.
+template <bool HASHED>
+__device__ void add_gradients(const float* x, int n, Entries<HASHED> entries, const Level& level,
+                              float step, const float2* grad, const float2* grad_near) {
+  Lines at[DIMS];
+  float2 corners[CORNERS] = {};
+  bool any = false;
+#pragma unroll 1
+  for (int i = 0; i < n; i++) {
+    Lines next[DIMS];
+    bool left = false;
+#pragma unroll
+    for (int d = 0; d < DIMS; d++) {
+      next[d] = lines(x[d], level.scale, level.multipliers[d]);
+      left |= i > 0 && next[d].cell != at[d].cell;
+    }
+    if (left && any) {
+      add_corners(entries, at, corners);
+      any = false;
+    }
+#pragma unroll
+    for (int d = 0; d < DIMS; d++) at[d] = next[d];
+    any |= add_gradient(x, entries, level, step, at, grad, grad_near, corners);
+    x += DIMS, grad += N_LEVELS, grad_near += 6 * N_LEVELS;
+  }
+  if (any) add_corners(entries, at, corners);
 }
 
 __device__ __forceinline__ float dot(float2 a, float2 b) { return a.x * b.x + a.y * b.y; }
@@ -293,11 +330,11 @@ extern "C" __global__ void __launch_bounds__(512)
   else features<false>(x, {first, level.size}, level, step, out, out_near);
 }
 
-// To the table alone.
+// To the table alone; a thread takes RUN samples in one level.
 extern "C" __global__ void __launch_bounds__(512)
     backward(const float* x, int n, float2* grad_table, float step, const float2* grad,
              const float2* grad_near) {
-  int sample = blockIdx.x * blockDim.x + threadIdx.x;
+  int sample = RUN * (blockIdx.x * blockDim.x + threadIdx.x);
   int number = blockIdx.y * blockDim.y + threadIdx.y;
   if (sample >= n || number >= N_LEVELS) return;
   const Level& level = LEVELS[number];
@@ -305,8 +342,9 @@ extern "C" __global__ void __launch_bounds__(512)
   grad += (size_t)sample * N_LEVELS + number;
   grad_near += (size_t)sample * 6 * N_LEVELS + number;
   x += (size_t)sample * DIMS;
-  if (level.hashed) add_gradient<true>(x, {first, level.size}, level, step, grad, grad_near);
-  else add_gradient<false>(x, {first, level.size}, level, step, grad, grad_near);
+  n = min(RUN, n - sample);
+  if (level.hashed) add_gradients<true>(x, n, {first, level.size}, level, step, grad, grad_near);
+  else add_gradients<false>(x, n, {first, level.size}, level, step, grad, grad_near);
 }
 
 extern "C" __global__ void __launch_bounds__(512)

@@ -5,6 +5,7 @@ frame's grid.
 """
 
 import functools
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -21,6 +22,7 @@ from .stencil import neighbours
 SOURCES = Path(__file__).parent
 FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
 BLOCK = (32, 16)  # at most so many samples x levels, which share the samples' rows of memory
+RUN = 8  # samples that a thread takes one after the other on the way to the table
 THREADS = 256  # of a block over a table's entries
 
 
@@ -124,11 +126,26 @@ def run(
         return
     if table.data_ptr() % 16:
         table = table.clone()  # the kernels read pairs of entries
+    kernels = program(spec, step is not None, x.device)
+    launch(kernels.launch, name, spec, step, x, table, features, *grads)
+
+
+def launch(
+    kernel: Callable[..., None],
+    name: str,
+    spec: GridSpec,
+    step: float | None,
+    x: Tensor,
+    table: Tensor,
+    features: list[Tensor],
+    *grads: Tensor,
+) -> None:
     block = BLOCK[0], min(BLOCK[1], spec.n_levels)
-    blocks = -(-len(x) // block[0]), -(-spec.n_levels // block[1])
+    samples = block[0] * (RUN if name == "backward" else 1)
+    blocks = -(-len(x) // samples), -(-spec.n_levels // block[1])
     near = features[1] if len(features) > 1 else None
     arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near, *grads
-    program(spec, step is not None, x.device).launch(name, blocks, block, *arguments)
+    kernel(name, blocks, block, *arguments)
 
 
 def frame_table_cuda(
@@ -175,9 +192,13 @@ def run_on_frame(
 
 @functools.cache
 def program(spec: GridSpec, stencil: bool, device: torch.device) -> Program:
+    return Program(program_source(spec, stencil), device, SOURCES)
+
+
+def program_source(spec: GridSpec, stencil: bool) -> str:
     defines = {"DIMS": spec.dims, "STENCIL": int(stencil), "N_LEVELS": spec.n_levels}
-    defines |= {"BLOCK_SAMPLES": BLOCK[0], "BLOCK_LEVELS": BLOCK[1]}
-    return Program(source("hash_grid.cu", defines, LEVELS=spec), device, SOURCES)
+    defines |= {"BLOCK_SAMPLES": BLOCK[0], "BLOCK_LEVELS": BLOCK[1], "RUN": RUN}
+    return source("hash_grid.cu", defines, LEVELS=spec)
 
 
 @functools.cache

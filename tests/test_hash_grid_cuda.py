@@ -14,6 +14,7 @@ from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
 from animate124.geometry.stencil import neighbours
 from animate124.kernels import cuda_program
 
+from host_kernels import HostProgram
 from lattice_lines import off_lines
 
 SETTINGS = {
@@ -38,6 +39,10 @@ SPECS = {
 
 
 def points(n: int, dims: int) -> torch.Tensor:
+    return corners_and_others(n, dims).cuda()
+
+
+def corners_and_others(n: int, dims: int) -> torch.Tensor:
     """n points, first all corners of the box, then others on faces, inside and outside."""
     corners = torch.tensor(list(itertools.product((0.0, 1.0), repeat=dims)))
     others = torch.rand(max(n - len(corners), 0), dims)
@@ -46,7 +51,7 @@ def points(n: int, dims: int) -> torch.Tensor:
     if dims == 4:
         others[:, 3].clamp_(0, 1)
         others[::5, 3], others[1::5, 3] = 0.0, 1.0
-    return torch.cat([corners, others])[:n].cuda()
+    return torch.cat([corners, others])[:n]
 
 
 def assert_near(value: torch.Tensor, expected: torch.Tensor, tolerance: float = 1e-3) -> None:
@@ -58,6 +63,49 @@ def assert_near(value: torch.Tensor, expected: torch.Tensor, tolerance: float = 
         assert error.max() <= tolerance * expected.abs().max()
 
 
+def features_of(x, step, table, spec, backend):
+    if step is None:
+        return [hash_grid(x, table, spec, backend)]
+    return hash_grid_stencil(x, step, table, spec, backend)
+
+
+def along_a_ray(n: int, dims: int) -> torch.Tensor:
+    """n points, one after the other on lines through the box, as samples of rays lie."""
+    starts, ends = torch.rand(2, -(-n // 100), 1, dims)
+    return (starts + torch.linspace(0, 1, 100)[:, None] * (ends - starts)).flatten(0, 1)[:n]
+
+
+@pytest.mark.parametrize("name", ("small 3D", "small 4D", "small frame", "published 3D"))
+@pytest.mark.parametrize("step", (None, 0.005, 0.06))
+def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, name, step):
+    """As C++, one thread after the other: features, and the table's gradient, to which a thread
+    takes samples that lie in one cell together."""
+    spec, types = SPECS[name], ["const float*", "int", "float2*", "float", "float2*", "float2*"]
+    on_host = HostProgram(
+        hash_grid_cuda.program_source(spec, step is not None),
+        hash_grid_cuda.SOURCES,
+        tmp_path,
+        {"forward": types, "backward": types},
+    )
+    rays = along_a_ray(700, spec.dims)
+    x = torch.cat([rays, corners_and_others(333, spec.dims), rays[:1].expand(40, -1)])
+    table = torch.randn(spec.n_params)
+    exact = table.double().requires_grad_()
+    features = features_of(x.double(), step, exact, spec, "torch")
+    grads = [torch.randn(out.shape, dtype=torch.float64) for out in features]
+    grads[0][::4], grads[-1][::4] = 0, 0
+    (expected,) = torch.autograd.grad(features, exact, grads)
+
+    values = [torch.empty_like(out, dtype=torch.float32) for out in features]
+    hash_grid_cuda.launch(on_host.launch, "forward", spec, step, x, table, values)
+    grad = torch.zeros_like(table)
+    hash_grid_cuda.launch(
+        on_host.launch, "backward", spec, step, x, grad, [slope.float() for slope in grads]
+    )
+    for value, of_torch in zip([*values, grad], [*features, expected], strict=True):
+        assert_near(value, of_torch.detach())
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("n", (0, 1, 31, 1003))
@@ -65,13 +113,12 @@ def assert_near(value: torch.Tensor, expected: torch.Tensor, tolerance: float = 
 def test_features_and_gradient_are_the_definitions(name, n, step):
     spec = SPECS[name]
     x, table = points(n, spec.dims), torch.randn(spec.n_params, device="cuda")
+    if n > 1000:
+        x[-700:] = along_a_ray(700, spec.dims).cuda()
     results = []
     for backend, dtype in (("cuda", torch.float32), ("torch", torch.float64)):
         own_table = table.to(dtype).requires_grad_()
-        if step is None:
-            features = [hash_grid(x.to(dtype), own_table, spec, backend)]
-        else:
-            features = hash_grid_stencil(x.to(dtype), step, own_table, spec, backend)
+        features = features_of(x.to(dtype), step, own_table, spec, backend)
         torch.manual_seed(1)
         weights = [torch.randn(out.shape).to(out) for out in features]
         if step is not None:
@@ -81,12 +128,6 @@ def test_features_and_gradient_are_the_definitions(name, n, step):
         results.append([*features, *grad])
     for value, expected in zip(*results, strict=True):
         assert_near(value, expected)
-
-
-def features_of(x, step, table, spec, backend):
-    if step is None:
-        return [hash_grid(x, table, spec, backend)]
-    return hash_grid_stencil(x, step, table, spec, backend)
 
 
 @pytest.mark.gpu
