@@ -12,6 +12,7 @@ channels innermost.
 
 import functools
 import operator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -74,6 +75,27 @@ def format_of(weight: Tensor) -> torch.memory_format:
     innermost = torch.channels_last if weight.ndim == 4 else torch.channels_last_3d
     last = weight.is_contiguous(memory_format=innermost) and not weight.is_contiguous()
     return innermost if last else torch.contiguous_format
+
+
+def turn_over(convolutions: Iterable[Block]) -> None:
+    """Turns the weights by 180 degrees, in place: of images that lie upside down they make what
+    they made of upright ones, upside down.
+
+    The zeros that downsampling wants behind an image's last row and column are in front of the
+    first ones then, where a convolution can have them by itself (`halve`): upright, every image
+    would be copied for their sake, and so would its gradient.
+    """
+    for layer in convolutions:
+        weight = layer.weight.detach()
+        layer.weight.data = weight.flip(-2, -1).contiguous(memory_format=format_of(weight))
+
+
+def halve(layer: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
+    """A convolution of 3 x 3 pixels and stride 2, after `turn_over`, of images upside down which
+    upright have a row and a column of zeros behind the others."""
+    padding = tuple(1 - side % 2 for side in x.shape[2:])  # the last of an odd number is left out
+    options = (layer.stride, padding, layer.dilation, layer.groups)
+    return FrozenConvolution.apply(x, layer.weight, None, layer.bias, options)
 
 
 class FrozenNormSilu(torch.autograd.Function):

@@ -9,6 +9,7 @@ fused kernels are slow for its single head of 512 (at 2 x 16384 tokens on an H20
 and 82 backward, matrix products 3.0 and 5.2).
 """
 
+from collections.abc import Callable
 from functools import partial
 
 import torch
@@ -17,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from . import channels_cuda
-from .frozen_layers import Block, give_turned, is_plain, norm, resnet
+from .frozen_layers import Block, give_turned, halve, is_plain, norm, resnet, turn_over
 
 DECODER = ("decoder", "post_quant_conv")  # of a VAE, where it has them
 # entries that attention holds at once, a quarter of those of an image of 1024 x 1024
@@ -130,38 +131,46 @@ class MatrixAttentionProcessor:
         return (out + x if attn.residual_connection else out) / attn.rescale_output_factor
 
 
-class PaddedBehind(torch.autograd.Function):
-    """A row and a column of zeros behind an image's others. Its gradient lies in memory as the
-    image does: torch's is a part of a larger one, which each layer before would copy for itself."""
-
-    @staticmethod
-    def forward(ctx, x):
-        innermost = x.is_contiguous(memory_format=torch.channels_last)
-        ctx.format = torch.channels_last if innermost else torch.contiguous_format
-        n, channels, height, width = x.shape
-        size = n, channels, height + 1, width + 1
-        out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=ctx.format)
-        out[:, :, :height, :width] = x
-        out[:, :, height], out[..., width] = 0, 0
-        return out
-
-    @staticmethod
-    def backward(ctx, *grads):
-        (grad,) = grads
-        return grad[:, :, :-1, :-1].contiguous(memory_format=ctx.format)
-
-
 def pads_behind(block: Block) -> bool:
-    """Whether `downsample` does what diffusers' Downsample2D would."""
-    plain = block.use_conv and isinstance(block.conv, nn.Conv2d)
-    return plain and block.padding == 0 and getattr(block, "norm", None) is None
+    """Whether diffusers' Downsample2D does what `halve` does, of images upside down."""
+    conv = block.conv
+    plain = block.use_conv and isinstance(conv, nn.Conv2d) and conv.padding_mode == "zeros"
+    pads = plain and (conv.kernel_size, conv.stride, block.padding) == ((3, 3), (2, 2), 0)
+    return pads and getattr(block, "norm", None) is None
+
+
+def looks_around(conv: nn.Conv2d) -> bool:
+    """Whether a convolution looks as far in all directions."""
+    sides = tuple((k - 1) // 2 for k in conv.kernel_size)
+    return conv.stride == conv.dilation == (1, 1) and conv.padding == sides
+
+
+def halve_quickly(encoder: Block) -> None:
+    """Gives an encoder, in place, a forward that sees its images upside down, if all of its
+    convolutions can."""
+    halving = [layer for layer in encoder.modules() if isinstance(layer, Downsample2D)]
+    inside = {layer.conv for layer in halving}
+    convolutions = [layer for layer in encoder.modules() if isinstance(layer, nn.Conv2d)]
+    others = [conv for conv in convolutions if conv not in inside]
+    if not halving or not all(map(pads_behind, halving)) or not all(map(looks_around, others)):
+        return
+    turn_over(convolutions)
+    for layer in halving:
+        layer.forward = partial(downsample, layer)  # pyright: ignore[reportAttributeAccessIssue]
+    encoder.forward = partial(upside_down, encoder.forward)
 
 
 def downsample(
     block: Block, hidden_states: Float[Tensor, "N C H W"], *_scale: float
 ) -> Float[Tensor, "N D h w"]:
     """Half as many pixels on a side."""
-    return block.conv(PaddedBehind.apply(hidden_states))
+    return halve(block.conv, hidden_states)
+
+
+def upside_down(
+    forward: Callable[[Tensor], Tensor], images: Float[Tensor, "N C H W"]
+) -> Float[Tensor, "N D h w"]:
+    return forward(images.flip(2, 3)).flip(2, 3)
 
 
 def slim(vae: Block, decodes: bool = False) -> Block:
@@ -174,13 +183,12 @@ def slim(vae: Block, decodes: bool = False) -> Block:
     weight = encoder.conv_norm_out.weight
     if channels_cuda.fits(weight, len(weight), encoder.conv_norm_out.num_groups):
         encoder.to(memory_format=torch.channels_last)
+    halve_quickly(encoder)
     for layer in vae.modules():  # a module calls whatever it has as its forward
         if isinstance(layer, nn.Conv2d) and layer.padding_mode == "zeros":
             give_turned(layer)
         if isinstance(layer, ResnetBlock2D) and is_plain(layer):
             layer.forward = partial(resnet, layer)  # pyright: ignore[reportAttributeAccessIssue]
-        if isinstance(layer, Downsample2D) and pads_behind(layer):
-            layer.forward = partial(downsample, layer)  # pyright: ignore[reportAttributeAccessIssue]
     if isinstance(encoder.conv_act, nn.SiLU):
         encoder.conv_norm_out.forward = partial(norm, encoder.conv_norm_out, silu=True)
         encoder.conv_act = nn.Identity()

@@ -7,6 +7,8 @@ A norm with its activation keeps its input and is made anew for the gradient, co
 nothing (frozen_layers.py). With `chunk` frames at a time, what convolutions saw last goes from one
 part to the next, and all but the last part are made anew in the backward pass: exactly, too.
 
+It sees them upside down, and so do its weights, which makes halving them cheap (frozen_layers.py).
+
 On a GPU clips have their channels innermost from the first convolution on, and norms are kernels
 (rms_norm.cu).
 """
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from . import rms_norm_cuda
-from .frozen_layers import Block, FrozenConvolution, turn
+from .frozen_layers import Block, FrozenConvolution, halve, turn, turn_over
 from .frozen_vae import MatrixAttention
 
 Clips = Float[Tensor, "B _ _ _ _"]  # channels, frames, height, width
@@ -166,10 +168,7 @@ def resample(block: Block, x: Clips, past: Past) -> Clips:
     """Half the pixels, then half the frames behind the clip's first one, which stays."""
     if block.mode not in ("downsample2d", "downsample3d"):
         raise ValueError(f"An encoder's WanResample has the mode {block.mode!r}: it can't be read.")
-    conv = block.resample[1]
-    frames = F.pad(x.transpose(1, 2).flatten(0, 1), (0, 1, 0, 1))
-    options = (conv.stride, 0, conv.dilation, conv.groups)
-    frames = FrozenConvolution.apply(frames, conv.weight, None, conv.bias, options)
+    frames = halve(block.resample[1], x.transpose(1, 2).flatten(0, 1))
     x = frames.unflatten(0, (len(x), -1)).transpose(1, 2)
     if block.mode == "downsample2d":
         return x
@@ -241,6 +240,7 @@ def slim(vae: Block, decodes: bool = False) -> Block:
         for conv in vae.modules():
             if isinstance(conv, kind) and conv.weight.is_cuda:
                 conv.to(memory_format=memory_format)
+    turn_over(m for m in vae.encoder.modules() if isinstance(m, (nn.Conv2d, nn.Conv3d)))
     convolutions: list[Block] = [m for m in vae.modules() if isinstance(m, nn.Conv3d)]
     for conv in convolutions:
         conv.register_buffer("turned", turn(conv), persistent=False)
@@ -263,7 +263,7 @@ def moments(
     chunk: frames, a multiple of the VAE's temporal factor, that are encoded at once behind the
         first one; 0: all.
     """
-    x = patches(pixels, vae.config.patch_size or 1)
+    x = patches(pixels, vae.config.patch_size or 1).flip(3, 4)
     first = 1 + chunk if chunk else x.shape[2]
     parts = [x[:, :, :first], *x[:, :, first:].split(chunk or 1, dim=2)]
     parts = [part for part in parts if part.shape[2]]
@@ -274,7 +274,8 @@ def moments(
         answer, *seen = checkpoint(encode, part, *seen, **options)
         encoded.append(answer)
     encoded.append(encode_part(vae.encoder, False, parts[-1], *seen)[0])
-    return convolve(vae.quant_conv, torch.cat(encoded, dim=2), Past(None, keeps=False))
+    latents = torch.cat(encoded, dim=2).flip(3, 4)
+    return convolve(vae.quant_conv, latents, Past(None, keeps=False))
 
 
 def patches(pixels: Float[Tensor, "B c F H W"], size: int) -> Clips:

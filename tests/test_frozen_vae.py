@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from animate124.guidance import channels_cuda, codecs
+from animate124.guidance import channels_cuda, codecs, frozen_vae
 from animate124.guidance.codecs import ImageCodec
-from animate124.guidance.frozen_vae import MatrixAttention, PaddedBehind, slim
+from animate124.guidance.frozen_vae import MatrixAttention, slim
 from animate124.toyworld.random_priors import VAE, draw_weights
 from diffusers import AutoencoderKL
 
@@ -45,19 +45,21 @@ def test_a_slim_vae_has_the_latents_and_the_gradient_of_the_whole_one():
     assert slim_held < 0.5 * held
 
 
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_zeros_behind_an_image_leave_its_gradient_as_it_lies_in_memory(memory_format):
-    x = torch.randn(2, 3, 4, 6, dtype=torch.float64).contiguous(memory_format=memory_format)
-    x.requires_grad_()
-    padded = PaddedBehind.apply(x)
-    torch.testing.assert_close(padded, F.pad(x, (0, 1, 0, 1)))
-    assert padded.is_contiguous(memory_format=memory_format)
-    slopes = torch.randn(2, 3, 5, 7, dtype=torch.float64)
-    found, wanted = (
-        torch.autograd.grad(out, x, slopes)[0] for out in (padded, F.pad(x, (0, 1, 0, 1)))
-    )
-    torch.testing.assert_close(found, wanted)
-    assert found.is_contiguous(memory_format=memory_format)
+@pytest.mark.parametrize("size", [(16, 24), (20, 17), (23, 9), (31, 32)])
+def test_sides_of_any_length_are_halved_as_diffusers_halves_them(size):
+    vae, images = random_vae(), torch.rand(2, 3, *size, dtype=torch.float64)
+    encoder = slim(copy.deepcopy(vae)).encoder
+    expected, found = vae.encoder(images), encoder(images)
+    assert encoder.forward.func is frozen_vae.upside_down
+    torch.testing.assert_close(found, expected)
+
+
+def test_an_encoder_that_halves_in_another_way_sees_upright_images():
+    vae, images = random_vae(), torch.rand(2, 3, 16, 16, dtype=torch.float64)
+    block = vae.encoder.down_blocks[0].downsamplers[0]
+    block.padding, block.conv.padding = 1, (1, 1)
+    expected = vae.encoder(images)
+    torch.testing.assert_close(slim(vae).encoder(images), expected)
 
 
 def test_a_slim_vae_decodes_if_it_is_to():
