@@ -61,11 +61,6 @@ def check_frames(n_frames: int, factor: int) -> None:
         )
 
 
-def at_once(images: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "_ C H W"], ...]:
-    """As many as fill a GPU, and its memory no more than that."""
-    return images.split(max(1, PIXELS // images.shape[-2:].numel()))
-
-
 def halvings(vae: Any) -> int:
     """Pixels a latent: the VAE halves an image once after each block but the last."""
     return 2 ** (len(vae.config.block_out_channels) - 1)
@@ -91,8 +86,11 @@ class ImageCodec:
     """An image VAE (AutoencoderKL).
 
     chunk: images that keep the encoder's graph at once. The last chunk keeps it, the others are
-    encoded again in the backward pass, one after the other; 0 keeps all.
+        encoded again in the backward pass, one after the other; 0 keeps all.
+    pixels: of images that go through the encoder beside each other, where there are more.
     """
+
+    pixels = PIXELS
 
     def __init__(self, vae: Any, chunk: int = 0):
         self.vae = vae
@@ -108,6 +106,10 @@ class ImageCodec:
         if self.chunk == 0:  # checkpoints can't be recorded
             encoder = self.vae.encoder
             encoder.forward = RecordedEncoder(encoder.forward, name)
+
+    def beside(self, images: Float[Tensor, "N C H W"]) -> tuple[Float[Tensor, "_ C H W"], ...]:
+        """As many at a time as fill a GPU, and its memory no more than that."""
+        return images.split(max(1, self.pixels // images.shape[-2:].numel()))
 
     def noise(self, images: Float[Tensor, "N 3 H W"]) -> Float[Tensor, "N C h w"]:
         """The unit noise that a sample of their posterior takes, as diffusers draws it."""
@@ -140,7 +142,7 @@ class ImageCodec:
             # nothing is random
             options: dict[str, Any] = {"use_reentrant": False, "preserve_rng_state": False}
             parts = [checkpoint(moments, part, **options) for part in again]
-            *kept, posterior = [vae.encode(part).latent_dist for part in at_once(last)]
+            *kept, posterior = [vae.encode(part).latent_dist for part in self.beside(last)]
             parts += [part.parameters for part in kept]
             if parts:
                 posterior = type(posterior)(torch.cat([*parts, posterior.parameters]))

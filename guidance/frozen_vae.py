@@ -21,7 +21,8 @@ from . import channels_cuda
 from .frozen_layers import Block, give_turned, halve, is_plain, norm, resnet, turn_over
 
 DECODER = ("decoder", "post_quant_conv")  # of a VAE, where it has them
-# entries that attention holds at once, a quarter of those of an image of 1024 x 1024
+# entries that attention holds at once for each image that is there, a quarter of those of one of
+# 1024 x 1024
 ATTENTION_SCORES = 2**26
 
 
@@ -36,24 +37,25 @@ class MatrixAttention(torch.autograd.Function):
     def forward(ctx, q, k, v, scale):
         ctx.save_for_backward(q, k, v)
         ctx.scale = scale
-        parts = zip(*(x.split(images_at_once(q)) for x in (q, k, v)), strict=True)
-        return torch.cat([in_rows(q, k, v, scale) for q, k, v in parts])
+        images, rows = at_once(q)
+        parts = zip(*(x.split(images) for x in (q, k, v)), strict=True)
+        return torch.cat([in_rows(q, k, v, scale, rows) for q, k, v in parts])
 
     @staticmethod
     def backward(ctx, *grads):
         tensors = (*ctx.saved_tensors, *grads)
-        split = zip(*(x.split(images_at_once(tensors[0])) for x in tensors), strict=True)
-        of_parts = [gradient_in_rows(q, k, v, grad, ctx.scale) for q, k, v, grad in split]
+        images, rows = at_once(tensors[0])
+        split = zip(*(x.split(images) for x in tensors), strict=True)
+        of_parts = [gradient_in_rows(q, k, v, grad, ctx.scale, rows) for q, k, v, grad in split]
         return *(torch.cat(parts) for parts in zip(*of_parts, strict=True)), None
 
 
-def images_at_once(q: Float[Tensor, "N T D"]) -> int:
-    return max(1, ATTENTION_SCORES // q.shape[1] ** 2)
-
-
-def rows_at_once(q: Float[Tensor, "N T D"]) -> int:
-    """Of each of the images at once; all, but for one large image."""
-    return max(1, ATTENTION_SCORES // (len(q) * q.shape[1]))
+def at_once(q: Float[Tensor, "N T D"]) -> tuple[int, int]:
+    """How many images, and rows of each: all, but for one large image at a time."""
+    n, tokens, _ = q.shape
+    scores = ATTENTION_SCORES * max(n, 1)
+    images = max(1, scores // tokens**2)
+    return images, max(1, scores // (min(images, max(n, 1)) * tokens))
 
 
 def in_rows(
@@ -61,9 +63,9 @@ def in_rows(
     k: Float[Tensor, "N T D"],
     v: Float[Tensor, "N T D"],
     scale: float,
+    rows: int,
 ) -> Float[Tensor, "N T D"]:
-    parts = q.split(rows_at_once(q), dim=1)
-    return torch.cat([probabilities(rows, k, scale) @ v for rows in parts], dim=1)
+    return torch.cat([probabilities(part, k, scale) @ v for part in q.split(rows, dim=1)], dim=1)
 
 
 def gradient_in_rows(
@@ -72,11 +74,12 @@ def gradient_in_rows(
     v: Float[Tensor, "N T D"],
     grad: Float[Tensor, "N T D"],
     scale: float,
+    rows: int,
 ) -> tuple[Float[Tensor, "N T D"], Float[Tensor, "N T D"], Float[Tensor, "N T D"]]:
     """Gradients of q, k and v; each row of q has its share in all of k's and v's."""
-    parts = zip(*(x.split(rows_at_once(q), dim=1) for x in (q, grad)), strict=True)
+    parts = zip(*(x.split(rows, dim=1) for x in (q, grad)), strict=True)
     of_q, of_k, of_v = zip(
-        *(attention_gradient(rows, k, v, slopes, scale) for rows, slopes in parts), strict=True
+        *(attention_gradient(part, k, v, slopes, scale) for part, slopes in parts), strict=True
     )
     if len(of_q) == 1:
         return of_q[0], of_k[0], of_v[0]

@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from animate124.guidance import channels_cuda, codecs, frozen_vae
+from animate124.guidance import channels_cuda, frozen_vae
 from animate124.guidance.codecs import ImageCodec
 from animate124.guidance.frozen_vae import MatrixAttention, slim
 from animate124.toyworld.random_priors import VAE, draw_weights
@@ -102,7 +102,7 @@ def test_large_images_are_encoded_one_after_the_other(monkeypatch):
     latents, gradient, held = encode(vae, images)
     given, whole = [], vae.encode
     monkeypatch.setattr(vae, "encode", lambda x: (given.append(len(x)), whole(x))[1])
-    monkeypatch.setattr(codecs, "PIXELS", 2 * 40 * 64)
+    monkeypatch.setattr(ImageCodec, "pixels", 2 * 40 * 64)
     in_parts = encode(vae, images)
     assert given == [2, 1]
     torch.testing.assert_close(in_parts[0], latents)

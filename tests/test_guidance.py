@@ -579,6 +579,26 @@ def test_tile_size_and_number_of_frames(build, size, frames, expected):
     assert seen.z.shape == expected
 
 
+def test_frames_that_a_tile_prior_encodes_beside_each_other_are_what_they_are_alone(
+    build, monkeypatch
+):
+    images, said, given = torch.rand(4, 8, 8, 3, requires_grad=True), [], []
+    for beside in (1, 2):
+        prior = build(
+            "controlnet-tile", fixed_size=32, fixed_frames=2, vae_chunk=0, vae_beside=beside
+        )
+        encode = prior.vae.encode
+        monkeypatch.setattr(
+            prior.vae, "encode", lambda x, e=encode: (given.append(len(x)), e(x))[1]
+        )
+        torch.manual_seed(3)
+        loss = prior(images, FixedPrompt(), **cameras(4, 4))["loss_sds"]
+        said.append((loss.detach(), *torch.autograd.grad(loss, images)))
+    assert given == [1, 1, 2]
+    for alone, together in zip(*said, strict=True):
+        torch.testing.assert_close(together, alone, rtol=1e-3, atol=1e-5)
+
+
 # ---- bad input
 
 
