@@ -25,7 +25,7 @@ quick: $(INSTALLED)
 	$(BIN)/pytest tests -q -n 2 -m "not slow and not gpu and not threestudio"
 
 test: lint
-	$(BIN)/pytest tests --cov --cov-report=term
+	$(BIN)/pytest tests -n 2 --cov --cov-report=term
 
 # THREESTUDIO_ROOT=<unmodified checkout> make test-threestudio
 test-threestudio: $(INSTALLED)
