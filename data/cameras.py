@@ -3,6 +3,7 @@ xy plane. `_deg` names are degrees, other angles radians. c2w columns: right, up
 Pixels: row 0 at the top, centres at +0.5. A camera's angles are those that its rays are made from.
 """
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +17,26 @@ from torch import Tensor
 Range = Sequence[float]  # (low, high)
 
 
+def sphere_axes(
+    elevation_deg: Float[Tensor, "*B"], azimuth_deg: Float[Tensor, "*B"]
+) -> tuple[Float[Tensor, "*B 3"], Float[Tensor, "*B 3"], Float[Tensor, "*B 3"]]:
+    """Unit vectors along which a place moves as its azimuth, elevation and distance grow."""
+    angles = torch.deg2rad(torch.stack([elevation_deg, azimuth_deg]))
+    cos_el, cos_az = torch.cos(angles).unbind()
+    sin_el, sin_az = torch.sin(angles).unbind()
+    east = torch.stack([-sin_az, cos_az, torch.zeros_like(cos_az)], dim=-1)
+    north = torch.stack([-sin_el * cos_az, -sin_el * sin_az, cos_el], dim=-1)
+    outward = torch.stack([cos_el * cos_az, cos_el * sin_az, sin_el], dim=-1)
+    return east, north, outward
+
+
 def camera_position(
     elevation_deg: Float[Tensor, "*B"],
     azimuth_deg: Float[Tensor, "*B"],
     distance: Float[Tensor, "*B"],
 ) -> Float[Tensor, "*B 3"]:
     """Position of a camera at spherical coordinates around the origin."""
-    el, az = torch.deg2rad(elevation_deg), torch.deg2rad(azimuth_deg)
-    direction = torch.stack(
-        [torch.cos(el) * torch.cos(az), torch.cos(el) * torch.sin(az), torch.sin(el)], dim=-1
-    )
-    return distance[..., None] * direction
+    return distance[..., None] * sphere_axes(elevation_deg, azimuth_deg)[2]
 
 
 def camera_up(
@@ -36,8 +46,7 @@ def camera_up(
 
     It gives the same picture as world z, and unlike it is defined at the poles too.
     """
-    one = torch.ones_like(elevation_deg)
-    return camera_position(elevation_deg + 90, azimuth_deg, one)
+    return sphere_axes(elevation_deg, azimuth_deg)[1]
 
 
 def camera_angles(
@@ -68,10 +77,25 @@ def look_at(
     world_x = torch.zeros_like(eye)
     world_x[..., 0] = 1
     right = F.normalize(torch.where(parallel, torch.linalg.cross(world_x, backward), right), dim=-1)
-    columns = torch.stack([right, torch.linalg.cross(backward, right), backward, eye], dim=-1)
-    last_row = torch.zeros_like(columns[..., :1, :])
-    last_row[..., 3] = 1
-    return torch.cat([columns, last_row], dim=-2)
+    return rigid_motion(right, torch.linalg.cross(backward, right), backward, eye)
+
+
+def rigid_motion(*columns: Float[Tensor, "*B 3"]) -> Float[Tensor, "*B 4 4"]:
+    """The matrix of where a frame's three axes and its origin go."""
+    matrix = F.pad(torch.stack(columns, dim=-1), (0, 0, 0, 1))
+    matrix[..., 3, 3] = 1
+    return matrix
+
+
+@functools.lru_cache(maxsize=16)
+def pixel_centres(
+    height: int, width: int, dtype: torch.dtype, device: torch.device
+) -> Float[Tensor, "{height} {width} 2"]:
+    """From a picture's middle to the right and up, in pixels; not to be written to."""
+    with torch.inference_mode(False):  # for those outside as well
+        x = torch.arange(width, dtype=dtype, device=device) + 0.5 - width / 2
+        y = height / 2 - torch.arange(height, dtype=dtype, device=device) - 0.5
+        return torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)
 
 
 def ray_directions(
@@ -82,10 +106,7 @@ def ray_directions(
     Not normalised: z is -1. `fovy` is the vertical field of view, pixels are square.
     """
     focal = 0.5 * height / torch.tan(0.5 * fovy)  # [B], pixels
-    x = torch.arange(width, dtype=fovy.dtype, device=fovy.device) + 0.5 - width / 2
-    y = height / 2 - torch.arange(height, dtype=fovy.dtype, device=fovy.device) - 0.5
-    plane = torch.stack(torch.meshgrid(x, y, indexing="xy"), dim=-1)  # [H W 2]
-    plane = plane / focal[:, None, None, None]
+    plane = pixel_centres(height, width, fovy.dtype, fovy.device) / focal[:, None, None, None]
     return torch.cat([plane, -torch.ones_like(plane[..., :1])], dim=-1)
 
 
@@ -93,10 +114,11 @@ def rays(
     c2w: Float[Tensor, "B 4 4"], fovy: Float[Tensor, " B"], height: int, width: int
 ) -> tuple[Float[Tensor, "B {height} {width} 3"], Float[Tensor, "B {height} {width} 3"]]:
     """Origins and unit directions, in the world, of the rays through the pixel centres."""
-    directions = F.normalize(ray_directions(height, width, fovy), dim=-1)
-    rays_d = torch.einsum("bij,bhwj->bhwi", c2w[:, :3, :3], directions)
+    directions = ray_directions(height, width, fovy)
+    directions = directions / directions.norm(dim=-1, keepdim=True)
+    rays_d = (directions.flatten(1, 2) @ c2w[:, :3, :3].mT).view_as(directions)
     rays_o = c2w[:, None, None, :3, 3].expand_as(rays_d)
-    return rays_o.contiguous(), rays_d.contiguous()  # once, and not in each call of a renderer
+    return rays_o.contiguous(), rays_d  # once, and not in each call of a renderer
 
 
 def projection_matrix(
@@ -105,26 +127,20 @@ def projection_matrix(
     """OpenGL's perspective matrix with y flipped, as threestudio (nvdiffrast) wants it:
     clip-space x grows to the right of the picture and y DOWN it. `aspect` is width / height.
     """
-    cot = 1 / torch.tan(0.5 * fovy)
-    matrix = fovy.new_zeros(len(fovy), 4, 4)
-    matrix[:, 0, 0] = cot / aspect
-    matrix[:, 1, 1] = -cot
-    matrix[:, 2, 2] = -(far + near) / (far - near)
-    matrix[:, 2, 3] = -2 * far * near / (far - near)
-    matrix[:, 3, 2] = -1
-    return matrix
+    depth = [-(far + near) / (far - near), -2 * far * near / (far - near)]
+    rows = [[1 / aspect, 0, 0, 0], [0, -1, 0, 0], [0, 0, *depth], [0, 0, -1, 0]]
+    cot = 1 / torch.tan(0.5 * fovy)[:, None]
+    focal = F.pad(cot.expand(-1, 2), (0, 2), value=1.0)  # of x and y
+    return focal[..., None] * torch.tensor(rows, dtype=fovy.dtype, device=fovy.device)
 
 
 def mvp_matrix(
     c2w: Float[Tensor, "B 4 4"], projection: Float[Tensor, "B 4 4"]
 ) -> Float[Tensor, "B 4 4"]:
     """World to clip space: `projection` times the inverse of the rigid motion `c2w`."""
-    rotation = c2w[:, :3, :3].transpose(1, 2)
-    w2c = torch.zeros_like(c2w)
-    w2c[:, :3, :3] = rotation
-    w2c[:, :3, 3:] = -rotation @ c2w[:, :3, 3:]
-    w2c[:, 3, 3] = 1
-    return projection @ w2c
+    rotation = c2w[:, :3, :3].mT
+    w2c = torch.cat([rotation, -rotation @ c2w[:, :3, 3:]], dim=2)
+    return projection @ torch.cat([w2c, c2w[:, 3:]], dim=1)  # their last rows are the same
 
 
 def uniform(
@@ -133,7 +149,7 @@ def uniform(
     """Uniform numbers in [low, high]."""
     low, high = low_high
     device = None if generator is None else generator.device
-    return low + (high - low) * torch.rand(n, generator=generator, device=device)
+    return torch.empty(n, device=device).uniform_(low, high, generator=generator)
 
 
 def sample_elevation_deg(
@@ -219,9 +235,11 @@ class Cameras:
 
     @property
     def c2w(self) -> Float[Tensor, "B 4 4"]:
-        eye = self.position
+        east, up, outward = sphere_axes(self.elevation_deg, self.azimuth_deg)
+        eye = self.distance[:, None] * outward
+        if self.target is None and self.up_shift is None:
+            return rigid_motion(east, up, outward, eye)
         target = torch.zeros_like(eye) if self.target is None else self.target
-        up = camera_up(self.elevation_deg, self.azimuth_deg)
         if self.up_shift is not None:
             up = up + self.up_shift
         return look_at(eye, target, up)

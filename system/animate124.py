@@ -111,6 +111,7 @@ class Animate124(BaseLift3DSystem):
     def configure(self) -> None:
         self.base_seed = torch.initial_seed()  # before the first step reseeds
         self.speed = parse_structured(SpeedConfig, self.cfg.speed)
+        self.loss_weights = dict(self.cfg.loss)  # once: reading a config takes 20 us a value
         self.loss_watch = LossWatch(self.way_back)
         self.snapshots = Snapshots(None)
         self.lanes = Lanes()
@@ -209,7 +210,7 @@ class Animate124(BaseLift3DSystem):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One step over a batch; see the module's docstring."""
-        weights = {key: self.C(value) for key, value in self.cfg.loss.items()}
+        weights = {key: self.C(value) for key, value in self.loss_weights.items()}
         weights = {key: weight for key, weight in weights.items() if weight != 0}
         views = terms.views_of(batch, weights)
         renders = self.render(views, weights)

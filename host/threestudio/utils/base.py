@@ -31,8 +31,9 @@ class Updateable:
         attributes = dict(vars(self))
         if isinstance(self, nn.Module):
             attributes.update(self._modules)
-        for name in sorted(attributes):
-            if not name.startswith("_") and isinstance(attributes[name], Updateable):
+        found = (name for name, value in attributes.items() if isinstance(value, Updateable))
+        for name in sorted(found):
+            if not name.startswith("_"):
                 yield attributes[name]
 
     def do_update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
