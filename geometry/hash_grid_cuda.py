@@ -22,7 +22,7 @@ from .stencil import neighbours
 SOURCES = Path(__file__).parent
 FEATURES = 2  # a level has in the kernels, 8 bytes read or added at once
 BLOCK = (32, 16)  # at most so many samples x levels, which share the samples' rows of memory
-RUN = 8  # samples that a thread takes one after the other on the way to the table
+RUN = 4  # samples that a thread takes one after the other on the way to the table
 THREADS = 256  # of a block over a table's entries
 
 
