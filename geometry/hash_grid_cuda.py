@@ -5,7 +5,6 @@ frame's grid.
 """
 
 import functools
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -13,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..kernels import cuda_program
-from ..kernels.cuda_program import Program, source_of
+from ..kernels.cuda_program import Launcher, Program, source_of
 from .frame_table import frame_spec
 from .gradients import gradients_again
 from .hash_grid_torch import GridSpec, Level, hash_grid_torch
@@ -127,11 +126,11 @@ def run(
     if table.data_ptr() % 16:
         table = table.clone()  # the kernels read pairs of entries
     kernels = program(spec, step is not None, x.device)
-    launch(kernels.launch, name, spec, step, x, table, features, *grads)
+    launch(kernels, name, spec, step, x, table, features, *grads)
 
 
 def launch(
-    kernel: Callable[..., None],
+    kernels: Launcher,
     name: str,
     spec: GridSpec,
     step: float | None,
@@ -145,7 +144,7 @@ def launch(
     blocks = -(-len(x) // samples), -(-spec.n_levels // block[1])
     near = features[1] if len(features) > 1 else None
     arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near, *grads
-    kernel(name, blocks, block, *arguments)
+    kernels.launch(name, blocks, block, *arguments)
 
 
 def frame_table_cuda(

@@ -62,23 +62,55 @@ __device__ Sums sums_after(float value, int lane) {
 // NaN stays NaN, which fminf would take for OPAQUE.
 __device__ float bounded(float thickness) { return thickness > OPAQUE ? OPAQUE : thickness; }
 
-// Per sample: 0 where it is transparent or hidden, 1 where it counts, 2 where it is lit, too.
+// Per sample: 0 where it is transparent or hidden, 1 where it counts, 2 where it is lit, too. And how
+// many count on each ray, [rays], and how many are lit, [rays].
 extern "C" __global__ void look(const long long* ray_indices, int samples, int rays,
                                 const float* density, const float* t_starts, const float* t_ends,
                                 const float* min_alpha, float min_transmittance,
-                                float min_lit_transmittance, unsigned char* seen) {
+                                float min_lit_transmittance, unsigned char* seen,
+                                long long* counts) {
   Ray ray = ray_of(ray_indices, samples);
   if (ray.index >= rays) return;
   double before = 0;
+  int kept = 0, lit = 0;
   for (int at = ray.first; at < ray.last; at += LANES) {
     int i = at + ray.lane;
     bool there = i < ray.last;
     float thickness = there ? bounded(density[i] * (t_ends[i] - t_starts[i])) : 0.f;
     Sums sums = sums_before(thickness, ray.lane);
     float transmittance = expf(-(float)(before + sums.before));
-    bool counts = -expm1f(-thickness) >= *min_alpha && transmittance >= min_transmittance;
-    if (there) seen[i] = counts ? 1 + (transmittance >= min_lit_transmittance) : 0;
+    bool visible = -expm1f(-thickness) >= *min_alpha && transmittance >= min_transmittance;
+    int level = !there || !visible ? 0 : transmittance >= min_lit_transmittance ? 2 : 1;
+    if (there) seen[i] = level;
+    kept += __popc(__ballot_sync(ALL, level > 0)), lit += __popc(__ballot_sync(ALL, level > 1));
     before += sums.all;
+  }
+  if (ray.lane == 0) counts[ray.index] = kept, counts[rays + ray.index] = lit;
+}
+
+// The places of what `look` has seen. ends [2 rays]: the running sum of its counts.
+extern "C" __global__ void sieve(const long long* ray_indices, int samples, int rays,
+                                 const unsigned char* seen, const long long* ends,
+                                 long long* kept, long long* lit, long long* dark,
+                                 long long* order, long long* ahead) {
+  Ray ray = ray_of(ray_indices, samples);
+  if (ray.index >= rays) return;
+  unsigned others = (1u << ray.lane) - 1;  // the lanes before one's own
+  // of the rays before this one
+  long long all = ray.index ? ends[ray.index - 1] : 0;
+  long long bright = ends[rays + ray.index - 1] - ends[rays - 1];
+  long long all_bright = ends[2 * rays - 1] - ends[rays - 1];
+  for (int at = ray.first; at < ray.last; at += LANES) {
+    int i = at + ray.lane, level = i < ray.last ? seen[i] : 0;
+    unsigned counted = __ballot_sync(ALL, level > 0), shining = __ballot_sync(ALL, level > 1);
+    long long place = all + __popc(counted & others), among = bright + __popc(shining & others);
+    if (level > 0) {
+      kept[place] = i;
+      (level > 1 ? lit[among] : dark[place - among]) = place;
+      order[place] = level > 1 ? among : all_bright + place - among;
+      ahead[place] = level > 1 ? among : among > 0 ? among - 1 : 0;
+    }
+    all += __popc(counted), bright += __popc(shining);
   }
 }
 

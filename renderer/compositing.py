@@ -99,6 +99,43 @@ def look(
     return counts * (1 + (transmittance >= min_lit_transmittance).byte())
 
 
+class Sieve(NamedTuple):
+    """Which of the samples that were looked at are kept, and which of those are lit.
+
+    kept: places among all that were looked at.
+    lit: places among the kept; dark: of the others.
+    order: of each that is kept, its place in lit and dark, one behind the other.
+    ahead: of each that is kept, the place in lit of the last lit one up to it, or of the first.
+    """
+
+    kept: Int[Tensor, " K"]
+    lit: Int[Tensor, " L"]
+    dark: Int[Tensor, " D"]
+    order: Int[Tensor, " K"]
+    ahead: Int[Tensor, " K"]
+
+
+def sieve(
+    density: Float[Tensor, " N"],
+    t_starts: Float[Tensor, " N"],
+    t_ends: Float[Tensor, " N"],
+    ray_indices: Int[Tensor, " N"],
+    n_rays: int,
+    min_alpha: Float[Tensor, ""],
+    min_transmittance: float,
+    min_lit_transmittance: float,
+) -> Sieve:
+    """What `look` says, as places; the definition of what compositing_cuda.py has as kernels."""
+    samples = density, t_starts, t_ends, ray_indices
+    seen = look(*samples, n_rays, min_alpha, min_transmittance, min_lit_transmittance)
+    kept = seen.nonzero()[:, 0]
+    lit = seen.index_select(0, kept) > 1
+    parts = lit.nonzero()[:, 0], (~lit).nonzero()[:, 0]
+    places = torch.arange(len(kept), device=kept.device)
+    order = torch.empty_like(kept).index_copy_(0, torch.cat(parts), places)
+    return Sieve(kept, *parts, order, lit.cumsum(0).sub_(1).clamp_(min=0))
+
+
 class _SumOfRays(torch.autograd.Function):
     """Sum of each ray's rows. On GPUs a thread walks along a ray, where index_add would have the
     ray's samples wait for each other; the result is the same from run to run."""

@@ -1,17 +1,15 @@
-"""Compositing on CUDA devices: one kernel forward, one backward, and one that looks which samples
-can be seen.
-"""
+"""Compositing on CUDA devices: one kernel forward, one backward, and two that sieve samples."""
 
 import functools
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels import cuda_program
-from ..kernels.cuda_program import Program, source_of
-from .compositing import Composite
+from ..kernels.cuda_program import Launcher, Program, source_of
+from .compositing import Composite, Sieve
 
 SOURCE = Path(__file__).with_name("compositing.cu")
 RAYS = 4  # of a block; a warp each
@@ -25,7 +23,7 @@ def fits(
     normal: Float[Tensor, "N 3"] | None = None,
     background: Float[Tensor, "R c"] | None = None,
 ) -> bool:
-    """Whether the kernels can take these; the look needs no more than density."""
+    """Whether the kernels can take these; the sieve needs no more than density."""
     given = [x for x in (density, rgb, normal, background) if x is not None]
     channels = {x.shape[1] for x in (rgb, background) if x is not None}
     return (
@@ -93,7 +91,7 @@ class CudaComposite(torch.autograd.Function):
         return *found, None, None, None
 
 
-def look_cuda(
+def sieve_cuda(
     density: Float[Tensor, " N"],
     t_starts: Float[Tensor, " N"],
     t_ends: Float[Tensor, " N"],
@@ -102,18 +100,34 @@ def look_cuda(
     min_alpha: Float[Tensor, ""],
     min_transmittance: float,
     min_lit_transmittance: float,
-) -> UInt8[Tensor, " N"]:
-    """`compositing.look`."""
-    seen = torch.empty_like(ray_indices, dtype=torch.uint8)
+) -> Sieve:
+    """`compositing.sieve`, for which the host waits once."""
     samples = density.contiguous(), t_starts.contiguous(), t_ends.contiguous()
     least = min_alpha.float(), float(min_transmittance), float(min_lit_transmittance)
     kernels = program(*USUAL, density.device)  # it knows neither colours nor normals
-    run(kernels, "look", ray_indices, n_rays, *samples, *least, seen)
-    return seen
+    return sieve_by(kernels, ray_indices, n_rays, *samples, *least)
+
+
+def sieve_by(
+    kernels: Launcher, ray_indices: Int[Tensor, " N"], n_rays: int, *seen_by: Tensor | float
+) -> Sieve:
+    new = functools.partial(torch.empty, dtype=torch.int64, device=ray_indices.device)
+    seen, counts = torch.empty_like(ray_indices, dtype=torch.uint8), new(2 * n_rays)
+    run(kernels, "look", ray_indices, n_rays, *seen_by, seen, counts)
+    ends = counts.cumsum(0)
+    n_kept, n_both = ends[n_rays - 1 :: n_rays].tolist() if n_rays else (0, 0)
+    n_lit = n_both - n_kept
+    places = Sieve(*map(new, (n_kept, n_lit, n_kept - n_lit, n_kept, n_kept)))
+    run(kernels, "sieve", ray_indices, n_rays, seen, ends, *places)
+    return places
 
 
 def run(
-    kernels: Program, name: str, ray_indices: Tensor, n_rays: int, *arguments: Tensor | float | None
+    kernels: Launcher,
+    name: str,
+    ray_indices: Tensor,
+    n_rays: int,
+    *arguments: Tensor | float | None,
 ) -> None:
     if n_rays > 0:
         of_rays = ray_indices.contiguous(), len(ray_indices), n_rays

@@ -220,14 +220,13 @@ class NeRFVolumeRenderer(VolumeRenderer):
         density = self.evaluate(self.forward_density, samples, samples.points)[:, 0]
         ray_indices, t_starts, t_ends = samples.packed
         fast = compositing_cuda.fits(density)
-        look = compositing_cuda.look_cuda if fast else compositing.look
-        seen = look(
+        sieve = compositing_cuda.sieve_cuda if fast else compositing.sieve
+        found = sieve(
             *(density, t_starts, t_ends, ray_indices, len(samples.rays)),
             *(self.estimator.alpha_threshold(), MIN_TRANSMITTANCE, MIN_SHADED_TRANSMITTANCE),
         )
-        kept = seen.nonzero()[:, 0]
-        samples = samples.select(kept)
-        samples.shaded = seen.index_select(0, kept) > 1
+        samples = samples.select(found.kept)
+        samples.sieve = found
         return samples
 
     def evaluate(
@@ -249,25 +248,20 @@ class NeRFVolumeRenderer(VolumeRenderer):
     ) -> tuple[dict[str, Tensor], Float[Tensor, "N C"]]:
         """The geometry's output and the colour of each sample.
 
-        All have a density of their own; those that aren't `shaded` take the rest from the last one
-        before them that is.
+        All have a density of their own; those that the sieve calls dark take the rest from the
+        last lit one before them.
         """
-        shaded = samples.shaded
-        lit = None if shaded is None else shaded.nonzero()[:, 0]
-        if shaded is None or lit is None or len(lit) in (0, len(samples)):
+        found = samples.sieve
+        if found is None or len(found.lit) in (0, len(samples)):
             return self.shade_all(samples, camera)
-        dark = (~shaded).nonzero()[:, 0]
-        geo_out, rgb = self.shade_all(samples.select(lit), camera)
-        unlit = samples.select(dark)
+        geo_out, rgb = self.shade_all(samples.select(found.lit), camera)
+        unlit = samples.select(found.dark)
         density = self.evaluate(self.forward_density, unlit, unlit.points)
 
-        ahead = shaded.cumsum(0).sub_(1).clamp_(min=0)  # the last lit one, counted in lit
-
         def spread(values: Float[Tensor, "M C"]) -> Float[Tensor, "N C"]:
-            return values.index_select(0, ahead)
+            return values.index_select(0, found.ahead)
 
-        own = geo_out["density"].new_zeros(len(samples), 1)
-        own = own.index_copy(0, lit, geo_out["density"]).index_copy(0, dark, density)
+        own = torch.cat([geo_out["density"], density]).index_select(0, found.order)
         once = {id(values): spread(values) for values in geo_out.values()}  # a normal has two names
         geo_out = {name: once[id(values)] for name, values in geo_out.items()} | {"density": own}
         return geo_out, spread(rgb)

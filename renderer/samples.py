@@ -4,10 +4,11 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..geometry.times import Runs
+from .compositing import Sieve
 
 MANY_SAMPLES = 2**15  # of an image, from which on it is worth calls of its own
 
@@ -34,7 +35,7 @@ class Samples:
     ray_indices: Int[Tensor, " N"]
     t_starts: Float[Tensor, " N"]  # distances from the camera
     t_ends: Float[Tensor, " N"]
-    shaded: Bool[Tensor, " N"] | None = None  # those whose colour and normal matter; None: all
+    sieve: Sieve | None = None  # that kept them, and says whose colour matters; None: all's does
     counts: list[int] | None = None  # of each image, where somebody has asked
 
     def __len__(self) -> int:

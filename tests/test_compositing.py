@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from animate124.kernels.cuda_program import source_of
 from animate124.renderer import compositing_cuda
 from animate124.renderer.compositing import (
     accumulate,
@@ -12,8 +13,11 @@ from animate124.renderer.compositing import (
     look,
     ray_offsets,
     render_weights,
+    sieve,
     sum_before,
 )
+
+from host_kernels import HostProgram
 
 F64 = torch.float64
 
@@ -220,14 +224,77 @@ def test_the_kernels_composite_as_the_definition_does(only, normals, channels):
             assert float((x - y).abs().max()) <= allowed, (x - y, scale)
 
 
+def to_be_sieved(repeated, device="cpu"):
+    density, _, _, background, *samples = random_scene(MANY * repeated, torch.float32, 3, device)
+    least = torch.tensor(0.05, device=device)
+    return density, *samples, len(background), least, 1e-2, 0.2
+
+
+def test_a_sieve_says_where_what_is_seen_is():
+    arguments = to_be_sieved(3)
+    seen, found = look(*arguments), sieve(*arguments)
+    assert set(seen.tolist()) == {0, 1, 2}
+    assert found.kept.tolist() == [i for i, level in enumerate(seen.tolist()) if level]
+    levels, last = seen[found.kept].tolist(), -1
+    for place, level in enumerate(levels):
+        last += level == 2
+        assert (place in found.lit.tolist()) == (level == 2)
+        assert (place in found.dark.tolist()) == (level == 1)
+        assert found.ahead[place] == max(last, 0)
+    assert torch.equal(torch.cat([found.lit, found.dark])[found.order], torch.arange(len(levels)))
+
+
 @pytest.mark.gpu
-def test_the_kernel_sees_what_the_definition_sees():
+def test_the_kernels_sieve_as_the_definition_does():
     torch.manual_seed(0)
-    density, _, _, background, *samples = random_scene(MANY * 100, torch.float32, 3, "cuda")
-    arguments = density, *samples, len(background), torch.tensor(0.05).cuda(), 1e-2, 0.2
-    found, wanted = compositing_cuda.look_cuda(*arguments), look(*arguments)
-    assert found.dtype == wanted.dtype and set(wanted.tolist()) == {0, 1, 2}
-    assert int((found != wanted).sum()) <= 2  # those at a threshold
+    arguments = to_be_sieved(100, "cuda")
+    for found, wanted in zip(
+        compositing_cuda.sieve_cuda(*arguments), sieve(*arguments), strict=True
+    ):
+        assert torch.equal(found, wanted)
+
+
+SAMPLES, FLOATS = ["const long long*", "int", "int"], ["const float*"]
+OUT, PLACES = ["float*"], ["long long*"]
+KERNELS = {  # the types of their arguments
+    "look": [*SAMPLES, *FLOATS * 4, "float", "float", "unsigned char*", *PLACES],
+    "sieve": [*SAMPLES, "const unsigned char*", "const long long*", *PLACES * 5],
+    "forward": [*SAMPLES, *FLOATS * 6, *OUT * 9],
+    "backward": [*SAMPLES, *FLOATS * 19, *OUT * 4],
+}
+
+
+@pytest.fixture(scope="module")
+def on_host(tmp_path_factory):
+    """The kernels for three channels and normals as C++."""
+    source = source_of(compositing_cuda.SOURCE, {"CHANNELS": 3, "NORMALS": 1})
+    folder = tmp_path_factory.mktemp("kernels")
+    return HostProgram(source, folder, folder, KERNELS, in_warps=True)
+
+
+def test_the_sieves_arithmetic_is_the_definitions_on_a_host_too(on_host):
+    torch.manual_seed(0)
+    density, *samples, ray_indices, n_rays, least, transmittance, lit = to_be_sieved(3)
+    found = compositing_cuda.sieve_by(
+        on_host, ray_indices, n_rays, density, *samples, least, transmittance, lit
+    )
+    wanted = sieve(density, *samples, ray_indices, n_rays, least, transmittance, lit)
+    assert all(len(places) for places in wanted)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_the_composites_arithmetic_is_the_definitions_on_a_host_too(on_host, monkeypatch):
+    monkeypatch.setattr(compositing_cuda, "program", lambda *sizes: on_host)
+    torch.manual_seed(0)
+    exact = random_scene(MANY, F64)
+    single = [x.float() if x.is_floating_point() else x for x in exact]
+    slopes = [torch.randn(x.shape) for x in composite(*exact)]
+    wanted = composite_and_gradients(composite, exact, slopes)
+    found = composite_and_gradients(compositing_cuda.composite_cuda, single, slopes)
+    for ours, theirs in zip(found, wanted, strict=True):
+        for x, y in zip(ours, theirs, strict=True):
+            torch.testing.assert_close(x.double(), y, rtol=1e-4, atol=1e-4 * float(y.abs().max()))
 
 
 @pytest.mark.gpu

@@ -97,10 +97,10 @@ def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, name,
     (expected,) = torch.autograd.grad(features, exact, grads)
 
     values = [torch.empty_like(out, dtype=torch.float32) for out in features]
-    hash_grid_cuda.launch(on_host.launch, "forward", spec, step, x, table, values)
+    hash_grid_cuda.launch(on_host, "forward", spec, step, x, table, values)
     grad = torch.zeros_like(table)
     hash_grid_cuda.launch(
-        on_host.launch, "backward", spec, step, x, grad, [slope.float() for slope in grads]
+        on_host, "backward", spec, step, x, grad, [slope.float() for slope in grads]
     )
     for value, of_torch in zip([*values, grad], [*features, expected], strict=True):
         assert_near(value, of_torch.detach())
