@@ -1,26 +1,31 @@
 """Milliseconds of the hash grid's backends, forward and backward, side by side.
 
 python benchmarks/hash_grid.py [--samples 237000] [--levels 16] [--log2 19] [--device cpu|cuda]
-    [--baseline]
+    [--baseline] [--runs 1 4 8] [--figures FILE]
 
 The samples lie on one frame's rays inside the blob that training starts from. Each stands for seven
 points, its own and its six neighbours for the normal: 237,000 samples are 1.66 million points.
-`--baseline` adds the original's figures (tinycudann on an H200, the same points).
+`--baseline` adds the original's figures (tinycudann on an H200, the same points). `--runs` measures
+the CUDA kernel's gradient of the table alone, by how many samples a thread takes one after the
+other: of points, as a deformation's are, and of stencils. These figures go into figures.json
+(`--figures FILE`: elsewhere; of other sizes: nowhere else).
 """
 
 import argparse
+from pathlib import Path
 from statistics import median
 
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import torch
 from animate124.data.cameras import Cameras
+from animate124.geometry import hash_grid_cuda
 from animate124.geometry.hash_grid import hash_grid, hash_grid_stencil
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.space_time_encoding import SpaceTimeEncoding
 from animate124.geometry.stencil import neighbours
 from animate124.geometry.usable import is_usable
-from measuring import milliseconds
+from measuring import FIGURES, milliseconds, record
 
 WARM_UP = 2  # calls
 EPS = 0.01  # the neighbours' distance in the world, whose box is 2 wide
@@ -38,8 +43,8 @@ def samples_on_rays(n: int, per_ray: int = 256) -> torch.Tensor:
     return inside.repeat(-(-n // len(inside)), 1)[:n]
 
 
-def measure(name: str, forward, parameters: list, args: argparse.Namespace) -> None:
-    """Print one row. `forward` gives a list of tensors."""
+def measure(name: str, forward, parameters: list, args: argparse.Namespace) -> float:
+    """Print one row; the gradient's ms. `forward` gives a list of tensors."""
     parameters = [p for p in parameters if p.requires_grad]
     ms = median(milliseconds(forward, args.repeats, WARM_UP))
     outputs = forward()
@@ -54,6 +59,7 @@ def measure(name: str, forward, parameters: list, args: argparse.Namespace) -> N
         original = [ms for start, ms in ORIGINAL.items() if name.startswith(start)]
         row += f"{original[0]:>22.1f}" if original else ""
     print(row, flush=True)
+    return backward_ms
 
 
 def measure_grids(points: torch.Tensor, tau: torch.Tensor, args: argparse.Namespace) -> None:
@@ -114,6 +120,24 @@ def measure_field(points: torch.Tensor, tau: torch.Tensor, args: argparse.Namesp
             del out
 
 
+def measure_runs(points: torch.Tensor, args: argparse.Namespace) -> dict[str, tuple[float, str]]:
+    """The kernel's gradient of the table, with as many samples a thread as `args.runs` says."""
+    spec = GridSpec(3, n_levels=args.levels, log2_hashmap_size=args.log2)
+    table = torch.rand(spec.n_params, device=args.device).mul_(1e-4).requires_grad_()
+    unit, figures = (points + 1) / 2, {}
+    kinds = {
+        "points": lambda: [hash_grid(unit, table, spec, "cuda")],
+        "stencils": lambda: hash_grid_stencil(unit, EPS / 2, table, spec, "cuda"),
+    }
+    for run in args.runs:
+        hash_grid_cuda.RUN = run
+        hash_grid_cuda.program.cache_clear()
+        for kind, forward in kinds.items():
+            ms = measure(f"H3, {kind}, {run} samples a thread", forward, [table], args)
+            figures[f"hash_grid.run_{run}.{kind}"] = ms, "ms"
+    return figures
+
+
 def options(description: str, count: str, on_cuda: int, else_: int) -> argparse.ArgumentParser:
     """A benchmark's of grids; `count`: what its points are called, and how many there are."""
     parser = argparse.ArgumentParser(description=description)
@@ -138,11 +162,16 @@ def main() -> None:
     parser = options(__doc__.splitlines()[0], "samples", 237_000, 4_681)
     parser.add_argument("--repeats", type=int, default=20)
     parser.add_argument("--baseline", action="store_true", help="the original's figures beside")
+    parser.add_argument("--runs", type=int, nargs="+", help="samples a thread, on CUDA devices")
+    parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
-    of_usual_size(args)
+    usual = of_usual_size(args)
     on_cuda = args.device == "cuda"
     candidates = ("torch", "cuda", "tinycudann") if on_cuda else ("torch", "numba")
     args.backends = [name for name in candidates if name in ("torch", "cuda") or is_usable(name)]
+
+    if args.runs and not on_cuda:
+        parser.error("--runs is of the CUDA kernel: it needs --device cuda.")
 
     torch.manual_seed(0)
     points = samples_on_rays(args.samples).to(args.device)
@@ -154,6 +183,11 @@ def main() -> None:
         f"{'median ms':44}{'forward':>10}{'backward':>10}"
         + (f"{'original backward':>22}" if args.baseline else "")
     )
+    if args.runs:
+        figures = measure_runs(points, args)
+        if args.figures or usual:
+            record(figures, args.figures or FIGURES)
+        return
     measure_grids(points, tau, args)
     measure_field(points, tau, args)
 
