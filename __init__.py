@@ -5,6 +5,13 @@ Importing this package registers its modules. Where no `threestudio` is importab
 """
 
 import importlib.util
+import sys
+from os.path import dirname, realpath
+
+# `python -m` in the checkout: its folders (kernels, data, ...) are no top-level packages, and a
+# library that imports one of such a name means another
+if _here := [place for place in sys.path if realpath(place or ".") == dirname(realpath(__file__))]:
+    sys.path[:] = [place for place in sys.path if place not in _here]
 
 if importlib.util.find_spec("threestudio") is None:
     from .host import activate

@@ -265,6 +265,14 @@ def test_the_checks_are_timed_and_written_down(tmp_path):
     assert parts["step more"]["unit"] == "%" and parts["step with"]["commit"]
 
 
+def test_copies_of_a_step_are_counted_by_the_lines_that_ask_for_them(tmp_path):
+    options = ["--stage", "1", "--tiny", "--warm-up", "1", "--steps", "1"]
+    said = output_of("step_kernels.py", *options, folder=tmp_path)
+    operators, copies = said.split("operators")[1].split("copies by line")
+    assert "aten::" in operators and "in all" in operators
+    assert "distillation.py" in copies  # the priors' latents
+
+
 def test_the_unets_are_timed_and_right(tmp_path):
     said = output_of("unets.py", "--tiny", "--repeats", "1", folder=tmp_path)
     rows = [line.strip("| ").split(" | ") for line in said.splitlines()[3:]]

@@ -4,6 +4,8 @@ too; what is loaded by path or by name is listed here by hand, and nothing else 
 
 import ast
 import functools
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -280,3 +282,18 @@ def test_nothing_but_a_door_edits_the_search_path():
         )
     }
     assert edits - set(DOORS) == {"host/__init__.py"}
+
+
+def test_in_the_checkout_a_librarys_package_is_not_taken_for_a_room(tmp_path):
+    """transformers and diffusers import `kernels` where somebody has that installed."""
+    (tmp_path / "kernels.py").touch()
+    places = os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(tmp_path)])
+    code = "import animate124, kernels; print(kernels.__file__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": places},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout.strip() == str(tmp_path / "kernels.py"), done.stderr

@@ -1,0 +1,93 @@
+"""Which kernels a training step's time goes to, and which lines of ours ask for its copies.
+
+python benchmarks/step_kernels.py --stage 3 [--field deformation|grid] [--video ms|zs]
+    [--compile graph] [--warm-up 16] [--steps 4] [--top 30] [--toy] [--tiny] [key=value ...]
+
+The step is step.py's. PyTorch's profiler looks at `--steps` steps after the warm-up; what is
+printed is a step's share. Kernels of networks that are replayed as CUDA graphs are among them, but
+no line of ours: only the recording knows who launched them, so copies inside need --compile false.
+The profiler slows the host: these are shares, and a step's time is step.py's. On a CPU it shows
+operators in the place of kernels.
+"""
+
+import collections
+import tempfile
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from measuring import device_name
+from stages import ROOT, step_options, train, which
+from torch.profiler import ProfilerActivity, profile
+
+COPIES = ("aten::copy_", "aten::clone", "aten::_to_copy", "aten::cat", "aten::contiguous")
+
+
+class Look(pl.Callback):
+    """The profiler's, over so many steps after a warm-up."""
+
+    def __init__(self, warm_up: int, steps: int):
+        self.first, self.last = warm_up, warm_up + steps
+        activities = [ProfilerActivity.CPU]
+        if torch.cuda.is_available():
+            activities.append(ProfilerActivity.CUDA)
+        options = {"with_stack": True, "record_shapes": True}
+        # without it events have no stacks (PyTorch 2.13)
+        config = torch._C._profiler._ExperimentalConfig(verbose=True)
+        self.profile = profile(activities=activities, experimental_config=config, **options)
+
+    def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
+        if batch_idx == self.first:
+            self.profile.start()
+
+    def on_train_batch_end(self, trainer, system, outputs, batch, batch_idx) -> None:
+        if batch_idx + 1 == self.last:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self.profile.stop()
+
+
+def own_lines(stack: list[str]) -> str:
+    """The innermost two lines of ours in a stack."""
+    ours = [line for line in stack if "animate124" in line or str(ROOT) in line]
+    names = [line.rpartition("/")[2] for line in ours if "/benchmarks/" not in line]
+    return " < ".join(names[:2]) or "autograd, or a library alone"
+
+
+def table(title: str, rows: dict[str, list[float]], steps: int, top: int) -> None:
+    """Rows: microseconds, each time."""
+    print(f"\n{title}\n{'ms a step':>10}{'calls':>8}")
+    ordered = sorted(rows.items(), key=lambda row: -sum(row[1]))
+    for name, times in ordered[:top]:
+        print(f"{sum(times) / steps / 1e3:10.3f}{len(times) / steps:8.1f}  {name[:120]}")
+    total = sum(sum(times) for times in rows.values())
+    print(f"{total / steps / 1e3:10.3f}  in all")
+
+
+def main() -> None:
+    parser = step_options(__doc__.splitlines()[0])
+    parser.add_argument("--steps", type=int, default=4, help="that are looked at")
+    parser.add_argument("--top", type=int, default=30, help="rows of a table")
+    args = parser.parse_args()
+    look = Look(args.warm_up, args.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        train(args, Path(folder), look, args.warm_up + args.steps)
+    kernels, copies = collections.defaultdict(list), collections.defaultdict(list)
+    on_gpu = torch.cuda.is_available()
+    for event in look.profile.events():
+        is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
+        if is_kernel or (not on_gpu and event.name.startswith("aten::")):
+            time = event.self_device_time_total if is_kernel else event.self_cpu_time_total
+            kernels[event.name].append(time)
+        if event.name in COPIES and not is_kernel:
+            time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
+            if time:
+                shapes = [shape for shape in event.input_shapes if shape][:1]
+                copies[f"{event.name} {shapes} {own_lines(event.stack)}"].append(time)
+    print(f"{which(args)}, {device_name()}, torch {torch.__version__}, {args.steps} steps")
+    table("kernels" if on_gpu else "operators", kernels, args.steps, args.top)
+    table("copies by line", copies, args.steps, args.top)
+
+
+if __name__ == "__main__":
+    main()
