@@ -93,7 +93,7 @@ def turn_over(convolutions: Iterable[Block]) -> None:
 def halve(layer: nn.Conv2d, x: Float[Tensor, "N C H W"]) -> Float[Tensor, "N D h w"]:
     """A convolution of 3 x 3 pixels and stride 2, after `turn_over`, of images upside down which
     upright have a row and a column of zeros behind the others."""
-    padding = tuple(1 - side % 2 for side in x.shape[2:])  # the last of an odd number is left out
+    padding = tuple(1 - side % 2 for side in x.shape[2:])  # an odd side needs no zeros
     options = (layer.stride, padding, layer.dilation, layer.groups)
     return FrozenConvolution.apply(x, layer.weight, None, layer.bias, options)
 

@@ -111,6 +111,7 @@ def sieve_cuda(
 def sieve_by(
     kernels: Launcher, ray_indices: Int[Tensor, " N"], n_rays: int, *seen_by: Tensor | float
 ) -> Sieve:
+    """... by any kernels; seen_by: what `look` takes besides."""
     new = functools.partial(torch.empty, dtype=torch.int64, device=ray_indices.device)
     seen, counts = torch.empty_like(ray_indices, dtype=torch.uint8), new(2 * n_rays)
     run(kernels, "look", ray_indices, n_rays, *seen_by, seen, counts)
