@@ -202,8 +202,11 @@ def program_source(spec: GridSpec, stencil: bool) -> str:
 
 @functools.cache
 def frame_program(space: GridSpec, time: GridSpec, device: torch.device) -> Program:
-    text = source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
-    return Program(text, device, SOURCES)
+    return Program(frame_source(space, time), device, SOURCES)
+
+
+def frame_source(space: GridSpec, time: GridSpec) -> str:
+    return source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
 
 
 def source(file: str, defines: dict[str, int], **grids: GridSpec) -> str:

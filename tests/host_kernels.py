@@ -23,6 +23,7 @@ PREAMBLE = """
 #include <initializer_list>
 #include <thread>
 #include <vector>
+using std::max;
 using std::min;
 #define __device__
 #define __global__

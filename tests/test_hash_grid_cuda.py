@@ -215,6 +215,27 @@ def test_frame_table_and_its_gradients_are_the_definitions(name, tau):
         assert_near(value, expected)
 
 
+def test_the_frame_tables_arithmetic_is_the_definitions_on_a_host_too(tmp_path, monkeypatch):
+    space, time = (GridSpec(dims, **SETTINGS["small"]) for dims in (3, 4))
+    source = hash_grid_cuda.frame_source(space, time)
+    types = {
+        "forward": ["const float*", "const float2*", "const float2*", "float2*"],
+        "backward": ["const float*", "const float2*", "float2*", "float2*"],
+    }
+    on_host = HostProgram(source, hash_grid_cuda.SOURCES, tmp_path, types)
+    monkeypatch.setattr(hash_grid_cuda, "frame_program", lambda *specs: on_host)
+    monkeypatch.setattr(hash_grid_cuda, "check_table", lambda table, spec: None)
+    tables, results = [torch.randn(spec.n_params) for spec in (space, time)], []
+    for make, dtype in ((frame_table_cuda, torch.float32), (frame_table_torch, torch.float64)):
+        own = [table.to(dtype).requires_grad_() for table in tables]
+        frame = make(*own, torch.full((1, 1), 0.37, dtype=dtype), space, time)
+        torch.manual_seed(1)
+        grads = torch.autograd.grad(frame, own, torch.randn(frame.shape).to(frame))
+        results.append([frame.detach(), *grads])
+    for value, expected in zip(*results, strict=True):
+        assert_near(value, expected)
+
+
 @pytest.mark.gpu
 def test_a_frozen_table_gets_no_gradient():
     space, time = (GridSpec(dims, **SETTINGS["small"]) for dims in (3, 4))

@@ -6,7 +6,10 @@ from itertools import pairwise
 import pytest
 import torch
 import torch.nn.functional as F
+from animate124.renderer import ray_marching_cuda
 from animate124.renderer.ray_marching import group_edges, march, occupied_box, ray_box_distances
+
+from host_kernels import HostProgram
 
 AABB = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 
@@ -161,6 +164,19 @@ def test_box_distances_are_those_of_the_hit_points():
         torch.testing.assert_close(points.abs().amax(-1), torch.ones(int(hit.sum())))
 
 
+def assert_same(kernel, definition, least=50_000):
+    """Samples of the kernel and of the definition."""
+    found, wanted = (
+        set(zip(samples[0].tolist(), samples[1].tolist(), strict=True))
+        for samples in (kernel, definition)
+    )
+    assert len(wanted) > least
+    # a point on the border between cells may be rounded to either
+    assert len(found ^ wanted) <= 1e-4 * len(wanted)
+    assert (kernel[0][1:] >= kernel[0][:-1]).all()
+    assert torch.equal(kernel[2], kernel[1] + 0.0135)
+
+
 @pytest.mark.parametrize("jittered", [False, True])
 @pytest.mark.parametrize("shape", [(32, 32, 32), (5, 3, 7)])
 @pytest.mark.parametrize("device", [pytest.param("cuda", marks=pytest.mark.gpu)])
@@ -170,16 +186,26 @@ def test_the_kernel_finds_the_samples_of_the_definition(shape, jittered, device)
     )
     rays = (origins, directions, binaries, aabb, 0.0135)
     options = {"near": 0.4, "far": 2.9, "jitter": jitter if jittered else None}
-    kernel, definition = march(*rays, **options), march(*rays, **options, group=2**22)
-    found, wanted = (
-        set(zip(samples[0].tolist(), samples[1].tolist(), strict=True))
-        for samples in (kernel, definition)
-    )
-    assert len(wanted) > 50_000
-    # a point on the border between cells may be rounded to either
-    assert len(found ^ wanted) <= 1e-4 * len(wanted)
-    assert (kernel[0][1:] >= kernel[0][:-1]).all()
-    assert torch.equal(kernel[2], kernel[1] + 0.0135)
+    assert_same(march(*rays, **options), march(*rays, **options, group=2**22))
     nothing = march(*rays[:2], torch.zeros_like(binaries), *rays[3:], **options)
     assert all(len(x) == 0 for x in nothing)
     assert all(len(x) == 0 for x in march(origins[:0], directions[:0], *rays[2:]))
+
+
+FLOATS, SIDES, PLACES = ["const float*"], ["int"] * 3, ["long long*"]
+KERNEL = [*FLOATS * 2, "int", "const unsigned char*", *SIDES, *FLOATS * 3, *["float"] * 3, *FLOATS]
+KERNEL += ["const long long*", *PLACES * 2, "float*"]
+
+
+@pytest.mark.parametrize("jittered", [False, True])
+def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, monkeypatch, jittered):
+    source = ray_marching_cuda.SOURCE.read_text()
+    on_host = HostProgram(source, tmp_path, tmp_path, {"march": KERNEL})
+    monkeypatch.setattr(ray_marching_cuda, "program", lambda device: on_host)
+    origins, directions = random_rays(1200)
+    binaries, jitter = torch.rand(5, 3, 7) < 0.3, torch.rand(1200) if jittered else None
+    rays, ends = (origins, directions, binaries, AABB, 0.0135), (0.4, 2.9, jitter)
+    box = occupied_box(binaries, AABB)
+    found = ray_marching_cuda.march_cuda(*rays, box, *ends)
+    named = dict(zip(("near", "far", "jitter"), ends, strict=True))
+    assert_same(found, march(*rays, **named, group=2**22), least=10_000)
