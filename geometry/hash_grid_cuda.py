@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..kernels import cuda_program
-from ..kernels.cuda_program import Launcher, Program, source_of
+from ..kernels.cuda_program import Program, source_of
 from .frame_table import frame_spec
 from .gradients import gradients_again
 from .hash_grid_torch import GridSpec, Level, hash_grid_torch
@@ -125,26 +125,12 @@ def run(
         return
     if table.data_ptr() % 16:
         table = table.clone()  # the kernels read pairs of entries
-    kernels = program(spec, step is not None, x.device)
-    launch(kernels, name, spec, step, x, table, features, *grads)
-
-
-def launch(
-    kernels: Launcher,
-    name: str,
-    spec: GridSpec,
-    step: float | None,
-    x: Tensor,
-    table: Tensor,
-    features: list[Tensor],
-    *grads: Tensor,
-) -> None:
     block = BLOCK[0], min(BLOCK[1], spec.n_levels)
     samples = block[0] * (RUN if name == "backward" else 1)
     blocks = -(-len(x) // samples), -(-spec.n_levels // block[1])
     near = features[1] if len(features) > 1 else None
     arguments = x.contiguous(), len(x), table, float(step or 0), features[0], near, *grads
-    kernels.launch(name, blocks, block, *arguments)
+    program(spec, step is not None, x.device).launch(name, blocks, block, *arguments)
 
 
 def frame_table_cuda(
@@ -191,22 +177,15 @@ def run_on_frame(
 
 @functools.cache
 def program(spec: GridSpec, stencil: bool, device: torch.device) -> Program:
-    return Program(program_source(spec, stencil), device, SOURCES)
-
-
-def program_source(spec: GridSpec, stencil: bool) -> str:
     defines = {"DIMS": spec.dims, "STENCIL": int(stencil), "N_LEVELS": spec.n_levels}
     defines |= {"BLOCK_SAMPLES": BLOCK[0], "BLOCK_LEVELS": BLOCK[1], "RUN": RUN}
-    return source("hash_grid.cu", defines, LEVELS=spec)
+    return Program(source("hash_grid.cu", defines, LEVELS=spec), device, SOURCES)
 
 
 @functools.cache
 def frame_program(space: GridSpec, time: GridSpec, device: torch.device) -> Program:
-    return Program(frame_source(space, time), device, SOURCES)
-
-
-def frame_source(space: GridSpec, time: GridSpec) -> str:
-    return source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
+    text = source("frame_table.cu", {}, SPACE=space, TIME=time, FRAME=frame_spec(space))
+    return Program(text, device, SOURCES)
 
 
 def source(file: str, defines: dict[str, int], **grids: GridSpec) -> str:

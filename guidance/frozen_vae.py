@@ -52,10 +52,10 @@ class MatrixAttention(torch.autograd.Function):
 
 def at_once(q: Float[Tensor, "N T D"]) -> tuple[int, int]:
     """How many images, and rows of each: all, but for one large image at a time."""
-    n, tokens, _ = q.shape
-    scores = ATTENTION_SCORES * max(n, 1)
-    images = max(1, scores // tokens**2)
-    return images, max(1, scores // (min(images, max(n, 1)) * tokens))
+    n, tokens = max(1, len(q)), q.shape[1]
+    scores = ATTENTION_SCORES * n
+    images = max(1, min(n, scores // tokens**2))
+    return images, max(1, scores // (images * tokens))
 
 
 def in_rows(

@@ -11,16 +11,9 @@ import threading
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
 
 import torch
 from torch import Tensor
-
-
-class Launcher(Protocol):
-    """Who runs kernels."""
-
-    def launch(self, name: str, grid: tuple, block: tuple, *arguments: Any) -> None: ...
 
 
 class Program:

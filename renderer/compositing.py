@@ -115,19 +115,8 @@ class Sieve(NamedTuple):
     ahead: Int[Tensor, " K"]
 
 
-def sieve(
-    density: Float[Tensor, " N"],
-    t_starts: Float[Tensor, " N"],
-    t_ends: Float[Tensor, " N"],
-    ray_indices: Int[Tensor, " N"],
-    n_rays: int,
-    min_alpha: Float[Tensor, ""],
-    min_transmittance: float,
-    min_lit_transmittance: float,
-) -> Sieve:
-    """What `look` says, as places; the definition of what compositing_cuda.py has as kernels."""
-    samples = density, t_starts, t_ends, ray_indices
-    seen = look(*samples, n_rays, min_alpha, min_transmittance, min_lit_transmittance)
+def sieve(seen: UInt8[Tensor, " N"]) -> Sieve:
+    """What `look` says, as places."""
     kept = seen.nonzero()[:, 0]
     lit = seen.index_select(0, kept) > 1
     parts = lit.nonzero()[:, 0], (~lit).nonzero()[:, 0]

@@ -8,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..kernels import cuda_program
-from ..kernels.cuda_program import Launcher, Program, source_of
+from ..kernels.cuda_program import Program, source_of
 from .compositing import Composite, Sieve
 
 SOURCE = Path(__file__).with_name("compositing.cu")
@@ -101,20 +101,13 @@ def sieve_cuda(
     min_transmittance: float,
     min_lit_transmittance: float,
 ) -> Sieve:
-    """`compositing.sieve`, for which the host waits once."""
+    """`compositing.sieve` of what `compositing.look` says of these; the host waits for it once."""
     samples = density.contiguous(), t_starts.contiguous(), t_ends.contiguous()
     least = min_alpha.float(), float(min_transmittance), float(min_lit_transmittance)
     kernels = program(*USUAL, density.device)  # it knows neither colours nor normals
-    return sieve_by(kernels, ray_indices, n_rays, *samples, *least)
-
-
-def sieve_by(
-    kernels: Launcher, ray_indices: Int[Tensor, " N"], n_rays: int, *seen_by: Tensor | float
-) -> Sieve:
-    """... by any kernels; seen_by: what `look` takes besides."""
     new = functools.partial(torch.empty, dtype=torch.int64, device=ray_indices.device)
     seen, counts = torch.empty_like(ray_indices, dtype=torch.uint8), new(2 * n_rays)
-    run(kernels, "look", ray_indices, n_rays, *seen_by, seen, counts)
+    run(kernels, "look", ray_indices, n_rays, *samples, *least, seen, counts)
     ends = counts.cumsum(0)
     n_kept, n_both = ends[n_rays - 1 :: n_rays].tolist() if n_rays else (0, 0)
     n_lit = n_both - n_kept
@@ -124,11 +117,7 @@ def sieve_by(
 
 
 def run(
-    kernels: Launcher,
-    name: str,
-    ray_indices: Tensor,
-    n_rays: int,
-    *arguments: Tensor | float | None,
+    kernels: Program, name: str, ray_indices: Tensor, n_rays: int, *arguments: Tensor | float | None
 ) -> None:
     if n_rays > 0:
         of_rays = ray_indices.contiguous(), len(ray_indices), n_rays

@@ -220,11 +220,12 @@ class NeRFVolumeRenderer(VolumeRenderer):
         density = self.evaluate(self.forward_density, samples, samples.points)[:, 0]
         ray_indices, t_starts, t_ends = samples.packed
         fast = compositing_cuda.fits(density)
-        sieve = compositing_cuda.sieve_cuda if fast else compositing.sieve
-        found = sieve(
-            *(density, t_starts, t_ends, ray_indices, len(samples.rays)),
-            *(self.estimator.alpha_threshold(), MIN_TRANSMITTANCE, MIN_SHADED_TRANSMITTANCE),
-        )
+        looked_at = density, t_starts, t_ends, ray_indices, len(samples.rays)
+        least = self.estimator.alpha_threshold(), MIN_TRANSMITTANCE, MIN_SHADED_TRANSMITTANCE
+        if fast:
+            found = compositing_cuda.sieve_cuda(*looked_at, *least)
+        else:
+            found = compositing.sieve(compositing.look(*looked_at, *least))
         samples = samples.select(found.kept)
         samples.sieve = found
         return samples

@@ -4,13 +4,20 @@ Threads run one after the other; or, of kernels that talk within a warp, a warp'
 other, one warp after the other. Kernels whose whole block waits for something can't run so."""
 
 import ctypes
+import functools
+import inspect
 import shutil
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import mkdtemp
+from types import ModuleType
 
 import pytest
 import torch
+from animate124.kernels.cuda_program import Program
+
+SOURCES = Path(__file__).parents[1]  # includes nothing, where a program names no folder
 
 # What CUDA has and C++ hasn't, and for each kernel a function that runs all of its threads.
 PREAMBLE = """
@@ -105,8 +112,8 @@ extern "C" void run_{name}(const int* blocks, const int* threads, void** p) {{
 """
 
 
-class HostProgram:
-    """Stands in for `cuda_program.Program`.
+class HostProgram(Program):
+    """Stands in for the kernels of a GPU.
 
     kernels: by name the types of their arguments, as C++ has them; in_warps: whether their threads
         talk within a warp.
@@ -140,6 +147,25 @@ class HostProgram:
         addresses = (ctypes.c_void_p * len(held))(*(ctypes.addressof(box) for box in held))
         blocks, threads = ((ctypes.c_int * 2)(*(*size, 1)[:2]) for size in (grid, block))
         getattr(self.library, f"run_{name}")(blocks, threads, addresses)
+
+
+def run_on_host(
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType,
+    folder: Path,
+    kernels: dict[str, Sequence[str]],
+    *,
+    program: str = "program",
+    in_warps: bool = False,
+) -> None:
+    """A module's kernels, of whatever constants, run here instead; `program`: what makes them."""
+
+    def compiled(source: str, device: torch.device, include: Path = SOURCES) -> HostProgram:
+        return HostProgram(source, include, Path(mkdtemp(dir=folder)), kernels, in_warps)
+
+    make = inspect.unwrap(getattr(module, program))  # without what checks its types, and the cache
+    monkeypatch.setattr(module, "Program", compiled)
+    monkeypatch.setattr(module, program, functools.cache(make))
 
 
 def argument(place: int, kind: str) -> str:

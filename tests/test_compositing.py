@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from animate124.kernels.cuda_program import source_of
 from animate124.renderer import compositing_cuda
 from animate124.renderer.compositing import (
     accumulate,
@@ -17,7 +16,7 @@ from animate124.renderer.compositing import (
     sum_before,
 )
 
-from host_kernels import HostProgram
+from host_kernels import run_on_host
 
 F64 = torch.float64
 
@@ -232,7 +231,8 @@ def to_be_sieved(repeated, device="cpu"):
 
 def test_a_sieve_says_where_what_is_seen_is():
     arguments = to_be_sieved(3)
-    seen, found = look(*arguments), sieve(*arguments)
+    seen = look(*arguments)
+    found = sieve(seen)
     assert set(seen.tolist()) == {0, 1, 2}
     assert found.kept.tolist() == [i for i, level in enumerate(seen.tolist()) if level]
     levels, last = seen[found.kept].tolist(), -1
@@ -248,10 +248,9 @@ def test_a_sieve_says_where_what_is_seen_is():
 def test_the_kernels_sieve_as_the_definition_does():
     torch.manual_seed(0)
     arguments = to_be_sieved(100, "cuda")
-    for found, wanted in zip(
-        compositing_cuda.sieve_cuda(*arguments), sieve(*arguments), strict=True
-    ):
-        assert torch.equal(found, wanted)
+    found, wanted = compositing_cuda.sieve_cuda(*arguments), sieve(look(*arguments))
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert torch.equal(ours, theirs)
 
 
 SAMPLES, FLOATS = ["const long long*", "int", "int"], ["const float*"]
@@ -264,28 +263,21 @@ KERNELS = {  # the types of their arguments
 }
 
 
-@pytest.fixture(scope="module")
-def on_host(tmp_path_factory):
-    """The kernels for three channels and normals as C++."""
-    source = source_of(compositing_cuda.SOURCE, {"CHANNELS": 3, "NORMALS": 1})
-    folder = tmp_path_factory.mktemp("kernels")
-    return HostProgram(source, folder, folder, KERNELS, in_warps=True)
+@pytest.fixture
+def on_host(monkeypatch, tmp_path):
+    run_on_host(monkeypatch, compositing_cuda, tmp_path, KERNELS, in_warps=True)
 
 
 def test_the_sieves_arithmetic_is_the_definitions_on_a_host_too(on_host):
     torch.manual_seed(0)
-    density, *samples, ray_indices, n_rays, least, transmittance, lit = to_be_sieved(3)
-    found = compositing_cuda.sieve_by(
-        on_host, ray_indices, n_rays, density, *samples, least, transmittance, lit
-    )
-    wanted = sieve(density, *samples, ray_indices, n_rays, least, transmittance, lit)
+    arguments = to_be_sieved(3)
+    found, wanted = compositing_cuda.sieve_cuda(*arguments), sieve(look(*arguments))
     assert all(len(places) for places in wanted)
     for ours, theirs in zip(found, wanted, strict=True):
         assert torch.equal(ours, theirs)
 
 
-def test_the_composites_arithmetic_is_the_definitions_on_a_host_too(on_host, monkeypatch):
-    monkeypatch.setattr(compositing_cuda, "program", lambda *sizes: on_host)
+def test_the_composites_arithmetic_is_the_definitions_on_a_host_too(on_host):
     torch.manual_seed(0)
     exact = random_scene(MANY, F64)
     single = [x.float() if x.is_floating_point() else x for x in exact]

@@ -14,7 +14,7 @@ from animate124.geometry.mlp_cuda import two_layers, two_layers_cuda
 from animate124.geometry.stencil import neighbours
 from animate124.kernels import cuda_program
 
-from host_kernels import HostProgram
+from host_kernels import run_on_host
 from lattice_lines import off_lines
 
 SETTINGS = {
@@ -77,16 +77,11 @@ def along_a_ray(n: int, dims: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ("small 3D", "small 4D", "small frame", "published 3D"))
 @pytest.mark.parametrize("step", (None, 0.005, 0.06))
-def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, name, step):
+def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, monkeypatch, name, step):
     """As C++, one thread after the other: features, and the table's gradient, to which a thread
     takes samples that lie in one cell together."""
     spec, types = SPECS[name], ["const float*", "int", "float2*", "float", "float2*", "float2*"]
-    on_host = HostProgram(
-        hash_grid_cuda.program_source(spec, step is not None),
-        hash_grid_cuda.SOURCES,
-        tmp_path,
-        {"forward": types, "backward": types},
-    )
+    run_on_host(monkeypatch, hash_grid_cuda, tmp_path, {"forward": types, "backward": types})
     rays = along_a_ray(700, spec.dims)
     x = torch.cat([rays, corners_and_others(333, spec.dims), rays[:1].expand(40, -1)])
     table = torch.randn(spec.n_params)
@@ -97,11 +92,9 @@ def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, name,
     (expected,) = torch.autograd.grad(features, exact, grads)
 
     values = [torch.empty_like(out, dtype=torch.float32) for out in features]
-    hash_grid_cuda.launch(on_host, "forward", spec, step, x, table, values)
+    hash_grid_cuda.run("forward", spec, step, x, table, values)
     grad = torch.zeros_like(table)
-    hash_grid_cuda.launch(
-        on_host, "backward", spec, step, x, grad, [slope.float() for slope in grads]
-    )
+    hash_grid_cuda.run("backward", spec, step, x, grad, [slope.float() for slope in grads])
     for value, of_torch in zip([*values, grad], [*features, expected], strict=True):
         assert_near(value, of_torch.detach())
 
@@ -217,13 +210,11 @@ def test_frame_table_and_its_gradients_are_the_definitions(name, tau):
 
 def test_the_frame_tables_arithmetic_is_the_definitions_on_a_host_too(tmp_path, monkeypatch):
     space, time = (GridSpec(dims, **SETTINGS["small"]) for dims in (3, 4))
-    source = hash_grid_cuda.frame_source(space, time)
     types = {
         "forward": ["const float*", "const float2*", "const float2*", "float2*"],
         "backward": ["const float*", "const float2*", "float2*", "float2*"],
     }
-    on_host = HostProgram(source, hash_grid_cuda.SOURCES, tmp_path, types)
-    monkeypatch.setattr(hash_grid_cuda, "frame_program", lambda *specs: on_host)
+    run_on_host(monkeypatch, hash_grid_cuda, tmp_path, types, program="frame_program")
     monkeypatch.setattr(hash_grid_cuda, "check_table", lambda table, spec: None)
     tables, results = [torch.randn(spec.n_params) for spec in (space, time)], []
     for make, dtype in ((frame_table_cuda, torch.float32), (frame_table_torch, torch.float64)):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from animate124.renderer import ray_marching_cuda
 from animate124.renderer.ray_marching import group_edges, march, occupied_box, ray_box_distances
 
-from host_kernels import HostProgram
+from host_kernels import run_on_host
 
 AABB = torch.tensor([-1.0, -1.0, -1.0, 1.0, 1.0, 1.0])
 
@@ -199,9 +199,7 @@ KERNEL += ["const long long*", *PLACES * 2, "float*"]
 
 @pytest.mark.parametrize("jittered", [False, True])
 def test_the_kernels_arithmetic_is_the_definitions_on_a_host_too(tmp_path, monkeypatch, jittered):
-    source = ray_marching_cuda.SOURCE.read_text()
-    on_host = HostProgram(source, tmp_path, tmp_path, {"march": KERNEL})
-    monkeypatch.setattr(ray_marching_cuda, "program", lambda device: on_host)
+    run_on_host(monkeypatch, ray_marching_cuda, tmp_path, {"march": KERNEL})
     origins, directions = random_rays(1200)
     binaries, jitter = torch.rand(5, 3, 7) < 0.3, torch.rand(1200) if jittered else None
     rays, ends = (origins, directions, binaries, AABB, 0.0135), (0.4, 2.9, jitter)

@@ -31,10 +31,8 @@ class Updateable:
         attributes = dict(vars(self))
         if isinstance(self, nn.Module):
             attributes.update(self._modules)
-        found = (name for name, value in attributes.items() if isinstance(value, Updateable))
-        for name in sorted(found):
-            if not name.startswith("_"):
-                yield attributes[name]
+        found = [name for name, value in attributes.items() if isinstance(value, Updateable)]
+        yield from (attributes[name] for name in sorted(found) if not name.startswith("_"))
 
     def do_update_step(self, epoch: int, global_step: int, on_load_weights: bool = False) -> None:
         for attribute in self._updateable_attributes():
