@@ -20,11 +20,21 @@ struct __align__(16) Eight {
   Half bits[WIDE];
 };
 
+#ifndef ON_HOST  // a check of the arithmetic on a CPU brings its own
+
 __device__ __forceinline__ float number(Half bits) {
   float value;
   asm("cvt.f32.f16 %0, %1;" : "=f"(value) : "h"(bits));
   return value;
 }
+
+__device__ __forceinline__ Half bits_of(float value) {
+  Half bits;
+  asm("cvt.rn.f16.f32 %0, %1;" : "=h"(bits) : "f"(value));
+  return bits;
+}
+
+#endif
 
 __device__ __forceinline__ void read(float* to, const Eight* from) {
   Eight eight = *from;
@@ -35,8 +45,7 @@ __device__ __forceinline__ void read(float* to, const Eight* from) {
 __device__ __forceinline__ void write(Eight* to, const float* from) {
   Eight eight;
 #pragma unroll
-  for (int i = 0; i < WIDE; i++)
-    asm("cvt.rn.f16.f32 %0, %1;" : "=h"(eight.bits[i]) : "f"(from[i]));
+  for (int i = 0; i < WIDE; i++) eight.bits[i] = bits_of(from[i]);
   *to = eight;
 }
 
@@ -54,24 +63,6 @@ struct Share {
   __device__ size_t at(int row) const { return image + (size_t)row * COLUMNS + column; }
 };
 
-// Sums two values a channel over the block's threads; out [2 n blocks CHANNELS].
-__device__ void reduce(const float* a, const float* b, float* out) {
-  __shared__ float shared[2][THREADS * WIDE];
-  for (int i = 0; i < WIDE; i++) {
-    shared[0][threadIdx.x * WIDE + i] = a[i];
-    shared[1][threadIdx.x * WIDE + i] = b[i];
-  }
-  __syncthreads();
-  size_t block = (size_t)blockIdx.y * gridDim.x + blockIdx.x;
-  size_t blocks = (size_t)gridDim.y * gridDim.x;
-  for (int c = threadIdx.x; c < CHANNELS; c += THREADS)
-    for (int k = 0; k < 2; k++) {
-      float sum = 0;
-      for (int row = 0; row < ROWS; row++) sum += shared[k][row * CHANNELS + c];
-      out[(k * blocks + block) * CHANNELS + c] = sum;
-    }
-}
-
 // Sum over the threads of a warp.
 __device__ __forceinline__ float warp_sum(float value) {
   for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
@@ -82,59 +73,91 @@ __device__ __forceinline__ float warp_sum(float value) {
 
 constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
 
-// out: sums over the block's rows of x - pivot and of its square; the pivot, which keeps the sums
-// small, is the image's first row.
-extern "C" __global__ void partial_moments(const Eight* __restrict__ x, int rows, float* out) {
+// Sums two values a channel over the block's threads and a group's channels; out
+// [2 n GROUPS blocks].
+__device__ void reduce(const float* a, const float* b, float* out) {
+  __shared__ float shared[2][THREADS * WIDE];
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) {
+    shared[0][threadIdx.x * WIDE + i] = a[i];
+    shared[1][threadIdx.x * WIDE + i] = b[i];
+  }
+  __syncthreads();
+  for (int c = threadIdx.x; c < CHANNELS; c += THREADS)
+    for (int k = 0; k < 2; k++) {
+      float sum = 0;
+      for (int row = 0; row < ROWS; row++) sum += shared[k][row * CHANNELS + c];
+      shared[k][c] = sum;  // which no other thread reads before all have theirs
+    }
+  __syncthreads();
+  for (int i = threadIdx.x; i < 2 * GROUPS; i += THREADS) {
+    int k = i / GROUPS, group = i % GROUPS;
+    float sum = 0;
+    for (int c = 0; c < GROUP; c++) sum += shared[k][group * GROUP + c];
+    out[(((size_t)k * gridDim.y + blockIdx.y) * GROUPS + group) * gridDim.x + blockIdx.x] = sum;
+  }
+}
+
+// Both sums over all blocks, of group blockIdx.x of image blockIdx.y; in the first thread.
+__device__ float2 finish(const float* partial, int blocks) {
+  __shared__ float2 sums[WARPS];
+  int lane = threadIdx.x, warp = threadIdx.y;
+  size_t first = ((size_t)blockIdx.y * GROUPS + blockIdx.x) * blocks;
+  size_t plane = (size_t)gridDim.y * GROUPS * blocks;
+  float2 sum = {0, 0};
+#pragma unroll 4
+  for (int b = warp * 32 + lane; b < blocks; b += 32 * WARPS)
+    sum.x += partial[first + b], sum.y += partial[plane + first + b];
+  sum = {warp_sum(sum.x), warp_sum(sum.y)};
+  if (lane == 0) sums[warp] = sum;
+  __syncthreads();
+  if (lane == 0 && warp == 0)
+    for (int i = 1; i < WARPS; i++) sum.x += sums[i].x, sum.y += sums[i].y;
+  return sum;
+}
+
+// A value of the group's, as its sums of x + offset - pivot and of squares are small then.
+__device__ __forceinline__ float pivot_of(const Half* x, int rows, int image, int group,
+                                          const Half* offset, int stride) {
+  int channel = group * GROUP;
+  float value = number(x[(size_t)image * rows * CHANNELS + channel]);
+  return offset ? value + number(offset[(size_t)image * stride + channel]) : value;
+}
+
+// out: sums over the block's rows of x + offset - pivot and of its square.
+extern "C" __global__ void partial_moments(const Eight* __restrict__ x, int rows,
+                                           const Half* offset, int stride, float* out) {
   Share share(rows);
-  float pivot[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
-  read(pivot, x + share.at(0));
+  float shift[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) {
+    int channel = share.column * WIDE + i;
+    shift[i] = -pivot_of((const Half*)x, rows, blockIdx.y, channel / GROUP, offset, stride);
+    if (offset) shift[i] += number(offset[(size_t)blockIdx.y * stride + channel]);
+  }
 #pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
-      float from_pivot = value[i] - pivot[i];
+      float from_pivot = value[i] + shift[i];
       sum[i] += from_pivot, squares[i] += from_pivot * from_pivot;
     }
   }
   reduce(sum, squares, out);
 }
 
-// One block a group and image, whose warps share its channels: mean and 1 / deviation of x + offset,
-// moments [n GROUPS 2].
+// One block a group and image: mean and 1 / deviation of x + offset, moments [n GROUPS 2].
 extern "C" __global__ void finish_moments(const Half* x, int rows, const float* partial, int blocks,
                                           float eps, const Half* offset, int stride,
                                           float* moments) {
-  __shared__ float means[GROUP], variances[GROUP];  // of the channels
-  int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
-  size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
-  for (int i = threadIdx.y; i < GROUP; i += WARPS) {
-    int channel = group * GROUP + i;
-    float sum = 0, squares = 0;
-#pragma unroll 8
-    for (int b = lane; b < blocks; b += 32) {
-      size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
-      sum += partial[at], squares += partial[plane + at];
-    }
-    sum = warp_sum(sum) / rows, squares = warp_sum(squares) / rows;
-    if (lane == 0) {
-      means[i] = number(x[(size_t)image * rows * CHANNELS + channel]) + sum;
-      if (offset) means[i] += number(offset[(size_t)image * stride + channel]);
-      variances[i] = squares - sum * sum;
-    }
-  }
-  __syncthreads();
-  if (threadIdx.y) return;
-  float mean = 0, variance = 0;
-  for (int i = lane; i < GROUP; i += 32) mean += means[i];
-  mean = warp_sum(mean) / GROUP;
-  for (int i = lane; i < GROUP; i += 32)
-    variance += variances[i] + (means[i] - mean) * (means[i] - mean);
-  variance = warp_sum(variance) / GROUP;
-  if (lane == 0) {
-    float* to = moments + 2 * ((size_t)image * GROUPS + group);
-    to[0] = mean, to[1] = rsqrtf(fmaxf(variance, 0.f) + eps);
-  }
+  float2 sums = finish(partial, blocks);
+  if (threadIdx.x || threadIdx.y) return;
+  float count = (float)rows * GROUP, mean = sums.x / count;
+  float variance = fmaxf(sums.y / count - mean * mean, 0.f);
+  float* to = moments + 2 * ((size_t)blockIdx.y * GROUPS + blockIdx.x);
+  to[0] = mean + pivot_of(x, rows, blockIdx.y, blockIdx.x, offset, stride);
+  to[1] = rsqrtf(variance + eps);
 }
 
 // The norm is x * scale + shift, per channel; x's own mean is without the offset.
@@ -182,7 +205,7 @@ __device__ __forceinline__ void through_silu(float* grad, const float* x, const 
   }
 }
 
-// out: sums over the block's rows of the gradient and of gradient * (x - mean).
+// out: sums over the block's rows of scale * gradient, and of that * (x - mean).
 extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
                                             const Eight* __restrict__ grad, int rows,
                                             const float* moments, const Eight* weight,
@@ -201,6 +224,8 @@ extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
     for (int i = 0; i < WIDE; i++)
       sum[i] += of_norm[i], products[i] += of_norm[i] * (value[i] - mean[i]);
   }
+#pragma unroll
+  for (int i = 0; i < WIDE; i++) sum[i] *= scale[i], products[i] *= scale[i];
   reduce(sum, products, out);
 }
 
@@ -208,33 +233,13 @@ extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
 // output and averages over the group: slopes [n GROUPS 2] are -r^3 avg(w g (x - mean)) and
 // -r avg(w g).
 extern "C" __global__ void finish_gradient(int rows, const float* partial, int blocks,
-                                           const float* moments, const Half* weight,
-                                           float* slopes) {
-  __shared__ float sums[WARPS], of_products[WARPS];
-  int group = blockIdx.x, image = blockIdx.y, lane = threadIdx.x;
-  size_t plane = (size_t)gridDim.y * blocks * CHANNELS;
-  float sum = 0, products = 0;
-  for (int i = threadIdx.y; i < GROUP; i += WARPS) {
-    int channel = group * GROUP + i;
-    float w = number(weight[channel]);
-#pragma unroll 8
-    for (int b = lane; b < blocks; b += 32) {
-      size_t at = ((size_t)image * blocks + b) * CHANNELS + channel;
-      sum += w * partial[at], products += w * partial[plane + at];
-    }
-  }
-  sum = warp_sum(sum), products = warp_sum(products);
-  if (lane == 0) sums[threadIdx.y] = sum, of_products[threadIdx.y] = products;
-  __syncthreads();
-  if (threadIdx.y) return;
+                                           const float* moments, float* slopes) {
+  float2 sums = finish(partial, blocks);
+  if (threadIdx.x || threadIdx.y) return;
   float count = (float)rows * GROUP;
-  sum = warp_sum(lane < WARPS ? sums[lane] : 0.f) / count;
-  products = warp_sum(lane < WARPS ? of_products[lane] : 0.f) / count;
-  if (lane == 0) {
-    size_t at = 2 * ((size_t)image * GROUPS + group);
-    float r = moments[at + 1];
-    slopes[at] = -r * r * r * products, slopes[at + 1] = -r * sum;
-  }
+  size_t at = 2 * ((size_t)blockIdx.y * GROUPS + blockIdx.x);
+  float r = moments[at + 1];
+  slopes[at] = -r * r * sums.y / count, slopes[at + 1] = -sums.x / count;
 }
 
 // `beside` is added, the gradient that x has from elsewhere; null for none.
@@ -273,6 +278,20 @@ extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
 }
 
 #else  // what has no groups
+
+// x + bias, in place
+extern "C" __global__ void add_bias(Eight* x, int rows, const Eight* bias) {
+  Share share(rows);
+  float constant[WIDE], value[WIDE];
+  read(constant, bias + share.column);
+#pragma unroll 4
+  for (int row = share.first + share.row; row < share.last; row += ROWS) {
+    read(value, x + share.at(row));
+#pragma unroll
+    for (int i = 0; i < WIDE; i++) value[i] += constant[i];
+    write(x + share.at(row), value);
+  }
+}
 
 // x + y + bias
 extern "C" __global__ void plus(const Eight* __restrict__ x, const Eight* __restrict__ y, int rows,

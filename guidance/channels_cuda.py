@@ -45,11 +45,11 @@ class CudaNormSilu(torch.autograd.Function):
     def forward(ctx, x, weight, bias, groups, eps, silu, offset):
         x = x.contiguous(memory_format=torch.channels_last)
         sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
-        partial = sizes.partial_sums(x)
+        partial = sizes.partial_sums(x, groups)
         moments = x.new_empty(sizes.n, groups, 2, dtype=torch.float32)
         out = torch.empty_like(x)
-        kernels.launch("partial_moments", *sizes.launch, x, sizes.rows, partial)
         added = of_each_image(offset)
+        kernels.launch("partial_moments", *sizes.launch, x, sizes.rows, *added, partial)
         finish = (x, sizes.rows, partial, sizes.blocks, eps, *added, moments)
         kernels.launch("finish_moments", (groups, sizes.n), FINISH, *finish)
         result = (x, sizes.rows, moments, weight, bias, *added, int(silu), out)
@@ -68,12 +68,12 @@ class CudaNormSilu(torch.autograd.Function):
             beside = beside.contiguous(memory_format=torch.channels_last)
         groups = moments.shape[1]
         sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
-        partial = sizes.partial_sums(x)
+        partial = sizes.partial_sums(x, groups)
         slopes, out = torch.empty_like(moments), torch.empty_like(x)
         norm = (moments, weight, bias, *of_each_image(offset))
         sums = (x, grad, sizes.rows, *norm, ctx.silu, partial)
         kernels.launch("partial_gradient", *sizes.launch, *sums)
-        finish = (sizes.rows, partial, sizes.blocks, moments, weight, slopes)
+        finish = (sizes.rows, partial, sizes.blocks, moments, slopes)
         kernels.launch("finish_gradient", (groups, sizes.n), FINISH, *finish)
         result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, beside, out)
         kernels.launch("apply_gradient", *sizes.launch, *result)
@@ -87,6 +87,12 @@ class CudaForkedNormSilu(CudaNormSilu):
     def forward(ctx, x, *settings):
         ctx.set_materialize_grads(False)
         return CudaNormSilu.forward(ctx, x, *settings), x
+
+
+def add_bias(x: Float[Tensor, "N C H W"], bias: Float[Tensor, " C"]) -> None:
+    """Adds it in place; x has its channels innermost."""
+    sizes = Sizes(x)
+    program(x.shape[1], 0, x.device).launch("add_bias", *sizes.launch, x, sizes.rows, bias)
 
 
 class CudaPlus(torch.autograd.Function):
@@ -183,8 +189,8 @@ class Sizes:
         self.blocks = max(1, min(-(-self.rows // (ROWS * at_once)), BLOCKS // self.n))
         self.launch = (self.blocks, self.n), (at_once * (channels // WIDE),)
 
-    def partial_sums(self, x: Tensor) -> Float[Tensor, "2 N blocks C"]:
-        return x.new_empty(2, self.n, self.blocks, x.shape[1], dtype=torch.float32)
+    def partial_sums(self, x: Tensor, groups: int) -> Float[Tensor, "2 N groups blocks"]:
+        return x.new_empty(2, self.n, groups, self.blocks, dtype=torch.float32)
 
 
 def block_rows(channels: int) -> int:

@@ -12,12 +12,11 @@ channels innermost.
 
 import functools
 import operator
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-import torch.nn.grad
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -26,10 +25,11 @@ from . import channels_cuda
 Block = Any  # a module of diffusers, of any version, whose parts are known by their names
 
 
-CONVOLUTIONS = {  # by the weight's dimensions: the convolution, and its input's gradient
-    4: (F.conv2d, torch.nn.grad.conv2d_input),
-    5: (F.conv3d, torch.nn.grad.conv3d_input),
+CONVOLUTIONS = {  # by the weight's dimensions: the convolution, and what its gradient is
+    4: (F.conv2d, F.conv_transpose2d),
+    5: (F.conv3d, F.conv_transpose3d),
 }
+Options = tuple[Any, Any, Any, int]  # stride, padding, dilation (each side's) and groups
 
 
 class FrozenConvolution(torch.autograd.Function):
@@ -41,20 +41,52 @@ class FrozenConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, turned, bias, options):
         ctx.save_for_backward(weight, turned)
-        ctx.shape, ctx.options = x.shape, options
-        return CONVOLUTIONS[weight.ndim][0](x, weight, bias, *options)
+        ctx.sides, ctx.options = x.shape[2:], options
+        return biased(CONVOLUTIONS[weight.ndim][0], x, weight, bias, options)
 
     @staticmethod
     def backward(ctx, *grads):
         (grad,) = grads
         weight, turned = ctx.saved_tensors
-        convolution, gradient = CONVOLUTIONS[weight.ndim]
-        if turned is None:
-            grad = gradient(ctx.shape, weight, grad, *ctx.options)
-        else:
+        convolution, transposed = CONVOLUTIONS[weight.ndim]
+        if turned is not None:
             sides = [k - 1 - p for k, p in zip(weight.shape[2:], ctx.options[1], strict=True)]
             grad = convolution(grad, turned, padding=sides)
+        else:
+            stride, padding, dilation, groups = ctx.options
+            left = left_over(ctx.sides, grad.shape[2:], weight.shape[2:], ctx.options)
+            grad = transposed(grad, weight, None, stride, padding, left, groups, dilation)
         return grad, None, None, None, None
+
+
+def biased(
+    convolution: Callable[..., Tensor],
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    options: Options,
+) -> Tensor:
+    """The convolution. torch adds a bias in a pass of its own, and takes three times as long for it
+    as our kernel (H200, PyTorch 2.11, channels_last)."""
+    if bias is None or weight.ndim != 4 or not channels_cuda.fits(weight, len(weight)):
+        return convolution(x, weight, bias, *options)
+    out = convolution(x, weight, None, *options).contiguous(memory_format=torch.channels_last)
+    channels_cuda.add_bias(out, bias)
+    return out
+
+
+def left_over(
+    sides: torch.Size, of_grad: torch.Size, kernel: torch.Size, options: Options
+) -> list[int]:
+    """Pixels at an image's ends that no stride of a convolution reached: a transposed one, which
+    has the gradient, is told how many there are. (torch.nn.grad, which asks for the image's size,
+    brings a gradient with its channels innermost into another order and back, PyTorch 2.11.)"""
+    stride, padding, dilation, _ = options
+    reached = [
+        (n - 1) * s - 2 * p + d * (k - 1) + 1
+        for n, s, p, d, k in zip(of_grad, stride, padding, dilation, kernel, strict=True)
+    ]
+    return [side - there for side, there in zip(sides, reached, strict=True)]
 
 
 def turn(layer: nn.Conv2d | nn.Conv3d) -> Float[Tensor, "C D *k"] | None:

@@ -21,6 +21,7 @@ from . import channels_cuda
 from .frozen_attention import FrozenAttention, is_joinable, join, read_text_once
 from .frozen_layers import (
     Block,
+    convolve,
     forked_norm,
     give_turned,
     is_plain,
@@ -47,6 +48,8 @@ def channels_innermost(network: Block) -> Block:
     for layer in network.modules():
         if type(layer) in FORMATS:
             layer.to(memory_format=FORMATS[type(layer)])
+        if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
+            layer.forward = partial(convolve, layer)
         forward = forward_of(layer)
         if forward is not None:
             layer.forward = partial(forward, layer)

@@ -1,7 +1,7 @@
 """CUDA kernels as plain C++: their arithmetic where there is no GPU.
 
-Threads run one after the other; or, of kernels that talk within a warp, a warp's 32 beside each
-other, one warp after the other. Kernels whose whole block waits for something can't run so."""
+Blocks run one after the other, and so do their threads; or, of kernels whose threads talk, those of
+a block beside each other."""
 
 import ctypes
 import functools
@@ -28,6 +28,7 @@ PREAMBLE = """
 #include <cstddef>
 #include <cstring>
 #include <initializer_list>
+#include <memory>
 #include <thread>
 #include <vector>
 using std::max;
@@ -38,26 +39,48 @@ using std::min;
 #define __constant__ static const
 #define __shared__ static
 #define __launch_bounds__(threads)
+#define __align__(bytes) alignas(bytes)
 struct Place { int x, y; };
-static Place blockDim;
+static Place blockDim, gridDim;
 static thread_local Place blockIdx, threadIdx;
 struct float2 { float x, y; };
 struct alignas(16) float4 { float x, y, z, w; };
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
-inline void __syncthreads() {}
+inline float __fdividef(float a, float b) { return a / b; }
+inline float __expf(float x) { return std::exp(x); }
+inline float rsqrtf(float x) { return 1 / std::sqrt(x); }
 inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
 inline float norm3df(float x, float y, float z) { return std::sqrt(x * x + y * y + z * z); }
 
-static std::barrier<> warp(32);
-static unsigned char slots[32][16];
-inline void __syncwarp() { warp.arrive_and_wait(); }
-inline int lane() { return threadIdx.x % 32; }
+inline float number(unsigned short bits) {
+  _Float16 value;
+  std::memcpy(&value, &bits, sizeof(value));
+  return value;
+}
+inline unsigned short bits_of(float number) {
+  _Float16 value = number;
+  unsigned short bits;
+  std::memcpy(&bits, &value, sizeof(value));
+  return bits;
+}
+
+struct Warp {
+  std::barrier<> barrier;
+  unsigned char slots[32][16];
+  Warp(int threads) : barrier(threads) {}
+};
+static std::barrier<>* whole = nullptr;  // a block; none whose threads run one after the other
+static thread_local Warp* warp;
+inline void __syncthreads() { if (whole) whole->arrive_and_wait(); }
+inline void __syncwarp() { warp->barrier.arrive_and_wait(); }
+inline int place() { return threadIdx.y * blockDim.x + threadIdx.x; }
+inline int lane() { return place() % 32; }
 template <class T> T __shfl_sync(unsigned, T value, int source) {
-  std::memcpy(slots[lane()], &value, sizeof(T));
+  std::memcpy(warp->slots[lane()], &value, sizeof(T));
   __syncwarp();
-  std::memcpy(&value, slots[source], sizeof(T));
+  std::memcpy(&value, warp->slots[source], sizeof(T));
   __syncwarp();
   return value;
 }
@@ -71,10 +94,10 @@ template <class T> T __shfl_xor_sync(unsigned all, T value, int bits) {
   return __shfl_sync(all, value, lane() ^ bits);
 }
 inline unsigned __ballot_sync(unsigned, bool vote) {
-  slots[lane()][0] = vote;
+  warp->slots[lane()][0] = vote;
   __syncwarp();
   unsigned votes = 0;
-  for (int i = 0; i < 32; i++) votes |= (unsigned)slots[i][0] << i;
+  for (int i = 0; i < 32; i++) votes |= (unsigned)warp->slots[i][0] << i;
   __syncwarp();
   return votes;
 }
@@ -85,24 +108,32 @@ inline void atomic_add(float2* pair, float2 first, float2 second) {
   atomic_add(pair + 1, second);
 }
 """
-WARPS = """
+TOGETHER = """
 extern "C" void run_{name}(const int* blocks, const int* threads, void** p) {{
-  blockDim = {{threads[0], threads[1]}};
-  for (int block = 0; block < blocks[0]; block++)
-    for (int first = 0; first < threads[0]; first += 32) {{
-      std::vector<std::thread> lanes;
-      for (int i = 0; i < 32; i++)
-        lanes.emplace_back([=] {{
-          blockIdx = {{block, 0}}, threadIdx = {{first + i, 0}};
-          {name}({arguments});
-        }});
-      for (std::thread& one : lanes) one.join();
-    }}
+  gridDim = {{blocks[0], blocks[1]}}, blockDim = {{threads[0], threads[1]}};
+  int count = threads[0] * threads[1];
+  for (int block = 0; block < blocks[0] * blocks[1]; block++) {{
+    std::barrier<> all(count);
+    whole = &all;
+    std::vector<std::unique_ptr<Warp>> warps;
+    for (int first = 0; first < count; first += 32)
+      warps.push_back(std::make_unique<Warp>(min(32, count - first)));
+    std::vector<std::thread> running;
+    for (int i = 0; i < count; i++)
+      running.emplace_back([=, &warps, &all] {{
+        blockIdx = {{block % blocks[0], block / blocks[0]}};
+        threadIdx = {{i % threads[0], i / threads[0]}}, warp = warps[i / 32].get();
+        {name}({arguments});
+        warp->barrier.arrive_and_drop(), all.arrive_and_drop();  // nobody waits for it any more
+      }});
+    for (std::thread& one : running) one.join();
+    whole = nullptr;
+  }}
 }}
 """
 RUNNER = """
 extern "C" void run_{name}(const int* blocks, const int* threads, void** p) {{
-  blockDim = {{threads[0], threads[1]}};
+  gridDim = {{blocks[0], blocks[1]}}, blockDim = {{threads[0], threads[1]}};
   for (blockIdx.y = 0; blockIdx.y < blocks[1]; blockIdx.y++)
     for (blockIdx.x = 0; blockIdx.x < blocks[0]; blockIdx.x++)
       for (threadIdx.y = 0; threadIdx.y < threads[1]; threadIdx.y++)
@@ -115,8 +146,8 @@ extern "C" void run_{name}(const int* blocks, const int* threads, void** p) {{
 class HostProgram(Program):
     """Stands in for the kernels of a GPU.
 
-    kernels: by name the types of their arguments, as C++ has them; in_warps: whether their threads
-        talk within a warp.
+    kernels: by name the types of their arguments, as C++ has them; talking: whether their threads
+        wait for each other.
     """
 
     def __init__(
@@ -125,13 +156,13 @@ class HostProgram(Program):
         include: Path,
         folder: Path,
         kernels: dict[str, Sequence[str]],
-        in_warps: bool = False,
+        talking: bool = False,
     ) -> None:
         compiler = shutil.which("c++") or shutil.which("g++")
         if compiler is None:
             pytest.skip("needs a C++ compiler")
         runners = [
-            (WARPS if in_warps else RUNNER).format(
+            (TOGETHER if talking else RUNNER).format(
                 name=name, arguments=", ".join(map(argument, range(len(types)), types))
             )
             for name, types in kernels.items()
@@ -156,12 +187,12 @@ def run_on_host(
     kernels: dict[str, Sequence[str]],
     *,
     program: str = "program",
-    in_warps: bool = False,
+    talking: bool = False,
 ) -> None:
     """A module's kernels, of whatever constants, run here instead; `program`: what makes them."""
 
     def compiled(source: str, device: torch.device, include: Path = SOURCES) -> HostProgram:
-        return HostProgram(source, include, Path(mkdtemp(dir=folder)), kernels, in_warps)
+        return HostProgram(source, include, Path(mkdtemp(dir=folder)), kernels, talking)
 
     make = inspect.unwrap(getattr(module, program))  # without what checks its types, and the cache
     monkeypatch.setattr(module, "Program", compiled)

@@ -265,7 +265,7 @@ KERNELS = {  # the types of their arguments
 
 @pytest.fixture
 def on_host(monkeypatch, tmp_path):
-    run_on_host(monkeypatch, compositing_cuda, tmp_path, KERNELS, in_warps=True)
+    run_on_host(monkeypatch, compositing_cuda, tmp_path, KERNELS, talking=True)
 
 
 def test_the_sieves_arithmetic_is_the_definitions_on_a_host_too(on_host):

@@ -110,7 +110,8 @@ def test_a_frozen_unet_hands_on_the_gradient_of_its_text(changes):
 def test_every_block_gets_a_forward_of_ours():
     for name in NETWORKS:
         network = channels_innermost(network_and_inputs(name)[0])
-        blocks = ("ResnetBlock2D", "Transformer", "BasicTransformer", "TemporalConvLayer", "GEGLU")
+        blocks = ("Conv2d", "ResnetBlock2D", "Transformer", "BasicTransformer")
+        blocks = (*blocks, "TemporalConvLayer", "GEGLU")
         for path, layer in network.named_modules():
             ours = "forward" in vars(layer)
             named = type(layer).__name__.startswith(blocks)
