@@ -14,17 +14,19 @@ CPU.
 
 import argparse
 import json
-import subprocess
+import os
 import sys
 import tempfile
 from pathlib import Path
 
+import step  # whose processes are forks of this one, so that libraries are imported once
+from animate124.pipeline.fork_server import forks
 from animate124.pipeline.presets import preset_of
+from animate124.pipeline.process import Start
 from animate124.pipeline.request import Request
 from measuring import FIGURES, record
 from video_families import FAMILIES
 
-HERE = Path(__file__).resolve().parent
 CONFIGS = {"modelscope": "ms", "zeroscope": "zs"}  # preset -> end of its configs' names, if another
 PRESETS = [*CONFIGS, *FAMILIES]
 SMALL_GB = 12  # of a small card
@@ -36,16 +38,22 @@ def memory_options(family: str, gb: float) -> list[str]:
     return [f"{key}={value}" for key, value in stage.memory_options(gb).items()]
 
 
-def measure(family: str, args: argparse.Namespace, file: Path) -> tuple[float, float] | None:
+def measure(
+    family: str, args: argparse.Namespace, file: Path, start: Start
+) -> tuple[float, float] | None:
     """ms and GB (0 on a CPU) of a step, None where it fails."""
-    command = [sys.executable, str(HERE / "step.py"), "--stage", "2", "--figures", str(file)]
+    command = [sys.executable, step.__file__, "--stage", "2", "--figures", str(file)]
     command += ["--video", CONFIGS.get(family, family), "--compile", args.compile]
     command += ["--warm-up", str(args.warm_up), "--steps", str(args.steps), "--split-steps", "4"]
     command += ["--tiny"] * args.tiny
     if args.vram:
         command += ["--memory-fraction-gb", str(args.vram), *memory_options(family, args.vram)]
     print(f"\n=== {family}", flush=True)
-    if subprocess.run([*command, *args.overrides]).returncode:
+    process = start([*command, *args.overrides], Path.cwd(), os.environ)
+    assert process.stdout is not None
+    for line in process.stdout:
+        print(line.decode(), end="", flush=True)
+    if process.wait():
         print(f"{family} failed")
         return None
     parts = {k.rpartition("/")[2]: v["value"] for k, v in json.loads(file.read_text()).items()}
@@ -89,9 +97,9 @@ def main() -> None:
         parser.error(f"no family {', '.join(sorted(unknown))}: there are {', '.join(PRESETS)}")
     file = args.figures or (None if args.tiny else FIGURES)
     seen = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with forks() as start, tempfile.TemporaryDirectory() as folder:
         for family in args.families or ["modelscope", *FAMILIES]:
-            found = measure(family, args, Path(folder) / f"{family}.json")
+            found = measure(family, args, Path(folder) / f"{family}.json", start)
             if found is not None:
                 seen[family] = found
                 if file:  # what is measured stays if the next one is stopped
