@@ -49,7 +49,7 @@ def channels_innermost(network: Block) -> Block:
         if type(layer) in FORMATS:
             layer.to(memory_format=FORMATS[type(layer)])
         if type(layer) is nn.Conv2d and layer.padding_mode == "zeros":
-            layer.forward = partial(convolve, layer)
+            layer.forward = partial(convolve, layer)  # pyright: ignore[reportAttributeAccessIssue]
         forward = forward_of(layer)
         if forward is not None:
             layer.forward = partial(forward, layer)
