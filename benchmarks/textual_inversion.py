@@ -18,7 +18,6 @@ the new row at each precision with float32's.
 
 import argparse
 import gc
-import shutil
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,7 @@ import torch.nn.functional as F
 from animate124.textual_inversion import parser as run_flags
 from animate124.textual_inversion.denoising import draw_batch, reseed
 from animate124.textual_inversion.run import TextualInversion
+from animate124.toyworld.random_priors import WORDS, byte_pairs, write_tokenizer
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
@@ -38,7 +38,6 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 ROOT = Path(__file__).resolve().parents[1]
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
-TOKENIZER = ROOT / "load" / "toy-priors" / "sd" / "tokenizer"
 STEPS_OF_A_RUN = 3000
 PUBLISHED = 16, 1, 512  # images, parts that they are taken in, pixels a side
 
@@ -71,8 +70,8 @@ def write_model(folder: Path, tiny: bool, device: str) -> None:
     for name, part in parts.items():
         part.half().save_pretrained(folder / name)
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
-    # its words lie within the full vocabulary's 49408 ids
-    shutil.copytree(TOKENIZER, folder / "tokenizer")
+    # its words lie within the full vocabulary's 49408 ids, and prompts are as long as CLIP's
+    write_tokenizer(folder / "tokenizer", *byte_pairs(WORDS.split()))
 
 
 def prepare(

@@ -108,7 +108,8 @@ class CudaPlus(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        (grad,) = grads
+        # a part of a larger image's is copied here, or else by each who takes it
+        grad = grads[0].contiguous(memory_format=torch.channels_last)
         return grad, grad, None
 
 

@@ -41,15 +41,16 @@ class FrozenAttention:
         else:
             q, k, v = attn.to_q(x), attn.to_k(others), attn.to_v(others)
         q, k, v = (z.unflatten(-1, (attn.heads, -1)).transpose(1, 2) for z in (q, k, v))
-        with kernels(k):
+        with kernels(q):
             out = F.scaled_dot_product_attention(q, k, v)
         return attn.to_out[0](out.transpose(1, 2).flatten(2))
 
 
-def kernels(k: Float[Tensor, "N H L D"]) -> AbstractContextManager:
-    """Those for keys of k: a pixel's 16 frames took torch's usual ones one and a half times as long
-    as these (H200, PyTorch 2.11, head size 64)."""
-    if not k.is_cuda or k.shape[2] > FEW_TOKENS or not hasattr(nn, "attention"):  # PyTorch < 2.3
+def kernels(q: Float[Tensor, "N H T D"]) -> AbstractContextManager:
+    """Those for so many queries: a pixel's 16 frames took torch's usual ones one and a half times
+    as long as these (H200, PyTorch 2.11, head size 64); many pixels that look at a few words take
+    these twice as long."""
+    if not q.is_cuda or q.shape[2] > FEW_TOKENS or not hasattr(nn, "attention"):  # PyTorch < 2.3
         return nullcontext()
     backends = nn.attention.SDPBackend
     return nn.attention.sdpa_kernel([backends.EFFICIENT_ATTENTION, backends.MATH])
