@@ -5,10 +5,11 @@ variant, beside the straightforward loop.
         [--parts 4 --memory-fraction-gb 12]        # our loop as `animate.py --vram 12` has it
     python benchmarks/textual_inversion.py --tiny      # a dry run for any CPU
 
-fp16 is what a GPU does by default: the UNet's layers are ours (guidance/frozen_unet.py), and its
-loss and gradient are recorded. fp16-layers doesn't record, fp16-recorded has diffusers' layers,
-fp16-plain both. Of fp16 with 16 images of 512 pixels in one piece, ms and GB go into figures.json
-as token.ms and token.gb (`--figures FILE`: elsewhere; none with --tiny).
+fp16 is what a GPU does by default: the UNet's and the text encoder's layers are ours
+(guidance/frozen_unet.py, textual_inversion/frozen_text.py), and loss and gradient are recorded.
+fp16-layers doesn't record, fp16-recorded has diffusers' and transformers' layers, fp16-plain both. Of fp16 with 16 images of 512 pixels in one piece, ms and GB go into figures.json
+as token.ms and token.gb (`--figures FILE`: elsewhere; none with --tiny); with `--prompt-length 32`,
+as this script once had it, as token.prompt32.ms and .gb.
 
 The straightforward loop is that of the usual example script: images are encoded in every step, the
 whole embedding matrix gets gradients and is restored but for the new row, the UNet and VAE are cast
@@ -39,6 +40,7 @@ from transformers import CLIPTextConfig, CLIPTextModel
 ROOT = Path(__file__).resolve().parents[1]
 PANDA = ROOT / "load" / "toy-panda" / "_rgba.png"
 STEPS_OF_A_RUN = 3000
+CLIP_LENGTH = 77  # tokens of a prompt
 PUBLISHED = 16, 1, 512  # images, parts that they are taken in, pixels a side
 
 SCHEDULE = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -58,8 +60,11 @@ TINY_TEXT = TEXT | {
 VARIANTS = ["fp16", "fp16-layers", "fp16-recorded", "fp16-plain", "bf16", "fp16-compile"]
 
 
-def write_model(folder: Path, tiny: bool, device: str) -> None:
-    """A diffusers folder with random weights in float16, made on the device, which is quick."""
+def write_model(folder: Path, tiny: bool, device: str, length: int = CLIP_LENGTH) -> None:
+    """A diffusers folder with random weights in float16, made on the device, which is quick.
+
+    length: tokens of a prompt.
+    """
     torch.manual_seed(0)
     with torch.device(device):
         parts = {
@@ -70,8 +75,8 @@ def write_model(folder: Path, tiny: bool, device: str) -> None:
     for name, part in parts.items():
         part.half().save_pretrained(folder / name)
     DDPMScheduler(**SCHEDULE).save_pretrained(folder / "scheduler")
-    # its words lie within the full vocabulary's 49408 ids, and prompts are as long as CLIP's
-    write_tokenizer(folder / "tokenizer", *byte_pairs(WORDS.split()))
+    # its words lie within the full vocabulary's 49408 ids
+    write_tokenizer(folder / "tokenizer", *byte_pairs(WORDS.split()), length)
 
 
 def prepare(
@@ -105,7 +110,8 @@ def ours(model: Path, args: argparse.Namespace, variant: str) -> Callable[[], No
         gradient.records = False
     elif change:
         gradient.records = gradient.records and change == "recorded"
-        gradient.unet = untouched_unet(run)
+        gradient.unet, encoder = untouched_unet(run), run.inputs.models.text_encoder
+        gradient.encode = lambda ids: encoder(ids)[0]
         if change == "compile":
             gradient.unet = torch.compile(gradient.unet)
     return run.training.train_step
@@ -204,6 +210,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1, help="our loop takes the batch in so many")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
     parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--prompt-length", type=int, default=CLIP_LENGTH, help="in tokens")
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark")
@@ -225,7 +232,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "model"
         start = now()
-        write_model(model, args.tiny, device)
+        write_model(model, args.tiny, device, args.prompt_length)
         print(f"the model is written in {now() - start:.1f} s")
         half = "fp16" if device == "cuda" else "bf16"
         print(
@@ -237,8 +244,10 @@ def main() -> None:
                 f"ours, {variant}", lambda v=variant: ours(model, args, v), args.steps, args.batch
             )
             if file and variant == half and (args.batch, args.parts, args.resolution) == PUBLISHED:
-                step = "ms a step of 16 images"
-                record({"token.ms": (ms, step), "token.gb": (memory / 1e9, "GB")}, file)
+                length = args.prompt_length
+                at = "" if length == CLIP_LENGTH else f".prompt{length}"
+                figures = {f"token{at}.ms": (ms, "ms a step of 16 images")}
+                record(figures | {f"token{at}.gb": (memory / 1e9, "GB")}, file)
         if not args.no_baseline:
             for precision, steps in ((half, args.steps), ("no", max(2, args.steps // 6))):
                 measure(

@@ -1,7 +1,8 @@
 """The denoising loss and its gradient for the token's rows, through models that are frozen.
 
 On a GPU both are recorded as one CUDA graph, so that launching kernels costs the CPU nothing; at
-float16 the UNet's layers are those that make no gradient of a weight (guidance/frozen_unet.py).
+float16 the layers of UNet and text encoder are those that make no gradient of a weight
+(guidance/frozen_unet.py, frozen_text.py).
 """
 
 import argparse
@@ -9,12 +10,13 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..guidance.frozen_unet import differentiable
 from ..guidance.speed import capture, warm_up
 from .denoising import Batch, denoising_loss
+from .frozen_text import FrozenText, is_plain
 from .inputs import Inputs
 
 
@@ -26,12 +28,19 @@ class LossAndGradient(NamedTuple):
 class TokenGradient:
     """
     unet: called as diffusers' UNets are.
+    encode: ids [B L] -> text [B L D], in the dtype of the UNet.
     records: whether calls are recorded, once for each shape of their inputs. What such a call
         returns lies where the next one puts its own.
     """
 
-    def __init__(self, unet: Callable[..., tuple[Tensor]], inputs: Inputs, records: bool):
-        self.unet, self.inputs, self.records = unet, inputs, records
+    def __init__(
+        self,
+        unet: Callable[..., tuple[Tensor]],
+        encode: Callable[[Tensor], Tensor],
+        rows: Float[Tensor, "n D"],
+        records: bool,
+    ):
+        self.unet, self.encode, self.rows, self.records = unet, encode, rows, records
         self.recordings: dict[tuple, Recording] = {}
 
     def __call__(self, batch: Batch, scale: Float[Tensor, ""]) -> LossAndGradient:
@@ -45,12 +54,11 @@ class TokenGradient:
 
     def compute(self, *given: Tensor) -> LossAndGradient:
         """given: a batch and the scale."""
-        *batch, scale = given
-        models, rows = self.inputs.models, self.inputs.word.rows
+        *parts, scale = given
+        batch = Batch(*parts)
         with torch.enable_grad():
-            text = models.text_encoder(Batch(*batch).ids)[0].to(self.inputs.dtype)
-            loss = denoising_loss(self.unet, Batch(*batch), text)
-            (gradient,) = torch.autograd.grad(loss, rows, scale)
+            loss = denoising_loss(self.unet, batch, self.encode(batch.ids))
+            (gradient,) = torch.autograd.grad(loss, self.rows, scale)
         return LossAndGradient(loss.detach(), gradient)
 
     def forget(self) -> None:
@@ -79,12 +87,18 @@ class Recording:
 
 def token_gradient(args: argparse.Namespace, inputs: Inputs, device: torch.device) -> TokenGradient:
     """As fast as device, precision and flags let it be."""
-    unet = inputs.models.unet
+    models, rows = inputs.models, inputs.word.rows
+
+    def encode(ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
+        return models.text_encoder(ids)[0].to(inputs.dtype)
+
     if args.compile:
-        return TokenGradient(torch.compile(unet), inputs, records=False)
+        return TokenGradient(torch.compile(models.unet), encode, rows, records=False)
     if device.type == "cuda" and inputs.dtype == torch.float16:
-        differentiable(unet)
-    attention = {type(processor).__name__ for processor in unet.attn_processors.values()}
+        differentiable(models.unet)
+        if is_plain(models.text_encoder):
+            encode = FrozenText(models.text_encoder)
+    attention = {type(processor).__name__ for processor in models.unet.attn_processors.values()}
     # what checkpointing asks of the random state can't be recorded; of xformers nobody knows
     records = not args.gradient_checkpointing and not any("XFormers" in name for name in attention)
-    return TokenGradient(unet, inputs, records and device.type == "cuda")
+    return TokenGradient(models.unet, encode, rows, records and device.type == "cuda")
