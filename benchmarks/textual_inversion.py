@@ -7,9 +7,10 @@ variant, beside the straightforward loop.
 
 fp16 is what a GPU does by default: the UNet's and the text encoder's layers are ours
 (guidance/frozen_unet.py, textual_inversion/frozen_text.py), and loss and gradient are recorded.
-fp16-layers doesn't record, fp16-recorded has diffusers' and transformers' layers, fp16-plain both. Of fp16 with 16 images of 512 pixels in one piece, ms and GB go into figures.json
-as token.ms and token.gb (`--figures FILE`: elsewhere; none with --tiny); with `--prompt-length 32`,
-as this script once had it, as token.prompt32.ms and .gb.
+fp16-layers doesn't record, fp16-recorded has diffusers' and transformers' layers, fp16-plain both.
+Of fp16 with 16 images of 512 pixels in one piece, ms and GB go into figures.json as token.ms and
+token.gb (`--figures FILE`: elsewhere; none with --tiny); with `--prompt-length 32`, as this script
+once had it, as token.prompt32.ms and .gb.
 
 The straightforward loop is that of the usual example script: images are encoded in every step, the
 whole embedding matrix gets gradients and is restored but for the new row, the UNet and VAE are cast
