@@ -14,8 +14,9 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import animate124
 from animate124.events import TRAINING, Progress, Reader
@@ -111,15 +112,45 @@ def run(checkout: Path, out: Path, words: Sequence[str], gpu: str | None = None)
 
 
 def in_turn(
-    beside: Path | None, folder: Path, words: Sequence[str], repeats: int, own: Sequence[str] = ()
+    beside: Path | None,
+    folder: Path,
+    words: Sequence[str],
+    repeats: int,
+    own: Sequence[str] = (),
+    kept: Path | None = None,
 ) -> tuple[list[Run], list[Run]]:
-    """Runs of this checkout, with words of its `own`, and between them as many of the other one."""
+    """Runs of this checkout, with words of its `own`, and between them as many of the other one.
+
+    kept: a file of the runs that are done; they aren't made again.
+    """
     ours, theirs = [], []
-    for _ in range(repeats):
+    for i in range(repeats):
+        ours.append(run_once(kept, i, ROOT, folder / "ours", [*own, *words]))
         if beside is not None:
-            theirs.append(run(beside.resolve(), folder / "beside", words))
-        ours.append(run(ROOT, folder / "ours", [*own, *words]))
+            theirs.append(run_once(kept, i, beside.resolve(), folder / "beside", words))
     return ours, theirs
+
+
+def run_once(kept: Path | None, i: int, checkout: Path, out: Path, words: Sequence[str]) -> Run:
+    """The i-th `run` of a checkout with these words, from the file or into it."""
+    held = json.loads(kept.read_text()) if kept is not None and kept.exists() else {}
+    name = " ".join([str(checkout), *words, f"#{i}"])
+    if name not in held:
+        made = run(checkout, out, words)
+        if kept is None:
+            return made
+        held[name] = asdict(made)
+        kept.write_text(json.dumps(held, indent=2))
+    return run_of(held[name])
+
+
+def run_of(held: dict[str, Any]) -> Run:
+    """As the file has it."""
+    tasks = {
+        name: Timed(**{**of, "steps": [*map(tuple, of["steps"])]})
+        for name, of in held["tasks"].items()
+    }
+    return Run(held["seconds"], tasks)
 
 
 def at_once(

@@ -1,7 +1,7 @@
 """animate.py from a photo to the result with full-size models, beside another checkout's.
 
-    python benchmarks/whole.py [--beside PATH [--at-once]] [--vram GB] [--steps-share 0.02] [--tiny]
-        [stageN.key=value ...]
+    python benchmarks/whole.py [--beside PATH [--at-once | --kept FILE]] [--vram GB]
+        [--steps-share 0.02] [--models FOLDER] [--tiny] [stageN.key=value ...]
 
 The models have random weights and lie in a local folder that this script writes (9 GB; --models
 keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for its own
@@ -10,7 +10,9 @@ numbers of steps, which are the YAMLs' and which the other checkout is reckoned 
 that are left times the length of one, over the later half of those that ran. What grows with
 training is not in it: the validations on the way, and samples, which are most in the beginning.
 --fast, a quarter of the steps, is reckoned likewise. --vram is animate.py's, for this checkout
-alone. --at-once takes a GPU for each checkout. --tiny tries it on a CPU.
+alone. --at-once takes a GPU for each checkout. With --kept (and --models, so that the models stay
+where they are) a run that was stopped goes on behind the checkout that is done. --tiny tries it on
+a CPU.
 """
 
 import os
@@ -108,11 +110,14 @@ def main() -> None:
     parser.add_argument("--steps-share", type=float, default=1.0, help="of each training's steps")
     parser.add_argument("--vram", metavar="GB", help="as animate.py's; not the other checkout's")
     parser.add_argument("--at-once", action="store_true", help="the other checkout on a second GPU")
+    parser.add_argument("--kept", type=Path, metavar="FILE", help="of runs that are done")
     parser.add_argument("--models", type=Path, help="folder of the models, written if it is empty")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     args = parser.parse_args()
-    if args.at_once and (args.beside is None or args.repeats > 1):
-        parser.error("--at-once is a run of this checkout and one of --beside PATH")
+    if args.at_once and (args.beside is None or args.repeats > 1 or args.kept):
+        parser.error("--at-once is a run of this checkout and one of --beside PATH, none --kept")
+    if args.kept and not args.models:
+        parser.error("--kept knows its runs by their words: it needs --models, too")
     whole, ran, published = steps_of(1), steps_of(args.steps_share), steps_of(1, PUBLISHED)
     with tempfile.TemporaryDirectory() as folder:
         models = (args.models or Path(folder) / "models").absolute()
@@ -126,7 +131,7 @@ def main() -> None:
         if args.at_once:
             ours, theirs = at_once(args.beside, Path(folder), given, own)
         else:
-            ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats, own)
+            ours, theirs = in_turn(args.beside, Path(folder), given, args.repeats, own, args.kept)
     print(f"{device_name()}, torch {torch.__version__}, share of the steps: {args.steps_share:g}")
     for run in theirs:
         say("beside", run, published)

@@ -44,6 +44,31 @@ def test_a_run_is_heard_as_it_comes(benchmarks, tmp_path):
     assert stage.seconds == 7 and stage.peak == {"host": 0.5}
 
 
+def test_runs_that_are_done_are_kept(benchmarks, tmp_path, monkeypatch):
+    import runs
+
+    made, kept = [], tmp_path / "kept.json"
+
+    def run(checkout, out, words):
+        if len(made) == 1:
+            made.append("stopped")
+            raise KeyboardInterrupt
+        made.append((checkout, *words))
+        timed = runs.Timed(began=1, steps=[(2.0, 1), (3.0, 5)], seconds=7, peak={"gpu": 0.5})
+        return runs.Run(9.0, {"stage1": timed})
+
+    monkeypatch.setattr(runs, "run", run)
+    asked = (tmp_path, tmp_path, ["a"], 1, ["--vram", "12"], kept)
+    with pytest.raises(KeyboardInterrupt):
+        runs.in_turn(*asked)
+    ours, theirs = runs.in_turn(*asked)
+    assert made == [(runs.ROOT, "--vram", "12", "a"), "stopped", (tmp_path, "a")]
+    assert ours == theirs and ours[0].tasks["stage1"].step_s == 0.25
+    assert runs.in_turn(*asked) == (ours, theirs) and len(made) == 3
+    runs.in_turn(tmp_path, tmp_path, ["b"], 1, [], kept)  # other words are other runs
+    assert len(made) == 5
+
+
 def test_steps_that_did_not_run_are_reckoned_at_the_later_ones_length(benchmarks):
     from runs import Run, Timed
     from whole import reckoned
