@@ -1,6 +1,6 @@
 """What happens to float16 images between convolutions and attention, on CUDA devices, channels
 innermost, as both want them there (torch's own norm turns such images around, which costs more
-than the convolutions do): group norm and SiLU, the sum with a residual, GEGLU.
+than the convolutions do): the bias of one, group norm and SiLU, the sum with a residual, GEGLU.
 
 The norm takes one pass over memory for its moments and one for its result. A number a channel that
 is added before it or to a sum needs no pass of its own.

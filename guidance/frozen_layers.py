@@ -6,8 +6,8 @@ norm, and make the rest anew in the backward pass, where it costs a pass over me
 convolution. What is added to every pixel alike, a convolution's bias and the time embedding, goes
 into the norm or the sum that follows.
 
-On a GPU, at half precision, norms and sums are kernels (channels.cu) for images that have their
-channels innermost.
+On a GPU, at half precision, norms, sums and biases are kernels (channels.cu) for images that have
+their channels innermost.
 """
 
 import functools
