@@ -17,8 +17,8 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from measuring import device_name
+from profiles import kernels_of, kind, profiler, table
 from stages import ROOT, step_options, train, which
-from torch.profiler import ProfilerActivity, profile
 
 COPIES = ("aten::copy_", "aten::clone", "aten::_to_copy", "aten::cat", "aten::contiguous")
 
@@ -28,13 +28,7 @@ class Look(pl.Callback):
 
     def __init__(self, warm_up: int, steps: int):
         self.first, self.last = warm_up, warm_up + steps
-        activities = [ProfilerActivity.CPU]
-        if torch.cuda.is_available():
-            activities.append(ProfilerActivity.CUDA)
-        options = {"with_stack": True, "record_shapes": True}
-        # without it events have no stacks (PyTorch 2.13)
-        config = torch._C._profiler._ExperimentalConfig(verbose=True)
-        self.profile = profile(activities=activities, experimental_config=config, **options)
+        self.profile = profiler()
 
     def on_train_batch_start(self, trainer, system, batch, batch_idx) -> None:
         if batch_idx == self.first:
@@ -54,16 +48,6 @@ def own_lines(stack: list[str]) -> str:
     return " < ".join(names[:2]) or "autograd, or a library alone"
 
 
-def table(title: str, rows: dict[str, list[float]], steps: int, top: int) -> None:
-    """Rows: microseconds, each time."""
-    print(f"\n{title}\n{'ms a step':>10}{'calls':>8}")
-    ordered = sorted(rows.items(), key=lambda row: -sum(row[1]))
-    for name, times in ordered[:top]:
-        print(f"{sum(times) / steps / 1e3:10.3f}{len(times) / steps:8.1f}  {name[:120]}")
-    total = sum(sum(times) for times in rows.values())
-    print(f"{total / steps / 1e3:10.3f}  in all")
-
-
 def main() -> None:
     parser = step_options(__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=4, help="that are looked at")
@@ -72,20 +56,15 @@ def main() -> None:
     look = Look(args.warm_up, args.steps)
     with tempfile.TemporaryDirectory() as folder:
         train(args, Path(folder), look, args.warm_up + args.steps)
-    kernels, copies = collections.defaultdict(list), collections.defaultdict(list)
-    on_gpu = torch.cuda.is_available()
+    copies, on_gpu = collections.defaultdict(list), torch.cuda.is_available()
     for event in look.profile.events():
-        is_kernel = event.device_type == torch.autograd.DeviceType.CUDA
-        if is_kernel or (not on_gpu and event.name.startswith("aten::")):
-            time = event.self_device_time_total if is_kernel else event.self_cpu_time_total
-            kernels[event.name].append(time)
-        if event.name in COPIES and not is_kernel:
+        if event.name in COPIES and event.device_type != torch.autograd.DeviceType.CUDA:
             time = event.self_device_time_total if on_gpu else event.self_cpu_time_total
             if time:
                 shapes = [shape for shape in event.input_shapes if shape][:1]
                 copies[f"{event.name} {shapes} {own_lines(event.stack)}"].append(time)
     print(f"{which(args)}, {device_name()}, torch {torch.__version__}, {args.steps} steps")
-    table("kernels" if on_gpu else "operators", kernels, args.steps, args.top)
+    table(kind(), kernels_of(look.profile), args.steps, args.top)
     table("copies by line", copies, args.steps, args.top)
 
 

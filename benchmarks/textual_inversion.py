@@ -3,6 +3,7 @@ variant, beside the straightforward loop.
 
     python benchmarks/textual_inversion.py [--steps 60] [--variants fp16 fp16-layers fp16-plain]
         [--parts 4 --memory-fraction-gb 12]        # our loop as `animate.py --vram 12` has it
+        [--kernels 4]                              # which kernels so many more steps go to
     python benchmarks/textual_inversion.py --tiny      # a dry run for any CPU
 
 fp16 is what a GPU does by default: the UNet's and the text encoder's layers are ours
@@ -35,6 +36,7 @@ from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
 from full_size_models import VAE
 from measuring import FIGURES, cap_memory, now, record
+from profiles import kernels_of, kind, profiler, table
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import CLIPTextConfig, CLIPTextModel
 
@@ -163,10 +165,10 @@ def straightforward(model: Path, args: argparse.Namespace, precision: str) -> Ca
 
 
 def measure(
-    name: str, make: Callable[[], Callable[[], None]], steps: int, batch: int
+    name: str, make: Callable[[], Callable[[], None]], steps: int, batch: int, kernels: int = 0
 ) -> tuple[float, float]:
-    """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory. Returns
-    ms a step and bytes."""
+    """Prints one row: set-up, first step, then the mean of `steps` steps, and the memory; before it
+    the `kernels` of as many further steps. Returns ms a step and bytes."""
     gpu = torch.cuda.is_available()
     gc.collect()  # the loop before this one
     start = now()
@@ -182,6 +184,12 @@ def measure(
     for _ in range(steps):
         step()
     each = (now() - warm) / steps
+    if kernels:
+        with profiler() as seen:
+            for _ in range(kernels):
+                step()
+            now()
+        table(f"{kind()} of {name}", kernels_of(seen), kernels, top=60)
     memory = torch.cuda.max_memory_allocated() if gpu else float("nan")
     total = (ready - start) + (first - ready) + each * STEPS_OF_A_RUN
     print(
@@ -211,6 +219,7 @@ def main() -> None:
     parser.add_argument("--parts", type=int, default=1, help="our loop takes the batch in so many")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
     parser.add_argument("--resolution", type=int, default=512)
+    parser.add_argument("--kernels", type=int, default=0, metavar="STEPS", help="profile so many")
     parser.add_argument("--prompt-length", type=int, default=CLIP_LENGTH, help="in tokens")
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
@@ -242,7 +251,11 @@ def main() -> None:
         )
         for variant in args.variants:
             ms, memory = measure(
-                f"ours, {variant}", lambda v=variant: ours(model, args, v), args.steps, args.batch
+                f"ours, {variant}",
+                lambda v=variant: ours(model, args, v),
+                args.steps,
+                args.batch,
+                args.kernels,
             )
             if file and variant == half and (args.batch, args.parts, args.resolution) == PUBLISHED:
                 length = args.prompt_length

@@ -351,3 +351,11 @@ def test_what_the_validator_says_is_counted(monkeypatch, tmp_path, capsys):
     assert "wrong.glb" in wrong and "VALUE_NOT_IN_LIST" in wrong
     errors = json.loads(figures.read_text())["glb.validator_errors"]["value"]
     assert f"  {errors:g} errors" in wrong and errors > 0
+
+
+def test_the_tokens_step_is_timed_and_its_operators_are_counted(tmp_path):
+    options = ["--tiny", "--no-baseline", "--variants", "bf16", "--kernels", "1"]
+    said = output_of("textual_inversion.py", *options, folder=tmp_path)
+    counted, row = said.split("operators of ours, bf16")[1].split("in all")
+    assert "aten::addmm" in counted or "aten::mm" in counted
+    assert float(row.split("|")[4]) > 0
