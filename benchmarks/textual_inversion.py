@@ -212,7 +212,7 @@ def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Ten
     return training.gradient(batch, scale).gradient.flatten() / scale
 
 
-def main() -> None:
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=60, help="that are timed")
     parser.add_argument("--batch", type=int, default=16)
@@ -225,6 +225,11 @@ def main() -> None:
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
+    return parser
+
+
+def main() -> None:
+    parser = options()
     args = parser.parse_args()
     file = args.figures or (None if args.tiny else FIGURES)
     if args.tiny:
@@ -258,8 +263,7 @@ def main() -> None:
                 args.kernels,
             )
             if file and variant == half and (args.batch, args.parts, args.resolution) == PUBLISHED:
-                length = args.prompt_length
-                at = "" if length == CLIP_LENGTH else f".prompt{length}"
+                at = "" if args.prompt_length == CLIP_LENGTH else f".prompt{args.prompt_length}"
                 figures = {f"token{at}.ms": (ms, "ms a step of 16 images")}
                 record(figures | {f"token{at}.gb": (memory / 1e9, "GB")}, file)
         if not args.no_baseline:
