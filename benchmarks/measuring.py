@@ -2,6 +2,7 @@
 write figures down.
 """
 
+import argparse
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -11,7 +12,7 @@ import torch
 from animate124.files.figures import FIGURES, device_name
 from animate124.files.figures import record as write_down
 
-__all__ = ["FIGURES", "cap_memory", "device_name", "milliseconds", "now", "record"]
+__all__ = ["FIGURES", "cap_memory", "count", "device_name", "milliseconds", "now", "record"]
 
 
 def now() -> float:
@@ -31,9 +32,17 @@ def milliseconds(call: Callable[[], object], repeats: int, warm_up: int = 0) -> 
     return times[warm_up:]
 
 
+def count(text: str) -> int:
+    """Of a command line: a number that is 1 or more."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is too few: 1 or more")
+    return number
+
+
 def cap_memory(gb: float | None) -> None:
-    """Lets CUDA have no more than this; 1 GB is 10^9 bytes, None is all."""
-    if gb:
+    """Lets CUDA, where it is, have no more than this; 1 GB is 10^9 bytes, None is all."""
+    if gb and torch.cuda.is_available():
         total = torch.cuda.get_device_properties(0).total_memory
         torch.cuda.set_per_process_memory_fraction(gb * 1e9 / total)
 

@@ -33,7 +33,7 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 import pytorch_lightning as pl
 import torch
 from animate124.pipeline.request import GRID
-from measuring import FIGURES, cap_memory, device_name, record
+from measuring import FIGURES, cap_memory, count, device_name, record
 from probes import KINDS, PRIORS, Watch
 from stages import ROOT, step_options, train, which
 from threestudio.launch import leave_process_group
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--devices", type=int, default=1, help="GPUs, or processes on a CPU")
     parser.add_argument("--memory-fraction-gb", type=float, help="let CUDA have no more than this")
-    parser.add_argument("--steps", type=int, default=30, help="steps that are measured")
+    parser.add_argument("--steps", type=count, default=30, help="steps that are measured")
     parser.add_argument("--split-steps", type=int, default=6, help="steps that are split")
     args = parser.parse_args()
 
@@ -220,6 +220,8 @@ def main() -> None:
     file = file and file.resolve()
     if (args.beside_grid or args.beside) and args.devices > 1:
         parser.error("--beside-grid and --beside are for one device")
+    if not (args.tiny or args.toy or torch.cuda.is_available()):
+        parser.error("models of the published size want a GPU; --tiny or --toy is for a CPU")
     grid, before = measure_beside(args)
     cap_memory(args.memory_fraction_gb)
     watch = Watch(args.warm_up, args.steps, args.split_steps)

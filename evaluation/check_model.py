@@ -242,7 +242,12 @@ def parser() -> argparse.ArgumentParser:
         help="of a side (default: what the model is made for; 64 for the toy priors)",
     )
     p.add_argument(
-        "overrides", nargs="*", type=setting, metavar="key=value", help="of the guidance's config"
+        "overrides",
+        nargs="*",
+        default=[],
+        type=setting,
+        metavar="key=value",
+        help="of the guidance's config",
     )
     return p
 

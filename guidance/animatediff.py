@@ -88,8 +88,8 @@ class AnimateDiffGuidance(FirstFrameDistillation, FramewiseDistillation):
         if n_frames > most:
             raise ValueError(
                 f"Clips have {n_frames} frames, but {self.cfg.motion_adapter_name_or_path} has "
-                f"places for at most {most}: take data.single_view.num_frames=16, which it was "
-                "made for."
+                f"places for at most {most}: take data.single_view.num_frames={most} or fewer; "
+                "AnimateDiff's own were made for 16."
             )
 
     @torch.no_grad()

@@ -107,6 +107,7 @@ class CleanFirstFrameDistillation(FirstFrameDistillation):
         if clips.shape[1] == 1:
             raise ValueError(
                 "Clips have one frame, which this model is shown clean, so that it says nothing: "
-                "more are needed (data.single_view.num_frames), or first_frame=none."
+                "more are needed (data.single_view.num_frames=5, for instance), or "
+                "first_frame=none."
             )
         return {"first": both(self.codec.encode_clips(frames[:, None], mode=self.first_mode))}

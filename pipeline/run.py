@@ -160,7 +160,7 @@ def remarks(plan: Plan) -> list[str]:
     if request.vram is not None and request.vram < preset.least_gb:
         lines.append(
             f"# --vram {request.vram:g} is too little for {request.preset}: with what it sets, "
-            f"stage 2 alone took {preset.least_gb:g} GB"
+            f"stage 2 alone took {preset.least_gb:g} GB. docs/priors.md has those that take less"
         )
     return lines
 

@@ -310,6 +310,8 @@ def load_single_file(kind: Any, file: str, model: str, subfolder: str, dtype: to
         loaded = kind.from_single_file(str(path), config=str(folder), **options)
     except Exception as error:  # the library raises whatever a file of another kind leads to
         why = textwrap.shorten(str(error), 300).rstrip(".") or type(error).__name__
+        if isinstance(error, NotImplementedError):  # of layers that were left without numbers
+            why = "it has not all of its layers"
         raise ValueError(
             f"{path} can't be read as the {kind.__name__} that {folder / subfolder} states: {why}. "
             "Is it of another model, or damaged?"

@@ -154,7 +154,7 @@ def test_the_networks_answer_the_same_with_the_forwards_of_the_graph(folders):
 def test_clips_that_are_too_long_are_refused(folders, tmp_path):
     tiny.write_parts(tmp_path, {"": lambda: tiny.motion_adapter(motion_max_seq_length=3)})
     prior = build(folders, motion_adapter_name_or_path=str(tmp_path))
-    with pytest.raises(ValueError, match=r"have 4 frames.*at most 3.*num_frames=16"):
+    with pytest.raises(ValueError, match=r"have 4 frames.*at most 3.*num_frames=3 or fewer"):
         prior(torch.rand(4, 8, 8, 3), FixedPrompt(), **cameras(4, 4))
 
 

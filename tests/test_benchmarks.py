@@ -1,5 +1,6 @@
 """The benchmarks: models have the sizes of the real ones, and the scripts run on a CPU."""
 
+import argparse
 import json
 import os
 import re
@@ -85,16 +86,27 @@ def test_video_families_have_the_real_ones_sizes(monkeypatch):
 
 def test_the_fastest_prior_that_sees_a_picture_on_a_small_card(monkeypatch):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from priors import figures_of
+    from priors import FAMILIES, figures_of
 
     seen = {"modelscope": (180.0, 9.4), "wan": (200.0, 8.0), "wan-ti2v": (270.0, 14.0)}
     seen |= {"skyreels": (300.0, 8.0), "ltx": (270.0, 11.0)}
-    figures = figures_of(seen, None)
+    assert not any("image_conditioned" in name for name in figures_of(seen, None))  # as yet
+    figures = figures_of(dict.fromkeys(FAMILIES, (400.0, 5.0)) | seen, None)
     assert figures["prior.wan.ms"] == (200.0, "ms") and figures["prior.wan.gb"] == (8.0, "GB")
     assert figures["prior.image_conditioned.gb"] == (11.0, "GB, with ltx")
     assert figures["prior.image_conditioned.ratio_to_modelscope"][0] == 1.5
     capped = figures_of({"wan": (210.0, 7.0)}, 12.0)
     assert capped == {"prior.wan.vram12.ms": (210.0, "ms"), "prior.wan.vram12.gb": (7.0, "GB")}
+
+
+def test_a_count_is_one_or_more(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from measuring import count
+
+    assert count("3") == 3
+    for text in ("0", "-1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="1 or more"):
+            count(text)
 
 
 @pytest.mark.slow

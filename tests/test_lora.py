@@ -211,6 +211,11 @@ def test_one_file_is_as_precise_as_a_folder(tmp_path, dtype):
         torch.testing.assert_close(one[name], weight, atol=0, rtol=0)
         kinds.add(weight.dtype)
     assert kinds == {torch.float32, dtype}
+    save_file({"a.weight": torch.ones(2)}, tmp_path / "other.safetensors")
+    with pytest.raises(
+        ValueError, match=r"states: it has not all of its layers\. Is it of another"
+    ):
+        models.load_single_file(kind, str(tmp_path / "other.safetensors"), *place)
 
 
 def test_single_files_that_can_not_be_read_are_refused(random_priors, tmp_path, unet):
