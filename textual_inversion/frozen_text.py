@@ -1,7 +1,7 @@
 """A CLIP text encoder whose weights are frozen: no gradients but those of its embeddings.
 
-Its kernels are small and many, and launching one after another takes as long as what they do. One
-product makes q, k and v, and each norm adds what came before it (guidance/frozen_layers.py).
+Its kernels are small and many. One product makes q, k and v here, and each norm adds what came
+before it (guidance/frozen_layers.py).
 """
 
 from typing import Any
@@ -36,17 +36,13 @@ class Layer:
 
     def __init__(self, layer: Module):
         attention = layer.self_attn
-        self.norms, self.out, self.mlp = (
-            (layer.layer_norm1, layer.layer_norm2),
-            attention.out_proj,
-            layer.mlp,
-        )
+        self.norms = layer.layer_norm1, layer.layer_norm2
+        self.out, self.mlp, self.heads = attention.out_proj, layer.mlp, attention.num_heads
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         self.weight = torch.cat([one.weight.detach() for one in projections])
         self.bias = torch.cat([one.bias.detach() for one in projections])
         for one, part in zip(projections, self.weight.chunk(3), strict=True):
             one.weight.data = part  # not twice in memory
-        self.heads = attention.num_heads
 
     def __call__(
         self, x: Float[Tensor, "B L D"], added: Float[Tensor, "B L D"] | None
