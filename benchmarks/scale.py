@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from animate124.pipeline.request import FIELDS, GRID
-from measuring import FIGURES, record
+from measuring import FIGURES, count, record
 
 STEP = Path(__file__).resolve().parent / "step.py"
 NUMBERS = {1: "one_gpu", 2: "two_gpus", 4: "four_gpus", 8: "eight_gpus"}
@@ -90,8 +90,8 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", choices=[*NUMBERS], default=[1, 2])
     parser.add_argument("--field", choices=FIELDS, default=FIELDS[0], help="as animate.py's")
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
-    parser.add_argument("--warm-up", type=int, default=16, help="steps before measuring")
-    parser.add_argument("--steps", type=int, default=60, help="steps that are measured")
+    parser.add_argument("--warm-up", type=count, default=16, help="steps before measuring")
+    parser.add_argument("--steps", type=count, default=60, help="steps that are measured")
     parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
