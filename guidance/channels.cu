@@ -1,5 +1,6 @@
 // What happens to the channels of float16 images' pixels between convolutions and attention; images
-// are [n rows CHANNELS], channels innermost. CHANNELS, GROUPS and THREADS come before this file.
+// are [n rows CHANNELS], channels innermost. CHANNELS, GROUPS, THREADS (of a block) and BLOCKS (of a
+// multiprocessor, where there are groups) come before this file.
 //
 // silu(group norm of x + offset) and its gradient in x; frozen_layers.py defines both. An offset is
 // one number a channel of an image, [n CHANNELS], or null for none; from one image's to the next are
@@ -63,9 +64,10 @@ struct Share {
   __device__ size_t at(int row) const { return image + (size_t)row * COLUMNS + column; }
 };
 
-// Sum over the threads of a warp.
-__device__ __forceinline__ float warp_sum(float value) {
-  for (int step = 16; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
+// Sum over LANES neighbouring threads of a warp.
+template <int LANES>
+__device__ __forceinline__ float sum_of(float value) {
+  for (int step = LANES / 2; step > 0; step /= 2) value += __shfl_xor_sync(~0u, value, step);
   return value;
 }
 
@@ -73,10 +75,14 @@ __device__ __forceinline__ float warp_sum(float value) {
 
 constexpr int GROUP = CHANNELS / GROUPS;  // channels of a group
 
+// All blocks run at once, few for the sake of registers: each has many rows' numbers under way, and
+// begins and ends once. That took three quarters of the time that four times the blocks did (H200).
+#define BESIDE __launch_bounds__(THREADS, BLOCKS)
+
 // Sums two values a channel over the block's threads and a group's channels; out
 // [2 n GROUPS blocks].
 __device__ void reduce(const float* a, const float* b, float* out) {
-  __shared__ float shared[2][THREADS * WIDE];
+  __align__(16) __shared__ float shared[2][THREADS * WIDE];
 #pragma unroll
   for (int i = 0; i < WIDE; i++) {
     shared[0][threadIdx.x * WIDE + i] = a[i];
@@ -93,7 +99,8 @@ __device__ void reduce(const float* a, const float* b, float* out) {
   for (int i = threadIdx.x; i < 2 * GROUPS; i += THREADS) {
     int k = i / GROUPS, group = i % GROUPS;
     float sum = 0;
-    for (int c = 0; c < GROUP; c++) sum += shared[k][group * GROUP + c];
+    for (int c = 0, at = group % GROUP; c < GROUP; c++, at = at + 1 < GROUP ? at + 1 : 0)
+      sum += shared[k][group * GROUP + at];  // neighbours begin in different banks
     out[(((size_t)k * gridDim.y + blockIdx.y) * GROUPS + group) * gridDim.x + blockIdx.x] = sum;
   }
 }
@@ -108,7 +115,7 @@ __device__ float2 finish(const float* partial, int blocks) {
 #pragma unroll 4
   for (int b = warp * 32 + lane; b < blocks; b += 32 * WARPS)
     sum.x += partial[first + b], sum.y += partial[plane + first + b];
-  sum = {warp_sum(sum.x), warp_sum(sum.y)};
+  sum = {sum_of<32>(sum.x), sum_of<32>(sum.y)};
   if (lane == 0) sums[warp] = sum;
   __syncthreads();
   if (lane == 0 && warp == 0)
@@ -125,7 +132,7 @@ __device__ __forceinline__ float pivot_of(const Half* x, int rows, int image, in
 }
 
 // out: sums over the block's rows of x + offset - pivot and of its square.
-extern "C" __global__ void partial_moments(const Eight* __restrict__ x, int rows,
+extern "C" __global__ void BESIDE partial_moments(const Eight* __restrict__ x, int rows,
                                            const Half* offset, int stride, float* out) {
   Share share(rows);
   float shift[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
@@ -135,7 +142,7 @@ extern "C" __global__ void partial_moments(const Eight* __restrict__ x, int rows
     shift[i] = -pivot_of((const Half*)x, rows, blockIdx.y, channel / GROUP, offset, stride);
     if (offset) shift[i] += number(offset[(size_t)blockIdx.y * stride + channel]);
   }
-#pragma unroll 2
+#pragma unroll 4
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
@@ -176,13 +183,13 @@ __device__ __forceinline__ void coefficients(const float* moments, const Eight* 
   }
 }
 
-extern "C" __global__ void apply(const Eight* __restrict__ x, int rows, const float* moments,
+extern "C" __global__ void BESIDE apply(const Eight* __restrict__ x, int rows, const float* moments,
                                  const Eight* weight, const Eight* bias, const Half* offset,
                                  int stride, int silu, Eight* __restrict__ out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
-#pragma unroll 2
+#pragma unroll 4
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
 #pragma unroll
@@ -206,7 +213,7 @@ __device__ __forceinline__ void through_silu(float* grad, const float* x, const 
 }
 
 // out: sums over the block's rows of scale * gradient, and of that * (x - mean).
-extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
+extern "C" __global__ void BESIDE partial_gradient(const Eight* __restrict__ x,
                                             const Eight* __restrict__ grad, int rows,
                                             const float* moments, const Eight* weight,
                                             const Eight* bias, const Half* offset, int stride,
@@ -215,7 +222,7 @@ extern "C" __global__ void partial_gradient(const Eight* __restrict__ x,
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   float sum[WIDE] = {}, products[WIDE] = {};
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
-#pragma unroll 2
+#pragma unroll 4
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(of_norm, grad + share.at(row));
@@ -242,14 +249,16 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
   slopes[at] = -r * r * sums.y / count, slopes[at + 1] = -sums.x / count;
 }
 
-// `beside` is added, the gradient that x has from elsewhere; null for none.
-extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
+// `beside` is added, the gradient that x has from elsewhere; null for none. Of x's channels, `width`
+// go to `out`, and those behind them to `rest`.
+extern "C" __global__ void BESIDE apply_gradient(const Eight* __restrict__ x,
                                           const Eight* __restrict__ grad, int rows,
                                           const float* moments, const Eight* weight,
                                           const Eight* bias, const Half* offset, int stride,
                                           const float* slopes, int silu,
                                           const Eight* __restrict__ beside,
-                                          Eight* __restrict__ out) {
+                                          Eight* __restrict__ out, int width,
+                                          Eight* __restrict__ rest) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
@@ -258,22 +267,26 @@ extern "C" __global__ void apply_gradient(const Eight* __restrict__ x,
   for (int i = 0; i < WIDE; i++) {
     int group = (share.column * WIDE + i) / GROUP;
     const float* of = slopes + 2 * ((size_t)blockIdx.y * GROUPS + group);
-    slope[i] = of[0], level[i] = of[1];
+    slope[i] = of[0], level[i] = of[1] - mean[i] * of[0];
   }
-#pragma unroll 2
+  int columns = width / WIDE, column = share.column;
+  Eight* to = out;
+  if (column >= columns) to = rest, column -= columns, columns = COLUMNS - columns;
+  to += (size_t)blockIdx.y * rows * columns + column;
+#pragma unroll 4
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     read(value, x + share.at(row));
     read(of_norm, grad + share.at(row));
     through_silu(of_norm, value, scale, shift, silu);
 #pragma unroll
     for (int i = 0; i < WIDE; i++)
-      of_norm[i] = of_norm[i] * scale[i] + (value[i] - mean[i]) * slope[i] + level[i];
+      of_norm[i] = of_norm[i] * scale[i] + value[i] * slope[i] + level[i];
     if (beside) {
       read(value, beside + share.at(row));
 #pragma unroll
       for (int i = 0; i < WIDE; i++) of_norm[i] += value[i];
     }
-    write(out + share.at(row), of_norm);
+    write(to + (size_t)row * columns, of_norm);
   }
 }
 
@@ -309,25 +322,40 @@ extern "C" __global__ void plus(const Eight* __restrict__ x, const Eight* __rest
   }
 }
 
+// The normal distribution at z, and its density (Abramowitz and Stegun, Handbook of Mathematical
+// Functions, 26.2.17: off by at most 7.5e-8).
+__device__ __forceinline__ float2 normal(float z) {
+  float density = 0.39894228f * __expf(-0.5f * z * z);
+  float t = __fdividef(1, 1 + 0.23164190f * fabsf(z));
+  float tail = -1.82125598f + t * 1.33027443f;
+  tail = 0.31938153f + t * (-0.35656378f + t * (1.78147794f + t * tail));
+  tail *= density * t;
+  return {z < 0 ? tail : 1 - tail, density};
+}
+
 // values * gelu(gates) of rows [values gates], each CHANNELS wide; out [rows CHANNELS]
-extern "C" __global__ void geglu(const Eight* x, int rows, Eight* out) {
+extern "C" __global__ void geglu(const Eight* __restrict__ x, int rows, Eight* __restrict__ out) {
   Share share(rows);
   float value[WIDE], gate[WIDE];
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     const Eight* values = x + (size_t)row * 2 * COLUMNS + share.column;
     read(value, values);
     read(gate, values + COLUMNS);
 #pragma unroll
     for (int i = 0; i < WIDE; i++)
-      value[i] *= 0.5f * gate[i] * (1 + erff(gate[i] * 0.70710678f));
+      value[i] *= gate[i] * normal(gate[i]).x;
     write(out + share.at(row), value);
   }
 }
 
 // The gradient of `geglu` in x, which is laid out as x.
-extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int rows, Eight* out) {
+extern "C" __global__ void geglu_gradient(const Eight* __restrict__ x,
+                                          const Eight* __restrict__ grad, int rows,
+                                          Eight* __restrict__ out) {
   Share share(rows);
   float value[WIDE], gate[WIDE], of_out[WIDE];
+#pragma unroll 2
   for (int row = share.first + share.row; row < share.last; row += ROWS) {
     size_t at = (size_t)row * 2 * COLUMNS + share.column;
     read(value, x + at);
@@ -335,10 +363,9 @@ extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int
     read(of_out, grad + share.at(row));
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
-      float below = 0.5f * (1 + erff(gate[i] * 0.70710678f));  // the normal distribution
-      float density = 0.39894228f * __expf(-0.5f * gate[i] * gate[i]);
-      float of_value = of_out[i] * gate[i] * below;
-      gate[i] = of_out[i] * value[i] * (below + gate[i] * density);
+      float2 of = normal(gate[i]);
+      float of_value = of_out[i] * gate[i] * of.x;
+      gate[i] = of_out[i] * value[i] * (of.x + gate[i] * of.y);
       value[i] = of_value;
     }
     write(out + at, value);
@@ -348,88 +375,112 @@ extern "C" __global__ void geglu_gradient(const Eight* x, const Eight* grad, int
 
 #if CHANNELS <= 4096  // which a warp can hold
 
-// layer norm over a row's channels, a warp a row, blocks of 32 x WARPS threads: of x, or of total =
-// x + added where `added` isn't null; moments [rows 2] as group norm has them
-extern "C" __global__ void layer_norm(const Eight* x, const Eight* added, int rows,
-                                      const Eight* weight, const Eight* bias, float eps,
-                                      Eight* total, float* moments, Eight* out) {
-  constexpr int EACH = (COLUMNS + 31) / 32;  // eights of a lane
-  int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
-  if (row >= rows) return;
-  size_t first = (size_t)row * COLUMNS;
-  float value[EACH][WIDE], sum = 0, squares = 0;
+// What a thread takes of a row whose channels LANES neighbouring threads share: some of its eights.
+template <int LANES>
+struct Row {
+  static constexpr int EACH = (COLUMNS + LANES - 1) / LANES;  // eights of a thread
+  int lane;
+  size_t row;
+  bool there;
+
+  __device__ Row(int rows) {
+    lane = threadIdx.x % LANES;
+    row = (size_t)(blockIdx.x * blockDim.y + threadIdx.y) * (32 / LANES) + threadIdx.x / LANES;
+    there = row < rows;
+  }
+  __device__ bool has(int k) const { return there && column(k) < COLUMNS; }
+  __device__ int column(int k) const { return lane + LANES * k; }
+  __device__ size_t at(int k) const { return row * COLUMNS + column(k); }
+};
+
+// Layer norm over a row's channels, blocks of 32 x any threads: of x, or of total = x + added where
+// `added` isn't null; moments [rows 2] as group norm has them. A warp takes a row.
+extern "C" __global__ void layer_norm(const Eight* __restrict__ x, const Eight* __restrict__ added,
+                                      int rows, const Eight* __restrict__ weight,
+                                      const Eight* __restrict__ bias, float eps,
+                                      Eight* __restrict__ total, float* __restrict__ moments,
+                                      Eight* __restrict__ out) {
+  Row<32> row(rows);
+  constexpr int EACH = Row<32>::EACH;
+  float value[EACH][WIDE], other[WIDE], w[WIDE], sum = 0, squares = 0;
 #pragma unroll
-  for (int k = 0; k < EACH; k++) {
-    int column = lane + 32 * k;
-    if (column >= COLUMNS) continue;
-    read(value[k], x + first + column);
-    if (added) {
-      float other[WIDE];
-      read(other, added + first + column);
+  for (int k = 0; k < EACH; k++)
+    if (row.has(k)) read(value[k], x + row.at(k));
+  if (added) {
+#pragma unroll
+    for (int k = 0; k < EACH; k++) {
+      if (!row.has(k)) continue;
+      read(other, added + row.at(k));
 #pragma unroll
       for (int i = 0; i < WIDE; i++) value[k][i] += other[i];
-      write(total + first + column, value[k]);
+      write(total + row.at(k), value[k]);
     }
+  }
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    if (!row.has(k)) continue;
 #pragma unroll
     for (int i = 0; i < WIDE; i++) sum += value[k][i];
   }
-  float mean = warp_sum(sum) / CHANNELS;
+  float mean = sum_of<32>(sum) / CHANNELS;
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
-    if (lane + 32 * k >= COLUMNS) continue;
+    if (!row.has(k)) continue;
 #pragma unroll
     for (int i = 0; i < WIDE; i++) squares += (value[k][i] - mean) * (value[k][i] - mean);
   }
-  float scale = rsqrtf(warp_sum(squares) / CHANNELS + eps);
-  if (lane == 0) moments[2 * (size_t)row] = mean, moments[2 * (size_t)row + 1] = scale;
+  float scale = rsqrtf(sum_of<32>(squares) / CHANNELS + eps);
+  if (row.there && row.lane == 0) moments[2 * row.row] = mean, moments[2 * row.row + 1] = scale;
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
-    int column = lane + 32 * k;
-    if (column >= COLUMNS) continue;
-    float w[WIDE], b[WIDE];
-    read(w, weight + column);
-    read(b, bias + column);
+    if (!row.has(k)) continue;
+    read(w, weight + row.column(k)), read(other, bias + row.column(k));
 #pragma unroll
-    for (int i = 0; i < WIDE; i++) value[k][i] = (value[k][i] - mean) * scale * w[i] + b[i];
-    write(out + first + column, value[k]);
+    for (int i = 0; i < WIDE; i++) value[k][i] = (value[k][i] - mean) * scale * w[i] + other[i];
+    write(out + row.at(k), value[k]);
   }
 }
 
-// Its gradient in total, and with it in x and in what was added; of_total: another reader's.
-extern "C" __global__ void layer_norm_gradient(const Eight* total, const Eight* grad,
-                                               const Eight* of_total, int rows,
-                                               const Eight* weight, const float* moments,
-                                               Eight* out) {
-  constexpr int EACH = (COLUMNS + 31) / 32;  // eights of a lane
-  int row = blockIdx.x * WARPS + threadIdx.y, lane = threadIdx.x;
-  if (row >= rows) return;
-  size_t first = (size_t)row * COLUMNS;
-  float mean = moments[2 * (size_t)row], scale = moments[2 * (size_t)row + 1];
-  float value[EACH][WIDE], of_norm[EACH][WIDE], other[WIDE], sum = 0, products = 0;
+// Its gradient in total, and with it in x and in what was added; of_total: another reader's. As few
+// threads take a row as have 5 eights each, or 32: a thread asks for all it needs at once.
+extern "C" __global__ void layer_norm_gradient(
+    const Eight* __restrict__ total, const Eight* __restrict__ grad,
+    const Eight* __restrict__ of_total, int rows, const Eight* __restrict__ weight,
+    const float* __restrict__ moments, Eight* __restrict__ out) {
+  constexpr int FEW = (COLUMNS + 4) / 5;
+  constexpr int LANES = FEW > 16 ? 32 : FEW > 8 ? 16 : FEW > 4 ? 8 : FEW > 2 ? 4 : FEW;
+  constexpr int EACH = Row<LANES>::EACH;
+  Row<LANES> row(rows);
+  Eight values[EACH], of_norms[EACH], others[EACH];
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
-    int column = lane + 32 * k;
-    if (column >= COLUMNS) continue;
-    read(value[k], total + first + column);
-    read(of_norm[k], grad + first + column);
-    read(other, weight + column);
+    if (!row.has(k)) continue;
+    values[k] = total[row.at(k)], of_norms[k] = grad[row.at(k)], others[k] = of_total[row.at(k)];
+  }
+  float value[WIDE], of_norm[WIDE], other[WIDE], w[WIDE];
+  float mean = 0, scale = 0, sum = 0, products = 0;
+  if (row.there) mean = moments[2 * row.row], scale = moments[2 * row.row + 1];
+#pragma unroll
+  for (int k = 0; k < EACH; k++) {
+    if (!row.has(k)) continue;
+    read(value, values + k), read(of_norm, of_norms + k), read(w, weight + row.column(k));
 #pragma unroll
     for (int i = 0; i < WIDE; i++) {
-      value[k][i] = (value[k][i] - mean) * scale;
-      of_norm[k][i] *= other[i];
-      sum += of_norm[k][i], products += of_norm[k][i] * value[k][i];
+      float slope = of_norm[i] * w[i];
+      sum += slope, products += slope * (value[i] - mean);
     }
   }
-  sum = warp_sum(sum) / CHANNELS, products = warp_sum(products) / CHANNELS;
+  sum = sum_of<LANES>(sum) / CHANNELS;
+  products = sum_of<LANES>(products) * scale * scale / CHANNELS;
 #pragma unroll
   for (int k = 0; k < EACH; k++) {
-    int column = lane + 32 * k;
-    if (column >= COLUMNS) continue;
-    read(other, of_total + first + column);
+    if (!row.has(k)) continue;
+    read(value, values + k), read(of_norm, of_norms + k), read(w, weight + row.column(k));
+    read(other, others + k);
 #pragma unroll
     for (int i = 0; i < WIDE; i++)
-      other[i] += scale * (of_norm[k][i] - sum - value[k][i] * products);
-    write(out + first + column, other);
+      other[i] += scale * (of_norm[i] * w[i] - sum - (value[i] - mean) * products);
+    write(out + row.at(k), other);
   }
 }
 

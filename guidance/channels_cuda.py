@@ -7,7 +7,9 @@ is added before it or to a sum needs no pass of its own.
 """
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -18,10 +20,12 @@ from ..kernels.cuda_program import Program, source_of
 
 SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
-ROWS = 4  # that a thread takes at least, where there are so many
-BLOCKS = 1056  # as many as an H200 runs at once
+AT_ONCE, PROCESSORS = 512, 132  # threads of a multiprocessor that sum up; an H200's
+ROWS = 4  # that such a thread takes at least, where there are so many
+BLOCKS = 8448  # at most, of threads that don't
 MOST = 4096  # channels of a layer norm
-FINISH = (32, 8)  # threads of a block that finishes a group, or norms rows: 8 warps
+FINISH = (32, 8)  # threads of a block that finishes a group: 8 warps
+NORM = (32, 4)  # ... and that norms rows
 
 
 def fits(x: Tensor, channels: int, groups: int = 1) -> bool:
@@ -44,8 +48,8 @@ class CudaNormSilu(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight, bias, groups, eps, silu, offset):
         x = x.contiguous(memory_format=torch.channels_last)
-        sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
-        partial = sizes.partial_sums(x, groups)
+        sizes, kernels = Sizes(x, groups), program(x.shape[1], groups, x.device)
+        partial = sizes.partial_sums(x)
         moments = x.new_empty(sizes.n, groups, 2, dtype=torch.float32)
         out = torch.empty_like(x)
         added = of_each_image(offset)
@@ -60,33 +64,49 @@ class CudaNormSilu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        grad, *elsewhere = grads
-        x, weight, bias, moments, offset = ctx.saved_tensors
-        grad = grad.contiguous(memory_format=torch.channels_last)
-        beside = elsewhere[0] if elsewhere else None
-        if beside is not None:
-            beside = beside.contiguous(memory_format=torch.channels_last)
-        groups = moments.shape[1]
-        sizes, kernels = Sizes(x), program(x.shape[1], groups, x.device)
-        partial = sizes.partial_sums(x, groups)
-        slopes, out = torch.empty_like(moments), torch.empty_like(x)
-        norm = (moments, weight, bias, *of_each_image(offset))
-        sums = (x, grad, sizes.rows, *norm, ctx.silu, partial)
-        kernels.launch("partial_gradient", *sizes.launch, *sums)
-        finish = (sizes.rows, partial, sizes.blocks, moments, slopes)
-        kernels.launch("finish_gradient", (groups, sizes.n), FINISH, *finish)
-        result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, beside, out)
-        kernels.launch("apply_gradient", *sizes.launch, *result)
-        return out, *[None] * 6
+        return gradients_of_norm(ctx, grads[0], None)[0], *[None] * 6
 
 
-class CudaForkedNormSilu(CudaNormSilu):
-    """... and x once more, for who else wants it: its gradient from there is added on the way."""
+class CudaForkedNormSilu(torch.autograd.Function):
+    """... of an image, or of two with their channels behind each other, and x once more, for who
+    else wants it: its gradient from there is added on the way."""
 
     @staticmethod
-    def forward(ctx, x, *settings):
+    def forward(ctx, weight, bias, groups, eps, silu, *parts):
         ctx.set_materialize_grads(False)
-        return CudaNormSilu.forward(ctx, x, *settings), x
+        ctx.widths = [part.shape[1] for part in parts]
+        x = parts[0] if len(parts) == 1 else torch.cat(parts, 1)
+        return CudaNormSilu.forward(ctx, x, weight, bias, groups, eps, silu, None), x
+
+    @staticmethod
+    def backward(ctx, *grads):
+        return *[None] * 5, *gradients_of_norm(ctx, *grads, ctx.widths)
+
+
+def gradients_of_norm(
+    ctx: Any, grad: Tensor, beside: Tensor | None, widths: Sequence[int] = ()
+) -> list[Tensor]:
+    """A norm's gradient in x and `beside`; in the parts of x that have so many channels, where
+    there are two."""
+    x, weight, bias, moments, offset = ctx.saved_tensors
+    grad = grad.contiguous(memory_format=torch.channels_last)
+    if beside is not None:
+        beside = beside.contiguous(memory_format=torch.channels_last)
+    groups = moments.shape[1]
+    sizes, kernels = Sizes(x, groups), program(x.shape[1], groups, x.device)
+    partial = sizes.partial_sums(x)
+    slopes = torch.empty_like(moments)
+    norm = (moments, weight, bias, *of_each_image(offset))
+    sums = (x, grad, sizes.rows, *norm, ctx.silu, partial)
+    kernels.launch("partial_gradient", *sizes.launch, *sums)
+    finish = (sizes.rows, partial, sizes.blocks, moments, slopes)
+    kernels.launch("finish_gradient", (groups, sizes.n), FINISH, *finish)
+    parts = [torch.empty_like(part) for part in x.split(list(widths) or x.shape[1], 1)]
+    rest = parts[1] if len(parts) > 1 else None
+    result = (x, grad, sizes.rows, *norm, slopes, ctx.silu, beside)
+    outs = (parts[0], parts[0].shape[1], rest)
+    kernels.launch("apply_gradient", *sizes.launch, *result, *outs)
+    return parts
 
 
 def add_bias(x: Float[Tensor, "N C H W"], bias: Float[Tensor, " C"]) -> None:
@@ -141,9 +161,9 @@ class CudaLayerNorm(torch.autograd.Function):
 
 
 def of_rows(kernel: str, x: Float[Tensor, "*N C"], rows: int, arguments: tuple) -> None:
-    """Runs a kernel of which a warp takes a row."""
-    grid = (-(-rows // FINISH[1]),)
-    program(x.shape[-1], 0, x.device).launch(kernel, grid, FINISH, *arguments)
+    """Runs a kernel of which a warp takes a row, or more."""
+    grid = (-(-rows // NORM[1]),)
+    program(x.shape[-1], 0, x.device).launch(kernel, grid, NORM, *arguments)
 
 
 class CudaGeglu(torch.autograd.Function):
@@ -174,24 +194,28 @@ def geglu_sizes(out: Float[Tensor, "N T C"]) -> tuple["Sizes", Program]:
 
 
 def of_each_image(offset: Float[Tensor, "#N C"] | None) -> tuple[Tensor | None, int]:
-    """An offset as the kernels take it: numbers, and how many there are to the next image's."""
+    """An offset as the kernels take it: numbers, a row's beside each other, and how many there are
+    to the next image's."""
     if offset is None:
         return None, 0
-    return offset.contiguous(), 0 if len(offset) == 1 else offset.shape[1]
+    return offset, 0 if len(offset) == 1 else offset.stride(0)
 
 
 class Sizes:
     """How images are shared among blocks of threads."""
 
-    def __init__(self, x: Float[Tensor, "N C H W"]):
+    def __init__(self, x: Float[Tensor, "N C H W"], groups: int = 0):
         self.n, channels, *sides = x.shape
-        self.rows = sides[0] * sides[1]
-        at_once = block_rows(channels)
-        self.blocks = max(1, min(-(-self.rows // (ROWS * at_once)), BLOCKS // self.n))
-        self.launch = (self.blocks, self.n), (at_once * (channels // WIDE),)
+        self.rows, self.groups = sides[0] * sides[1], groups
+        at_once, threads = block_rows(channels), block_threads(channels)
+        least, most = 1, BLOCKS
+        if groups:  # sums: as few as fill the GPU
+            least, most = ROWS, PROCESSORS * blocks_beside(channels)
+        self.blocks = max(1, min(-(-self.rows // (least * at_once)), most // self.n))
+        self.launch = (self.blocks, self.n), (threads,)
 
-    def partial_sums(self, x: Tensor, groups: int) -> Float[Tensor, "2 N groups blocks"]:
-        return x.new_empty(2, self.n, groups, self.blocks, dtype=torch.float32)
+    def partial_sums(self, x: Tensor) -> Float[Tensor, "2 N groups blocks"]:
+        return x.new_empty(2, self.n, self.groups, self.blocks, dtype=torch.float32)
 
 
 def block_rows(channels: int) -> int:
@@ -199,9 +223,18 @@ def block_rows(channels: int) -> int:
     return max(1, THREADS // (channels // WIDE))
 
 
+def block_threads(channels: int) -> int:
+    return block_rows(channels) * (channels // WIDE)
+
+
+def blocks_beside(channels: int) -> int:
+    """Blocks of a multiprocessor that sum up."""
+    return max(1, AT_ONCE // block_threads(channels))
+
+
 @functools.cache
 def program(channels: int, groups: int, device: torch.device) -> Program:
     """Group norm's kernels; without groups the others."""
-    threads = block_rows(channels) * (channels // WIDE)
-    sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": threads}
+    sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": block_threads(channels)}
+    sizes["BLOCKS"] = blocks_beside(channels)
     return Program(source_of(SOURCE, sizes), device)

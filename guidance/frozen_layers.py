@@ -207,13 +207,21 @@ def norm(
 
 
 def forked_norm(
-    layer: nn.GroupNorm, x: Float[Tensor, "N C H W"], silu: bool = True
+    layer: nn.GroupNorm, *parts: Float[Tensor, "N _ H W"], silu: bool = True
 ) -> tuple[Float[Tensor, "N C H W"], Float[Tensor, "N C H W"]]:
-    """The norm of x and its activation, and x, which something else takes as well."""
-    if not (x.requires_grad and channels_cuda.fits(x, x.shape[1], layer.num_groups)):
-        return norm(layer, x, silu), x
-    settings = layer.weight, layer.bias, layer.num_groups, layer.eps, silu, None
-    return channels_cuda.CudaForkedNormSilu.apply(x, *settings)
+    """The norm of x and its activation, and x, which something else takes as well. x is an image,
+    or two with their channels behind each other."""
+    channels = sum(part.shape[1] for part in parts)
+    wanted = any(part.requires_grad for part in parts)
+    first = parts[0]
+    if wanted and all(
+        channels_cuda.fits(first, *sizes)
+        for sizes in ((channels, layer.num_groups), (first.shape[1],))
+    ):
+        settings = layer.weight, layer.bias, layer.num_groups, layer.eps, silu
+        return channels_cuda.CudaForkedNormSilu.apply(*settings, *parts)
+    x = first if len(parts) == 1 else torch.cat(parts, 1)
+    return norm(layer, x, silu), x
 
 
 def layer_norm(
@@ -252,15 +260,25 @@ def is_plain(block: Block) -> bool:
 
 def resnet(
     block: Block,
-    input_tensor: Float[Tensor, "N C H W"],  # by diffusers' name for it
+    input_tensor: Float[Tensor, "N _ H W"],  # by diffusers' name for it
     temb: Any = None,  # [N E] where the block projects it
+    skip: Float[Tensor, "N _ H W"] | None = None,
     **_scale: float,
 ) -> Float[Tensor, "N D H W"]:
-    """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well)."""
-    normed, x = forked_norm(block.norm1, input_tensor)
-    h, bias = convolve_first(block.conv1, normed)
-    time = None if block.time_emb_proj is None else block.time_emb_proj(F.silu(temb))
-    h = norm(block.norm2, h, silu=True, offset=total(bias, time))
+    """The forward of diffusers' ResnetBlock2D (some versions hand over LoRA's scale as well).
+
+    skip: the channels of its input behind the others, which are another image then.
+    """
+    parts = (input_tensor,) if skip is None else (input_tensor, skip)
+    normed, x = forked_norm(block.norm1, *parts)
+    part = getattr(block, "time_part", None)  # of what all blocks add (frozen_time.py)
+    if part is not None:
+        h, offset = convolve(block.conv1, normed, biased=False), temb[:, part]
+    else:
+        h, bias = convolve_first(block.conv1, normed)
+        time = None if block.time_emb_proj is None else block.time_emb_proj(F.silu(temb))
+        offset = total(bias, time)
+    h = norm(block.norm2, h, silu=True, offset=offset)
     h, bias = convolve_first(block.conv2, h)
     if block.conv_shortcut is not None:
         x, others = convolve_first(block.conv_shortcut, x)

@@ -30,6 +30,7 @@ from .frozen_layers import (
     plus,
     resnet,
 )
+from .frozen_time import read_time_once
 from .frozen_upsampling import doubles, prepare_doubling
 
 READERS = ("Attention", "DualTransformer2DModel")  # of a text, among diffusers' layers
@@ -55,6 +56,7 @@ def channels_innermost(network: Block) -> Block:
             layer.forward = partial(forward, layer)
         if type(layer).__name__ == "Attention" and is_joinable(layer):
             join(layer)
+    read_time_once(network)
     if isinstance(getattr(network, "conv_act", None), nn.SiLU):
         network.conv_norm_out.forward = partial(norm, network.conv_norm_out, silu=True)
         network.conv_act = nn.Identity()
@@ -89,11 +91,42 @@ def forward_of(layer: Block) -> Callable | None:
         "TransformerTemporalModel": transformer_temporal,
         "TemporalConvLayer": temporal_convolutions,
         "BasicTransformerBlock": transformer_block if is_plain_transformer(layer) else None,
+        "UpBlock2D": up_block if is_plain_way_up(layer) else None,
+        "CrossAttnUpBlock2D": up_block if is_plain_way_up(layer) else None,
         "GEGLU": geglu,
     }.get(kind)
 
 
 # ------------------------------------------------------------------ blocks
+
+
+def is_plain_way_up(block: Block) -> bool:
+    """Whether `up_block` does what diffusers' UpBlock2D or CrossAttnUpBlock2D would."""
+    resnets = getattr(block, "resnets", [])
+    return len(resnets) > 0 and all(forward_of(layer) is resnet for layer in resnets)
+
+
+def up_block(
+    block: Block,
+    hidden_states: Float[Tensor, "N _ h w"],
+    res_hidden_states_tuple: tuple[Tensor, ...],
+    temb: Tensor | None = None,
+    upsample_size: int | None = None,
+    **context: Any,
+) -> Float[Tensor, "N D H W"]:
+    """Residual blocks, each with another skip connection, whose gradient so is one of its own."""
+    if block.gradient_checkpointing or getattr(block, "s1", None):  # FreeU
+        given = hidden_states, res_hidden_states_tuple, temb
+        return type(block).forward(block, *given, upsample_size=upsample_size, **context)
+    skips = reversed(res_hidden_states_tuple)
+    attentions = getattr(block, "attentions", [None] * len(block.resnets))
+    for layer, attention, skip in zip(block.resnets, attentions, skips, strict=True):
+        hidden_states = layer(hidden_states, temb, skip=skip)
+        if attention is not None:
+            hidden_states = attention(hidden_states, **context, return_dict=False)[0]
+    for layer in block.upsamplers or []:
+        hidden_states = layer(hidden_states, upsample_size)
+    return hidden_states
 
 
 def transformer_2d(

@@ -38,7 +38,7 @@ using std::min;
 #define __forceinline__ inline
 #define __constant__ static const
 #define __shared__ static
-#define __launch_bounds__(threads)
+#define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
 struct Place { int x, y; };
 static Place blockDim, gridDim;

@@ -11,6 +11,7 @@ from host_kernels import run_on_host
 
 IMAGES, ROWS, NUMBERS, OUT = "const Eight*", "int", "const float*", "float*"
 OFFSET = ["const unsigned short*", "int"]
+JOINED = [IMAGES, "Eight*", "int", "Eight*"]
 SCALED = [NUMBERS, IMAGES, IMAGES, *OFFSET]
 NORM = {  # the types of their arguments
     "partial_moments": [IMAGES, ROWS, *OFFSET, OUT],
@@ -18,7 +19,7 @@ NORM = {  # the types of their arguments
     "apply": [IMAGES, ROWS, *SCALED, "int", "Eight*"],
     "partial_gradient": [IMAGES, IMAGES, ROWS, *SCALED, "int", OUT],
     "finish_gradient": [ROWS, NUMBERS, "int", NUMBERS, OUT],
-    "apply_gradient": [IMAGES, IMAGES, ROWS, *SCALED, NUMBERS, "int", IMAGES, "Eight*"],
+    "apply_gradient": [IMAGES, IMAGES, ROWS, *SCALED, NUMBERS, "int", *JOINED],
 }
 OTHERS = {
     "add_bias": ["Eight*", ROWS, IMAGES],
@@ -44,11 +45,15 @@ def images(*shape):
 
 def gradient(norm, x, *slopes):
     """Of the results' products with these slopes."""
-    own = x.detach().requires_grad_()
-    results = norm(own)
+    return gradients(norm, [x], *slopes)[0]
+
+
+def gradients(norm, parts, *slopes):
+    own = [part.detach().requires_grad_() for part in parts]
+    results = norm(*own)
     results = results if isinstance(results, tuple) else (results,)
     pairs = zip(results, slopes, strict=True)
-    return torch.autograd.grad([(y * slope.to(y)).sum() for y, slope in pairs], own)[0]
+    return torch.autograd.grad([(y * slope.to(y)).sum() for y, slope in pairs], own)
 
 
 def assert_near(half, exact):
@@ -84,25 +89,32 @@ def test_many_blocks_sum_a_pixel_far_from_the_others(run):
     x = images(1, 64, 40, 50)
     x[..., 0, 0] = 60
     weight, bias = torch.randn(2, 64).half()
-    assert channels_cuda.Sizes(x).blocks > 32  # more than one warp sums up
+    assert channels_cuda.Sizes(x, 2).blocks > 32  # more than one warp sums up
     found = channels_cuda.CudaNormSilu.apply(x, weight, bias, 2, 1e-5, False, None)
     assert_near(found, F.group_norm(x.double(), 2, weight.double(), bias.double(), 1e-5))
 
 
-def test_a_gradient_from_elsewhere_is_added(run):
+@pytest.mark.parametrize("widths", [[16], [24, 8], [8, 40]])
+def test_a_gradient_from_elsewhere_is_added(run, widths):
+    """Of an image, or of two with their channels behind each other, each with a gradient of its
+    own."""
     run(NORM)
-    x = images(2, 16, 7, 5)
-    weight, bias = torch.randn(2, 16).half()
-    slopes, elsewhere = images(*x.shape), images(*x.shape)
+    parts = [images(2, width, 7, 5) for width in widths]
+    weight, bias = torch.randn(2, sum(widths)).half()
+    slopes, elsewhere = images(2, sum(widths), 7, 5), images(2, sum(widths), 7, 5)
 
-    def ours(own):
-        return channels_cuda.CudaForkedNormSilu.apply(own, weight, bias, 4, 1e-5, True, None)
+    def ours(*own):
+        return channels_cuda.CudaForkedNormSilu.apply(weight, bias, 4, 1e-5, True, *own)
 
-    def theirs(own):
-        return F.silu(F.group_norm(own, 4, weight.double(), bias.double(), 1e-5)), own
+    def theirs(*own):
+        x = torch.cat(own, 1)
+        return F.silu(F.group_norm(x, 4, weight.double(), bias.double(), 1e-5)), x
 
-    found = gradient(ours, x, slopes, elsewhere)
-    assert_near(found, gradient(theirs, x.double(), slopes, elsewhere))
+    found = gradients(ours, parts, slopes, elsewhere)
+    exact = gradients(theirs, [part.double() for part in parts], slopes, elsewhere)
+    for half, part in zip(found, exact, strict=True):
+        assert half.is_contiguous(memory_format=torch.channels_last)
+        assert_near(half, part)
 
 
 @pytest.mark.parametrize("channels", [8, 24, 160])
@@ -127,11 +139,14 @@ def test_sums_and_geglu_are_theirs(run, channels):
     assert_near(found, gradient(theirs, tokens.double(), slopes))
 
 
-@pytest.mark.parametrize("adds", [False, True])
-def test_the_layer_norm_and_its_gradient_are_torchs(run, adds):
+@pytest.mark.parametrize(
+    ("channels", "adds"),  # so many threads share a row's gradient: 1, 2, 16 and 32
+    [(24, True), (64, False), (328, False), (328, True), (1288, True)],
+)
+def test_the_layer_norm_and_its_gradient_are_torchs(run, channels, adds):
     run(OTHERS)
-    x, added, slopes, elsewhere = torch.randn(4, 3, 7, 328).half()
-    weight, bias = torch.randn(2, 328).half()
+    x, added, slopes, elsewhere = torch.randn(4, 3, 7, channels).half()
+    weight, bias = torch.randn(2, channels).half()
     other = added if adds else None
 
     def ours(own):
@@ -139,7 +154,7 @@ def test_the_layer_norm_and_its_gradient_are_torchs(run, adds):
 
     def theirs(own):
         total = own + added if adds else own
-        return total, F.layer_norm(total, (328,), weight.double(), bias.double(), 1e-5)
+        return total, F.layer_norm(total, (channels,), weight.double(), bias.double(), 1e-5)
 
     for half, exact in zip(ours(x), theirs(x.double()), strict=True):
         assert_near(half, exact)

@@ -63,6 +63,40 @@ def test_a_unet_with_its_channels_innermost_predicts_the_same(name, changes):
         assert one.abs().max() > 0.1
 
 
+@pytest.mark.parametrize(
+    ("changes", "given"),
+    [
+        ({"class_embed_type": "timestep"}, {"class_labels": torch.tensor([2.0, 5.0])}),
+        ({"time_embedding_act_fn": "silu"}, {}),
+    ],
+)
+def test_what_is_added_to_the_time_stays(changes, given):
+    """Each block projects the sum then."""
+    network, inputs = network_and_inputs("2d", **changes)
+    expected = outputs(network, inputs | given)
+    changed = channels_innermost(copy.deepcopy(network))
+    torch.testing.assert_close(outputs(changed, inputs | given), expected)
+    assert not hasattr(changed.mid_block.resnets[0], "time_part")
+
+
+def test_ways_up_leave_what_they_do_not_do_to_diffusers():
+    """FreeU, and a gradient that is computed in parts."""
+    network, inputs = network_and_inputs("2d")
+    plain = outputs(channels_innermost(copy.deepcopy(network)), inputs)
+    network.enable_freeu(s1=0.9, s2=0.2, b1=1.2, b2=1.4)
+    network.enable_gradient_checkpointing()
+    network.train()
+    inputs["encoder_hidden_states"].requires_grad_()
+    expected, grads = outputs(network, inputs), []
+    changed = channels_innermost(copy.deepcopy(network))
+    found = outputs(changed, inputs)
+    torch.testing.assert_close(found, expected)
+    assert (found[0] - plain[0]).abs().max() > 0.01
+    for (out,) in (found, expected):
+        grads.append(torch.autograd.grad(out.sum(), inputs["encoder_hidden_states"])[0])
+    torch.testing.assert_close(*grads)
+
+
 def test_many_tokens_go_through_two_layers_in_parts(monkeypatch):
     """Where nobody wants a gradient."""
     layers, seen = nn.Linear(3, 5).requires_grad_(False), []
@@ -111,11 +145,11 @@ def test_every_block_gets_a_forward_of_ours():
     for name in NETWORKS:
         network = channels_innermost(network_and_inputs(name)[0])
         blocks = ("Conv2d", "ResnetBlock2D", "Transformer", "BasicTransformer")
-        blocks = (*blocks, "TemporalConvLayer", "GEGLU")
+        blocks = (*blocks, "TemporalConvLayer", "GEGLU", "UpBlock2D", "CrossAttnUpBlock2D")
         for path, layer in network.named_modules():
             ours = "forward" in vars(layer)
             named = type(layer).__name__.startswith(blocks)
-            assert ours == (named or path == "conv_norm_out"), path
+            assert ours == (named or path in ("conv_norm_out", "time_embedding")), path
 
 
 @GPU
