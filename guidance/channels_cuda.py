@@ -80,7 +80,8 @@ class CudaForkedNormSilu(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, *grads):
-        return *[None] * 5, *gradients_of_norm(ctx, *grads, ctx.widths)
+        grad, beside = grads
+        return *[None] * 5, *gradients_of_norm(ctx, grad, beside, ctx.widths)
 
 
 def gradients_of_norm(

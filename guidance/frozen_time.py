@@ -52,13 +52,12 @@ def takes_time(block: Block) -> bool:
 
 def bias_of(block: Block) -> Float[Tensor, " C"]:
     """Of a block's projection and of its first convolution."""
-    biases = [
-        layer.bias.detach()
-        for layer in (block.time_emb_proj, block.conv1)
-        if layer.bias is not None
-    ]
-    total = sum(bias.float() for bias in biases)
-    return total.to(block.conv1.weight)
+    weight = block.conv1.weight
+    total = weight.new_zeros(len(weight), dtype=torch.promote_types(weight.dtype, torch.float32))
+    for layer in (block.time_emb_proj, block.conv1):
+        if layer.bias is not None:
+            total += layer.bias.detach()
+    return total.to(weight)
 
 
 def channels_of_all(
