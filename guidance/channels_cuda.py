@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..kernels import cuda_program
-from ..kernels.cuda_program import Program, source_of
+from ..kernels.cuda_program import Program, architecture_of, code_of, source_of
 
 SOURCE = Path(__file__).with_name("channels.cu")
 THREADS, WIDE = 256, 8  # of a block, about; channels of a thread, as in channels.cu
@@ -236,6 +236,34 @@ def blocks_beside(channels: int) -> int:
 @functools.cache
 def program(channels: int, groups: int, device: torch.device) -> Program:
     """Group norm's kernels; without groups the others."""
+    return Program(source(channels, groups), device)
+
+
+def source(channels: int, groups: int) -> str:
     sizes = {"CHANNELS": channels, "GROUPS": groups, "THREADS": block_threads(channels)}
-    sizes["BLOCKS"] = blocks_beside(channels)
-    return Program(source_of(SOURCE, sizes), device)
+    return source_of(SOURCE, sizes | {"BLOCKS": blocks_beside(channels)})
+
+
+def compile_ahead(network: nn.Module) -> None:
+    """Begins to compile what a network's layers will ask for, beside all that comes before they
+    do."""
+    weight = next(network.parameters())
+    for channels, groups in sorted(sizes_of(network)):
+        if fits(weight, channels, groups or 1):
+            code_of(source(channels, groups), architecture_of(weight.device))
+
+
+def sizes_of(network: nn.Module) -> set[tuple[int, int]]:
+    """Channels and groups of its layers' programs."""
+    found = set()
+    for layer in network.modules():
+        if isinstance(layer, nn.GroupNorm):
+            found.add((layer.num_channels, layer.num_groups))
+        elif isinstance(layer, nn.LayerNorm) and layer.normalized_shape[-1] <= MOST:
+            found.add((layer.normalized_shape[-1], 0))
+        elif isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            found.add((layer.out_channels, 0))
+        elif type(layer).__name__ == "GEGLU":
+            projection: Any = layer.proj
+            found.add((projection.out_features // 2, 0))
+    return found

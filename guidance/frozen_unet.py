@@ -60,6 +60,7 @@ def channels_innermost(network: Block) -> Block:
     if isinstance(getattr(network, "conv_act", None), nn.SiLU):
         network.conv_norm_out.forward = partial(norm, network.conv_norm_out, silu=True)
         network.conv_act = nn.Identity()
+    channels_cuda.compile_ahead(network)
     return network
 
 

@@ -198,6 +198,7 @@ def slim(vae: Block, decodes: bool = False) -> Block:
     for attn in encoder.mid_block.attentions:
         if attn is not None and attn.heads == 1 and attn.group_norm is not None:
             attn.set_processor(MatrixAttentionProcessor())
+    channels_cuda.compile_ahead(encoder)
     for name, part in decoder.items() if decodes else ():
         setattr(vae, name, part)
     return vae

@@ -1,4 +1,5 @@
-"""CUDA kernels without a build step: NVRTC compiles their source when they are first used.
+"""CUDA kernels without a build step: NVRTC compiles their source when they are first used, or
+beforehand, beside other work. What it made is kept (kept_code.py).
 
 It needs no compiler and no CUDA toolkit, only NVIDIA's `cuda-bindings` and the NVRTC library, both
 of which PyTorch's CUDA packages for Linux bring along since 2.11.
@@ -6,14 +7,18 @@ of which PyTorch's CUDA packages for Linux bring along since 2.11.
 
 import ctypes
 import functools
+import os
 import struct
 import threading
 import warnings
 from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from .kept_code import kept_code
 
 
 class Program:
@@ -26,8 +31,7 @@ class Program:
         from cuda.bindings import driver  # pyright: ignore[reportAttributeAccessIssue] # compiled
 
         self.device = device
-        major, minor = torch.cuda.get_device_capability(device)
-        binary = compile_source(source, f"sm_{major}{minor}", include)
+        binary = code_of(source, architecture_of(device), include).result()
         self.context = self.call(driver.cuDevicePrimaryCtxRetain, device.index)
         with torch.cuda.device(device):
             self.call(driver.cuCtxSetCurrent, self.context)
@@ -94,6 +98,30 @@ def source_of(path: Path, constants: Mapping[str, int], *lines: str) -> str:
     """A file's source after the constants that it asks for, and after these lines."""
     defines = [f"#define {name} {value}" for name, value in constants.items()]
     return "\n".join([*defines, *lines, path.read_text()])
+
+
+@functools.cache
+def code_of(source: str, architecture: str, include: Path | None = None) -> Future[bytes]:
+    """Machine code that is being compiled, by a thread."""
+    return compilers().submit(code_now, source, architecture, include)
+
+
+@functools.cache
+def compilers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="NVRTC")
+
+
+def code_now(source: str, architecture: str, include: Path | None) -> bytes:
+    from cuda.bindings import nvrtc  # pyright: ignore[reportAttributeAccessIssue] # compiled
+
+    files = [] if include is None else sorted(include.glob("*.cu*"))
+    made_of = [source.encode(), architecture.encode(), repr(nvrtc.nvrtcVersion()).encode()]
+    made_of += [file.read_bytes() for file in files]
+    return kept_code(made_of, functools.partial(compile_source, source, architecture, include))
+
+
+def architecture_of(device: torch.device) -> str:
+    return "sm_{}{}".format(*torch.cuda.get_device_capability(device))
 
 
 def compile_source(source: str, architecture: str, include: Path | None = None) -> bytes:

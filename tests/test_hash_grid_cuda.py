@@ -370,7 +370,7 @@ def test_where_no_kernel_can_be_compiled_a_warning_says_so_and_what_may_help(mon
     def fail(*arguments):
         raise ModuleNotFoundError("No module named 'cuda'")
 
-    monkeypatch.setattr(cuda_program, "compile_source", fail)
+    monkeypatch.setattr(cuda_program, "code_of", fail)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda_program.is_usable.cache_clear()
     with pytest.warns(UserWarning, match=r"cuda.*pip install cuda-bindings"):

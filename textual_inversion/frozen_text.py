@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from ..guidance.channels_cuda import compile_ahead
 from ..guidance.frozen_layers import layer_norm
 
 Module = Any  # of transformers, of any version, whose parts are known by their names
@@ -23,6 +24,7 @@ class FrozenText:
         text = parts_of(model)
         self.embeddings, self.last_norm = text.embeddings, text.final_layer_norm
         self.layers = [Layer(layer) for layer in text.encoder.layers]
+        compile_ahead(model)
 
     def __call__(self, ids: Int[Tensor, "B L"]) -> Float[Tensor, "B L D"]:
         x, added = self.embeddings(ids), None
