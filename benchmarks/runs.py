@@ -5,6 +5,7 @@ the wall clock; GB are 10^9 bytes.
 """
 
 import argparse
+import itertools
 import json
 import os
 import shutil
@@ -43,11 +44,19 @@ class Timed:
 
     @property
     def step_s(self) -> float:
-        """Of a step, over the later half of them: the first ones compile and record. Of a task that
-        told of its steps but once it is an upper bound, its start included."""
+        """Mean of the later half's steps, since the first ones compile and record, without those
+        that take half as long again as the median: checkpoints, of which a short training writes
+        as many as a long one, and a recording for a clip of another kind. Of a task that told of
+        its steps but once it is an upper bound, its start included."""
         told = [(self.began, 0), *self.steps] if len(self.steps) == 1 else self.steps
-        (first, before), (last, done) = told[(len(told) - 1) // 2], told[-1]
-        return (last - first) / (done - before)
+        later = told[(len(told) - 1) // 2 :]
+        times = [
+            (end - start) / (done - before)
+            for (start, before), (end, done) in itertools.pairwise(later)
+            for _ in range(before, done)
+        ]
+        most = 1.5 * statistics.median(times)
+        return statistics.mean(time for time in times if time <= most)
 
 
 @dataclass

@@ -7,8 +7,9 @@ The models have random weights and lie in a local folder that this script writes
 keeps it). Each task's wall time, a step, GPU and host memory, and the original's time for its own
 numbers of steps, which are the YAMLs' and which the other checkout is reckoned with, too. With
 --steps-share below 1 each training takes that share of its steps, and the rest is reckoned: steps
-that are left times the length of one, over the later half of those that ran. What grows with
-training is not in it: the validations on the way, and samples, which are most in the beginning.
+that are left times the length of one, over the later half of those that ran, without recordings and
+checkpoints. What grows with training is not in it: checkpoints (half a second every 500 steps) and
+validations on the way, and samples, which are most in the beginning.
 --fast, a quarter of the steps, is reckoned likewise. --vram is animate.py's, for this checkout
 alone. --at-once takes a GPU for each checkout. With --kept (and --models, so that the models stay
 where they are) a run that was stopped goes on behind the checkout that is done. --tiny tries it on

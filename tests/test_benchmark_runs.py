@@ -82,6 +82,13 @@ def test_steps_that_did_not_run_are_reckoned_at_the_later_ones_length(benchmarks
     assert reckoned(run, {"stage1": 10, "token": 24}) == 40 + 10
 
 
+def test_a_recording_among_the_later_steps_is_no_step(benchmarks):
+    from runs import Timed
+
+    steps = [(2.0, 1), (3.0, 5), (3.5, 10), (4.1, 11), (4.6, 16), (5.0, 20)]
+    assert Timed(began=1, steps=steps).step_s == pytest.approx(1.4 / 14)
+
+
 def test_the_whole_asks_for_no_model_but_its_own(benchmarks, tmp_path):
     from whole import ROOT, steps_of, words
 
