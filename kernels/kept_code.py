@@ -7,10 +7,11 @@ compiled anew.
 
 import hashlib
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from ..files.whole import whole_file
 
 CHECKSUM = hashlib.sha256
 
@@ -49,18 +50,10 @@ def read(file: Path) -> bytes | None:
 
 
 def write(file: Path, code: bytes) -> None:
-    """Whole, or not at all: other processes may read or write the same. Where nothing can be
-    written, a warning says so."""
+    """Where nothing can be written, a warning says so."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(dir=file.parent)
-        try:
-            with os.fdopen(number, "wb") as part:
-                part.write(CHECKSUM(code).digest() + code)
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        with whole_file(file) as part:
+            part.write_bytes(CHECKSUM(code).digest() + code)
     except OSError as error:
         warnings.warn(
             f"Compiled CUDA kernels can't be kept in {file.parent} ({error}), so every process "

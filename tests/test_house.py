@@ -26,8 +26,8 @@ FLOORS = (
     ("renderer",),
     ("geometry",),
     ("toyworld", "preprocess"),
-    ("pretrained", "data"),
-    ("files", "kernels"),
+    ("pretrained", "data", "kernels"),
+    ("files",),
     ("bounds", "events", "git_lfs", "plain"),
     ("host",),
 )
