@@ -131,13 +131,18 @@ def up_block(
 
 
 def transformer_2d(
-    block: Block, hidden_states: Float[Tensor, "N C H W"], return_dict: bool = True, **context: Any
+    block: Block,
+    hidden_states: Float[Tensor, "N C H W"],
+    encoder_hidden_states: Any = None,
+    *_others: Any,  # that a gradient in parts hands over by their places: all None
+    return_dict: bool = True,
+    **context: Any,
 ) -> Output:
     """Attention among an image's pixels, and to the text."""
     normed, x = forked_norm(block.norm, hidden_states, silu=False)
     tokens = project(block.proj_in, rows(normed))
     for layer in block.transformer_blocks:
-        tokens = layer(tokens, **context)
+        tokens = layer(tokens, encoder_hidden_states=encoder_hidden_states, **context)
     tokens = project(block.proj_out, tokens) + rows(x)
     return Output(images(tokens, *x.shape[2:]))
 
