@@ -1,6 +1,6 @@
 // What happens to the channels of float16 images' pixels between convolutions and attention; images
-// are [n rows CHANNELS], channels innermost. CHANNELS, GROUPS, THREADS (of a block) and BLOCKS (of a
-// multiprocessor, where there are groups) come before this file.
+// are [n rows CHANNELS], channels innermost. CHANNELS, GROUPS, THREADS of a block and BLOCKS of a
+// multiprocessor (where there are groups) come before this file.
 //
 // silu(group norm of x + offset) and its gradient in x; frozen_layers.py defines both. An offset is
 // one number a channel of an image, [n CHANNELS], or null for none; from one image's to the next are
@@ -133,7 +133,7 @@ __device__ __forceinline__ float pivot_of(const Half* x, int rows, int image, in
 
 // out: sums over the block's rows of x + offset - pivot and of its square.
 extern "C" __global__ void BESIDE partial_moments(const Eight* __restrict__ x, int rows,
-                                           const Half* offset, int stride, float* out) {
+                                                  const Half* offset, int stride, float* out) {
   Share share(rows);
   float shift[WIDE], value[WIDE], sum[WIDE] = {}, squares[WIDE] = {};
 #pragma unroll
@@ -184,8 +184,8 @@ __device__ __forceinline__ void coefficients(const float* moments, const Eight* 
 }
 
 extern "C" __global__ void BESIDE apply(const Eight* __restrict__ x, int rows, const float* moments,
-                                 const Eight* weight, const Eight* bias, const Half* offset,
-                                 int stride, int silu, Eight* __restrict__ out) {
+                                        const Eight* weight, const Eight* bias, const Half* offset,
+                                        int stride, int silu, Eight* __restrict__ out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);
@@ -214,10 +214,10 @@ __device__ __forceinline__ void through_silu(float* grad, const float* x, const 
 
 // out: sums over the block's rows of scale * gradient, and of that * (x - mean).
 extern "C" __global__ void BESIDE partial_gradient(const Eight* __restrict__ x,
-                                            const Eight* __restrict__ grad, int rows,
-                                            const float* moments, const Eight* weight,
-                                            const Eight* bias, const Half* offset, int stride,
-                                            int silu, float* out) {
+                                                   const Eight* __restrict__ grad, int rows,
+                                                   const float* moments, const Eight* weight,
+                                                   const Eight* bias, const Half* offset, int stride,
+                                                   int silu, float* out) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   float sum[WIDE] = {}, products[WIDE] = {};
@@ -252,13 +252,13 @@ extern "C" __global__ void finish_gradient(int rows, const float* partial, int b
 // `beside` is added, the gradient that x has from elsewhere; null for none. Of x's channels, `width`
 // go to `out`, and those behind them to `rest`.
 extern "C" __global__ void BESIDE apply_gradient(const Eight* __restrict__ x,
-                                          const Eight* __restrict__ grad, int rows,
-                                          const float* moments, const Eight* weight,
-                                          const Eight* bias, const Half* offset, int stride,
-                                          const float* slopes, int silu,
-                                          const Eight* __restrict__ beside,
-                                          Eight* __restrict__ out, int width,
-                                          Eight* __restrict__ rest) {
+                                                 const Eight* __restrict__ grad, int rows,
+                                                 const float* moments, const Eight* weight,
+                                                 const Eight* bias, const Half* offset, int stride,
+                                                 const float* slopes, int silu,
+                                                 const Eight* __restrict__ beside,
+                                                 Eight* __restrict__ out, int width,
+                                                 Eight* __restrict__ rest) {
   Share share(rows);
   float mean[WIDE], scale[WIDE], shift[WIDE], value[WIDE], of_norm[WIDE];
   coefficients(moments, weight, bias, offset, stride, share.column, mean, scale, shift);

@@ -214,9 +214,10 @@ def forked_norm(
     channels = sum(part.shape[1] for part in parts)
     wanted = any(part.requires_grad for part in parts)
     first = parts[0]
-    if wanted and all(
-        channels_cuda.fits(first, *sizes)
-        for sizes in ((channels, layer.num_groups), (first.shape[1],))
+    if (
+        wanted
+        and channels_cuda.fits(first, channels, layer.num_groups)
+        and channels_cuda.fits(first, first.shape[1])
     ):
         settings = layer.weight, layer.bias, layer.num_groups, layer.eps, silu
         return channels_cuda.CudaForkedNormSilu.apply(*settings, *parts)
