@@ -7,6 +7,7 @@ the wall clock; GB are 10^9 bytes.
 import argparse
 import itertools
 import json
+import math
 import os
 import shutil
 import statistics
@@ -46,15 +47,16 @@ class Timed:
     def step_s(self) -> float:
         """Mean of the later half's steps, since the first ones compile and record, without those
         that take half as long again as the median: checkpoints, of which a short training writes
-        as many as a long one, and a recording for a clip of another kind. Of a task that told of
-        its steps but once it is an upper bound, its start included."""
-        told = [(self.began, 0), *self.steps] if len(self.steps) == 1 else self.steps
-        later = told[(len(told) - 1) // 2 :]
+        as many as a long one, and a recording for a clip of another kind. NaN of a task that told
+        of its steps but once: its start is in them."""
+        later = self.steps[(len(self.steps) - 1) // 2 :]
         times = [
             (end - start) / (done - before)
             for (start, before), (end, done) in itertools.pairwise(later)
             for _ in range(before, done)
         ]
+        if not times:
+            return math.nan
         most = 1.5 * statistics.median(times)
         return statistics.mean(time for time in times if time <= most)
 

@@ -9,13 +9,16 @@ numbers of steps, which are the YAMLs' and which the other checkout is reckoned 
 --steps-share below 1 each training takes that share of its steps, and the rest is reckoned: steps
 that are left times the length of one, over the later half of those that ran, without recordings and
 checkpoints. What grows with training is not in it: checkpoints (half a second every 500 steps) and
-validations on the way, and samples, which are most in the beginning.
+validations on the way, and samples, which are most in the beginning. A training that told of its
+steps but once has no later ones: of the other checkout's it counts as it ran ("at least"), of ours
+it is an error.
 --fast, a quarter of the steps, is reckoned likewise. --vram is animate.py's, for this checkout
 alone. --at-once takes a GPU for each checkout. With --kept (and --models, so that the models stay
 where they are) a run that was stopped goes on behind the checkout that is done. --tiny tries it on
 a CPU.
 """
 
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -86,9 +89,15 @@ def words(models: Path, steps: dict[str, int], tiny: bool) -> list[str]:
 
 
 def reckoned(run: Run, whole: dict[str, int]) -> float:
-    """Seconds of a run that would train so many steps."""
-    more = ((whole[name] - task.steps[-1][1]) * task.step_s for name, task in run.trained.items())
+    """Seconds of a run that would train so many steps; at least, where a step's aren't known."""
+    known = {name: task for name, task in run.trained.items() if name not in unknown(run)}
+    more = ((whole[name] - task.steps[-1][1]) * task.step_s for name, task in known.items())
     return run.seconds + sum(more)
+
+
+def unknown(run: Run) -> list[str]:
+    """Trainings whose steps' length isn't known."""
+    return [name for name, task in run.trained.items() if math.isnan(task.step_s)]
 
 
 def say(label: str, run: Run, whole: dict[str, int]) -> None:
@@ -98,12 +107,13 @@ def say(label: str, run: Run, whole: dict[str, int]) -> None:
         peaks = ", ".join(f"{gb:.2f} GB {kind}" for kind, gb in task.peak.items())
         line = f"  {name}: {task.seconds:.1f} s; {peaks}"
         if name in run.trained:
-            line += (
-                f"; {task.steps[-1][1]} steps of {whole[name]}, {1e3 * task.step_s:.1f} ms each, "
-                f"the first after {task.to_first_step:.1f} s"
-            )
+            each = "" if name in unknown(run) else f"{1e3 * task.step_s:.1f} ms each, "
+            line += f"; {task.steps[-1][1]} steps of {whole[name]}, {each}"
+            line += f"the first told after {task.to_first_step:.1f} s"
         print(line)
-    print(f"  with all steps: {reckoned(run, whole) / 60:.1f} minutes", flush=True)
+    bound = f"at least, as {', '.join(unknown(run))} told of its steps but once: "
+    minutes = reckoned(run, whole) / 60
+    print(f"  with all steps: {bound if unknown(run) else ''}{minutes:.1f} minutes", flush=True)
 
 
 def main() -> None:
@@ -138,6 +148,8 @@ def main() -> None:
         say("beside", run, published)
     for run in ours:
         say("ours", run, whole)
+        if unknown(run):
+            raise SystemExit("Too few steps to know how long one is: try a larger --steps-share.")
     original = sum(ORIGINAL[n, "blob"][0][0] * published[f"stage{n}"] for n in (1, 2, 3)) / 60e3
     print(f"\nthe original's three stages, an H200's milliseconds a step: {original:.0f} minutes")
     fast = {name: count // FAST for name, count in whole.items()}
@@ -149,7 +161,8 @@ def main() -> None:
     }
     if theirs:
         before = median(theirs, lambda run: reckoned(run, published)) / 60
-        figures["whole.minutes_before"] = before, f"min, {how}, the other build"
+        bound = ", at least" if any(map(unknown, theirs)) else ""
+        figures["whole.minutes_before"] = before, f"min, {how}, the other build{bound}"
     if peaks:
         figures["whole.peak_gb"] = max(peaks), "GB"
     for name, task in ours[0].tasks.items():
