@@ -116,6 +116,34 @@ def say(label: str, run: Run, whole: dict[str, int]) -> None:
     print(f"  with all steps: {bound if unknown(run) else ''}{minutes:.1f} minutes", flush=True)
 
 
+def figures_of(ours: list[Run], theirs: list[Run], how: str) -> dict[str, tuple[float, str]]:
+    """Of the whole and its tasks: name -> value and unit."""
+    whole, published = steps_of(1), steps_of(1, PUBLISHED)
+    fast = {name: count // FAST for name, count in whole.items()}
+    peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
+    figures = {
+        "whole.minutes": (median(ours, lambda run: reckoned(run, whole)) / 60, f"min, {how}"),
+        "whole.fast_minutes": (median(ours, lambda run: reckoned(run, fast)) / 60, "min, reckoned"),
+    }
+    if theirs:
+        before = median(theirs, lambda run: reckoned(run, published)) / 60
+        bound = ", at least" if any(map(unknown, theirs)) else ""
+        figures["whole.minutes_before"] = before, f"min, {how}, the other build{bound}"
+    if peaks:
+        figures["whole.peak_gb"] = max(peaks), "GB"
+    for name, task in ours[0].tasks.items():
+        figures[f"whole.{name}.seconds"] = (
+            median(ours, lambda run, n=name: run.tasks[n].seconds),
+            "s",
+        )
+        if task.steps:
+            step = median(ours, lambda run, n=name: run.tasks[n].step_s)
+            figures[f"whole.{name}.ms"] = 1e3 * step, "ms a step"
+            first = median(ours, lambda run, n=name: run.tasks[n].to_first_step)
+            figures[f"whole.{name}.first_seconds"] = first, "s to the first step"
+    return figures
+
+
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
     parser.add_argument("--steps-share", type=float, default=1.0, help="of each training's steps")
@@ -152,29 +180,7 @@ def main() -> None:
             raise SystemExit("Too few steps to know how long one is: try a larger --steps-share.")
     original = sum(ORIGINAL[n, "blob"][0][0] * published[f"stage{n}"] for n in (1, 2, 3)) / 60e3
     print(f"\nthe original's three stages, an H200's milliseconds a step: {original:.0f} minutes")
-    fast = {name: count // FAST for name, count in whole.items()}
-    peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
-    how = "reckoned" if args.steps_share < 1 else "measured"
-    figures = {
-        "whole.minutes": (median(ours, lambda run: reckoned(run, whole)) / 60, f"min, {how}"),
-        "whole.fast_minutes": (median(ours, lambda run: reckoned(run, fast)) / 60, "min, reckoned"),
-    }
-    if theirs:
-        before = median(theirs, lambda run: reckoned(run, published)) / 60
-        bound = ", at least" if any(map(unknown, theirs)) else ""
-        figures["whole.minutes_before"] = before, f"min, {how}, the other build{bound}"
-    if peaks:
-        figures["whole.peak_gb"] = max(peaks), "GB"
-    for name, task in ours[0].tasks.items():
-        figures[f"whole.{name}.seconds"] = (
-            median(ours, lambda run, n=name: run.tasks[n].seconds),
-            "s",
-        )
-        if task.steps:
-            step = median(ours, lambda run, n=name: run.tasks[n].step_s)
-            figures[f"whole.{name}.ms"] = 1e3 * step, "ms a step"
-            first = median(ours, lambda run, n=name: run.tasks[n].to_first_step)
-            figures[f"whole.{name}.first_seconds"] = first, "s to the first step"
+    figures = figures_of(ours, theirs, "reckoned" if args.steps_share < 1 else "measured")
     for name, (value, unit) in figures.items():
         print(f"{name}: {value:.3g} {unit}")
     if not args.tiny or args.figures != FIGURES:
