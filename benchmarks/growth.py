@@ -75,7 +75,7 @@ class Point:
 def sizes_of(axis: str, args: argparse.Namespace) -> tuple[int, ...]:
     """The axis's sizes, small to large."""
     if args.sizes:
-        return tuple(sorted(args.sizes))
+        return tuple(sorted(set(args.sizes)))
     small = args.toy or args.tiny
     return (TABLES if axis == "grid" and args.field == GRID else AXES[axis])[small]
 
@@ -235,6 +235,8 @@ def draw(place: str, held: dict, file: Path) -> None:
     from matplotlib import pyplot
 
     axes = [axis for axis in AXES if len(read(f"{place}.{axis}", held)) > 1]
+    if not axes:
+        raise SystemExit(f"No two sizes of {place} were measured: first, without --draw.")
     figure, panels = pyplot.subplots(
         2, len(axes), figsize=(3.4 * len(axes), 5), squeeze=False, layout="constrained"
     )
@@ -256,13 +258,14 @@ def draw(place: str, held: dict, file: Path) -> None:
             panel.set_title(f"{axis}: work^{p:.2f} at the end", fontsize=10)
         column[1].set_xlabel(LABELS[axis])
     panels[0, 0].legend()
+    file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=110)
 
 
 def main() -> None:
     parser = step_options((__doc__ or "").partition("\n")[0])
     parser.add_argument("--axes", nargs="+", choices=[*AXES], default=[*AXES])
-    parser.add_argument("--sizes", type=int, nargs="+", help="in place of an axis's own")
+    parser.add_argument("--sizes", type=count, nargs="+", help="in place of an axis's own")
     parser.add_argument("--steps", type=count, default=4, help="steps that are measured")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="draw what was measured")
@@ -272,11 +275,15 @@ def main() -> None:
         args.axes.remove("frames")  # no clips
     file = args.figures or (None if args.tiny else FIGURES)
     if args.draw:
-        draw(f"growth.{which(args)}", json.loads((file or FIGURES).read_text()), args.draw)
+        source = file or FIGURES
+        held = json.loads(source.read_text()) if source.exists() else {}
+        draw(f"growth.{which(args)}", held, args.draw)
         return
     known: dict[str, Measured | str] = {}
     for axis in args.axes:
         measure_axis(axis, args, known, file and file.resolve())
+    if all(isinstance(found, str) for found in known.values()):
+        raise SystemExit("No size could be measured.")
 
 
 if __name__ == "__main__":

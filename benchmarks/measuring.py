@@ -3,6 +3,7 @@ write figures down.
 """
 
 import argparse
+import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -12,7 +13,17 @@ import torch
 from animate124.files.figures import FIGURES, device_name
 from animate124.files.figures import record as write_down
 
-__all__ = ["FIGURES", "cap_memory", "count", "device_name", "milliseconds", "now", "record"]
+__all__ = [
+    "FIGURES",
+    "cap_memory",
+    "count",
+    "device_name",
+    "milliseconds",
+    "now",
+    "positive",
+    "proportion",
+    "record",
+]
 
 
 def now() -> float:
@@ -37,6 +48,22 @@ def count(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is too few: 1 or more")
+    return number
+
+
+def positive(text: str) -> float:
+    """Of a command line: a finite number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} won't do: a number above 0")
+    return number
+
+
+def proportion(text: str) -> float:
+    """Of a command line: more than nothing, and 1 at most."""
+    number = float(text)
+    if not 0 < number <= 1:
+        raise argparse.ArgumentTypeError(f"{text} won't do: above 0, and 1 at most")
     return number
 
 

@@ -22,7 +22,7 @@ from typing import Any
 
 import animate124
 from animate124.events import TRAINING, Progress, Reader
-from measuring import FIGURES
+from measuring import FIGURES, count
 
 ROOT = Path(animate124.__file__).parent
 IMAGE, PROMPT, SUBJECT = "load/toy-panda/image.png", "a panda is dancing", "panda"
@@ -100,7 +100,7 @@ def run(checkout: Path, out: Path, words: Sequence[str], gpu: str | None = None)
     gpu: the one that it sees; None for those that are there.
 
     Raises:
-        subprocess.CalledProcessError: it failed; what it said is on the standard error.
+        SystemExit: it failed; what it said is on the standard error.
     """
     shutil.rmtree(out, ignore_errors=True)
     command = [sys.executable, "animate.py", IMAGE, "--prompt", PROMPT, "--subject", SUBJECT]
@@ -111,12 +111,15 @@ def run(checkout: Path, out: Path, words: Sequence[str], gpu: str | None = None)
     began = time.perf_counter()
     seen = {} if gpu is None else {"CUDA_VISIBLE_DEVICES": gpu}
     process = subprocess.Popen(command, cwd=checkout, stdout=sys.stderr, env={**os.environ, **seen})
-    while process.poll() is None:
-        listen(scene / "logs", readers, tasks, time.perf_counter() - began)
-        time.sleep(EVERY)
+    try:
+        while process.poll() is None:
+            listen(scene / "logs", readers, tasks, time.perf_counter() - began)
+            time.sleep(EVERY)
+    finally:
+        process.wait()  # a Ctrl-C has reached it, too, and it saves into `out`
     seconds = time.perf_counter() - began
     if process.returncode:
-        raise subprocess.CalledProcessError(process.returncode, command)
+        raise SystemExit(f"animate.py of {checkout} failed ({process.returncode}), see above.")
     for name, held in json.loads((scene / "manifest.json").read_text())["steps"].items():
         tasks[name].seconds, tasks[name].peak = held["seconds"], held["peak_memory"]
     return Run(seconds, tasks)
@@ -175,13 +178,20 @@ def at_once(
         return [ours.result()], [theirs.result()]
 
 
+def other_checkout(text: str) -> Path:
+    """Of a command line."""
+    if not (Path(text) / "animate.py").is_file():
+        raise argparse.ArgumentTypeError(f"{text} has no animate.py: a checkout of this project")
+    return Path(text)
+
+
 def options(description: str) -> argparse.ArgumentParser:
     """Of a script that runs animate.py."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument(
-        "--beside", type=Path, help="another checkout, which runs in turn with this"
+        "--beside", type=other_checkout, help="another checkout, which runs in turn with this"
     )
-    parser.add_argument("--repeats", type=int, default=1, help="runs of each")
+    parser.add_argument("--repeats", type=count, default=1, help="runs of each")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="where figures are written")
     parser.add_argument("overrides", nargs="*", metavar="task.key=value")
     return parser

@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 
 from animate124.pipeline.request import FIELDS, GRID
-from measuring import FIGURES, count, record
+from measuring import FIGURES, count, positive, record
 
 STEP = Path(__file__).resolve().parent / "step.py"
 NUMBERS = {1: "one_gpu", 2: "two_gpus", 4: "four_gpus", 8: "eight_gpus"}
@@ -41,8 +41,12 @@ def measure(stage: int, devices: int, args: argparse.Namespace, file: Path) -> t
     command += ["--field", args.field, "--compile", args.compile, "--figures", str(file)]
     command += ["--warm-up", str(args.warm_up), "--steps", str(args.steps), "--split-steps", "0"]
     command += ["--tiny"] * args.tiny + args.overrides
+    # what a killed one leaves behind goes with the file's folder
+    own = {**os.environ, "TMPDIR": str(file.parent)}
     # a session of its own, since DDP's other processes are its children
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, start_new_session=True) as run:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, start_new_session=True, env=own
+    ) as run:
         try:
             code = run.wait(args.limit)
         finally:
@@ -92,7 +96,7 @@ def main() -> None:
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
     parser.add_argument("--warm-up", type=count, default=16, help="steps before measuring")
     parser.add_argument("--steps", type=count, default=60, help="steps that are measured")
-    parser.add_argument("--limit", type=float, default=600, help="seconds that a run may take")
+    parser.add_argument("--limit", type=positive, default=600, help="seconds that a run may take")
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")

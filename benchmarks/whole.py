@@ -33,7 +33,7 @@ import torch
 from animate124.pipeline.presets import FAST, Preset, Stage, preset_of
 from animate124.pipeline.request import FIELDS, Request
 from animate124.toyworld.random_priors import make_random_priors
-from measuring import FIGURES, device_name, record
+from measuring import FIGURES, device_name, positive, proportion, record
 from omegaconf import OmegaConf
 from runs import ROOT, Run, at_once, in_turn, median, options
 from stages import SECTION, TINY, TINY_SIZES
@@ -146,8 +146,10 @@ def figures_of(ours: list[Run], theirs: list[Run], how: str) -> dict[str, tuple[
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
-    parser.add_argument("--steps-share", type=float, default=1.0, help="of each training's steps")
-    parser.add_argument("--vram", metavar="GB", help="as animate.py's; not the other checkout's")
+    parser.add_argument("--steps-share", type=proportion, default=1.0, help="of all trainings'")
+    parser.add_argument(
+        "--vram", type=positive, metavar="GB", help="as animate.py's; not the other checkout's"
+    )
     parser.add_argument("--at-once", action="store_true", help="the other checkout on a second GPU")
     parser.add_argument("--kept", type=Path, metavar="FILE", help="of runs that are done")
     parser.add_argument("--models", type=Path, help="folder of the models, written if it is empty")
@@ -166,7 +168,7 @@ def main() -> None:
             full_size_models.write(models, "cuda" if torch.cuda.is_available() else "cpu")
             torch.cuda.empty_cache()
         given = [*words(models, ran, args.tiny), *args.overrides]
-        own = [] if args.vram is None else ["--vram", args.vram]
+        own = [] if args.vram is None else ["--vram", f"{args.vram:g}"]
         if args.at_once:
             ours, theirs = at_once(args.beside, Path(folder), given, own)
         else:

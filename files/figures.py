@@ -53,4 +53,5 @@ def record(
     held = json.loads(path.read_text()) if path.exists() else {}
     for key, (value, unit) in figures.items():
         held[key] = {"value": float(f"{value:.4g}"), "unit": unit, **where}
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(held, indent=2, sort_keys=True) + "\n")

@@ -21,9 +21,10 @@ def only_local(model: str) -> bool:
     except HFValidationError as error:
         raise FileNotFoundError("there is no such folder") from error
     except LocalEntryNotFoundError as error:
+        offline = constants.HF_HUB_OFFLINE
+        why = "HF_HUB_OFFLINE is set" if offline else f"{constants.ENDPOINT} can't be reached"
         raise FileNotFoundError(
-            f"{constants.ENDPOINT} can't be reached, and it is neither a folder nor in "
-            f"{constants.HF_HUB_CACHE}"
+            f"{why}, and it is neither a folder nor in {constants.HF_HUB_CACHE}"
         ) from error
     return True
 

@@ -71,6 +71,38 @@ def test_runs_that_are_done_are_kept(benchmarks, tmp_path, monkeypatch):
     assert len(made) == 5
 
 
+def test_another_checkout_is_looked_for_before_anything_runs(benchmarks, tmp_path, capsys):
+    from runs import options
+
+    (tmp_path / "animate.py").touch()
+    assert options("").parse_args(["--beside", str(tmp_path)]).beside == tmp_path
+    with pytest.raises(SystemExit):
+        options("").parse_args(["--beside", str(tmp_path / "gone")])
+    assert "gone has no animate.py: a checkout of this project" in capsys.readouterr().err
+
+
+def test_a_run_that_is_interrupted_is_waited_for(benchmarks, tmp_path, monkeypatch):
+    import runs
+
+    (tmp_path / "animate.py").write_text("import time; time.sleep(1); open('saved', 'w')")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runs, "listen", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        runs.run(tmp_path, tmp_path / "out", [])
+    assert (tmp_path / "saved").exists()
+
+
+def test_a_run_that_fails_says_which(benchmarks, tmp_path):
+    from runs import run
+
+    (tmp_path / "animate.py").write_text("raise SystemExit(7)")
+    with pytest.raises(SystemExit, match=rf"{tmp_path} failed \(7\), see above"):
+        run(tmp_path, tmp_path / "out", [])
+
+
 def test_steps_that_did_not_run_are_reckoned_at_the_later_ones_length(benchmarks):
     from runs import Run, Timed
     from whole import reckoned, unknown

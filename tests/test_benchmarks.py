@@ -109,6 +109,17 @@ def test_a_count_is_one_or_more(monkeypatch):
             count(text)
 
 
+def test_a_length_is_above_zero_and_a_proportion_one_at_most(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from measuring import positive, proportion
+
+    assert positive("2.5") == 2.5 and proportion("1") == 1
+    for kind, texts in ((positive, ("0", "-1", "inf", "nan")), (proportion, ("0", "1.1", "nan"))):
+        for text in texts:
+            with pytest.raises(argparse.ArgumentTypeError, match=f"{text} won't do: .*above 0"):
+                kind(text)
+
+
 @pytest.mark.slow
 def test_a_tiny_step_of_a_family_is_timed(tmp_path):
     options = ["wan-ti2v", "--tiny", "--warm-up", "1", "--steps", "2", "--figures", "figures.json"]
@@ -168,6 +179,20 @@ def test_a_size_without_memory_is_a_row_and_those_beside_it_are_measured(monkeyp
     assert rows["16"].startswith(("out", "256")) and rows["32"].startswith(("32", "1024"))
     # 4 frames, and pixels and lattices; what the config has is all axes' and asked for once
     assert len(asked) == 4 + 3 + 2
+
+    command = ["growth.py", "--stage", "2", "--toy", "--axes", "frames", "--sizes", "16", "16"]
+    monkeypatch.setattr(sys, "argv", command)
+    with pytest.raises(SystemExit, match="No size could be measured"):
+        growth.main()
+    assert capsys.readouterr().out.count("out of memory") == 1  # a size that is asked for twice
+
+
+def test_what_was_not_measured_is_not_drawn(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from growth import draw
+
+    with pytest.raises(SystemExit, match="No two sizes of growth.stage3 were measured"):
+        draw("growth.stage3", {}, tmp_path / "growth.png")
 
 
 def test_steps_that_fit_a_time_count_those_that_make_their_target(monkeypatch):

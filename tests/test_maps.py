@@ -208,7 +208,7 @@ def test_a_model_in_the_hubs_cache_is_used_offline(no_cache, depth_models):
 
 @pytest.mark.parametrize("option", ["--depth_model", "--normal_model", "--caption_model"])
 @pytest.mark.parametrize(
-    ("model", "words"), [("some/model", "can't be reached"), ("/no/such", "no such folder")]
+    ("model", "words"), [("some/model", "HF_HUB_OFFLINE is set"), ("/no/such", "no such folder")]
 )
 def test_a_model_asked_for_by_name_has_to_load(photo, no_cache, capsys, option, model, words):
     options = ["--background", "grabcut", "--size", 64, "--need_caption"]
