@@ -236,7 +236,7 @@ def draw(place: str, held: dict, file: Path) -> None:
 
     axes = [axis for axis in AXES if len(read(f"{place}.{axis}", held)) > 1]
     if not axes:
-        raise SystemExit(f"No two sizes of {place} were measured: first, without --draw.")
+        raise SystemExit(f"No two sizes of {place} were measured yet: first without --draw.")
     figure, panels = pyplot.subplots(
         2, len(axes), figsize=(3.4 * len(axes), 5), squeeze=False, layout="constrained"
     )

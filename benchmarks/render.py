@@ -90,7 +90,7 @@ def options() -> argparse.ArgumentParser:
     parser.add_argument("--levels", type=count, default=16, help="of the field's hash grids")
     parser.add_argument("--log2", type=count, default=19, help="log2 of a level's most entries")
     parser.add_argument("--normals", action="store_true", help="render normals too")
-    parser.add_argument("--chunk", type=count, default=2**19, help="train_chunk_size")
+    parser.add_argument("--chunk", type=int, default=2**19, help="train_chunk_size")
     parser.add_argument("--repeats", type=count, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser

@@ -11,7 +11,6 @@ from animate124.pipeline.request import parser
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 STAND_IN = """
 import json, sys, time
-import math
 from pathlib import Path
 out = Path(sys.argv[sys.argv.index("--out") + 1]) / "toy-panda-a_panda_is_dancing"
 (out / "logs").mkdir(parents=True)
