@@ -25,8 +25,8 @@ from animate124.exporter.moving_mesh import MovingMesh
 from animate124.exporter.surface import sample_surface
 from animate124.exporter.texture import textured
 from animate124.files.figures import record
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.system.trained import load_scene
-from measuring import count, positive
 
 SHAPE_KEY = 24  # bytes of a vertex in a frame: position and normal in full
 
@@ -34,10 +34,14 @@ SHAPE_KEY = 24  # bytes of a vertex in a frame: position and normal in full
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("trial", type=Path, help="folder of stage 2's or 3's trial")
-    parser.add_argument("--frames", type=count, default=32, help="as a toy result has (32)")
-    parser.add_argument("--faces", type=count, help="of the mesh, at most; else the exporter's")
-    parser.add_argument("--texture", type=count, default=1024, help="texels of a side (1024)")
-    parser.add_argument("--fps", type=positive, default=16.0)
+    parser.add_argument("--frames", type=positive_int, default=32, help="as a toy result has (32)")
+    parser.add_argument(
+        "--faces", type=positive_int, help="of the mesh, at most; else the exporter's"
+    )
+    parser.add_argument(
+        "--texture", type=positive_int, default=1024, help="texels of a side (1024)"
+    )
+    parser.add_argument("--fps", type=positive_float, default=16.0)
     parser.add_argument("--figures", type=Path, help="figures.json to write into")
     return parser
 

@@ -19,9 +19,10 @@ import pytorch_lightning as pl
 import torch
 from animate124.files.torch_files import check_zip, not_finite
 from animate124.guidance import sds
+from animate124.host.argument_types import positive_int
 from animate124.system.finite import optimizer_tensors
 from animate124.system.loss_watch import LossWatch
-from measuring import FIGURES, count, device_name, record
+from measuring import FIGURES, device_name, record
 from measuring import milliseconds as time_of
 from probes import mark, milliseconds
 from stages import step_options, train, which
@@ -118,7 +119,9 @@ def time_checkpoint(trainer: pl.Trainer, path: Path) -> dict[str, float]:
 
 def main() -> None:
     parser = step_options(__doc__.splitlines()[0])
-    parser.add_argument("--blocks", type=count, default=12, help=f"of {BLOCK} steps, of each kind")
+    parser.add_argument(
+        "--blocks", type=positive_int, default=12, help=f"of {BLOCK} steps, of each kind"
+    )
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
     figures = args.figures or (None if args.tiny else FIGURES)

@@ -38,10 +38,10 @@ import threestudio
 from animate124.evaluation.measures import looks, moves, stills
 from animate124.evaluation.suite import one_core
 from animate124.evaluation.truth import Subject
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.system.trained import load_scene
 from animate124.toyworld.subject import write_subject
 from first_frames import CHARACTERS
-from measuring import count, positive
 from omegaconf import OmegaConf
 from threestudio.launch import trainer_options
 from threestudio.utils.config import dump_config, load_config
@@ -318,10 +318,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
     parser.add_argument("--stages", type=int, nargs="+", choices=[1, 2], default=[1, 2])
     parser.add_argument(
-        "--characters", type=count, default=4, help=f"the first of {len(CHARACTERS)}"
+        "--characters", type=positive_int, default=4, help=f"the first of {len(CHARACTERS)}"
     )
-    parser.add_argument("--jobs", type=count, default=1, help="side by side, one core each")
-    parser.add_argument("--limit", type=positive, default=86400, help="seconds, for all of it")
+    parser.add_argument("--jobs", type=positive_int, default=1, help="side by side, one core each")
+    parser.add_argument(
+        "--limit", type=positive_float, default=86400, help="seconds, for all of it"
+    )
     parser.add_argument("--out", type=Path, help="where figures stay")
     args = parser.parse_args()
     one_core()

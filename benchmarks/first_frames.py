@@ -17,7 +17,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import count
+from animate124.host.argument_types import positive_int
 
 CHARACTERS = (  # species, motion, seed: 10000 to 14999 are development's
     ("fox", "jump", 10001),
@@ -66,7 +66,7 @@ def runs(who: tuple[str, str, int], out: Path, words: list[str]) -> dict[str, di
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=" ".join(__doc__.split("\n\n")[0].split()))
-    parser.add_argument("--jobs", type=count, default=1)
+    parser.add_argument("--jobs", type=positive_int, default=1)
     parser.add_argument("--out", type=Path, help="where runs stay")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="of every run")
     args = parser.parse_args()

@@ -20,9 +20,9 @@ import torch
 from animate124.data.cameras import Cameras
 from animate124.files.figures import record
 from animate124.files.pictures import save_png
+from animate124.host.argument_types import positive_int
 from animate124.pipeline.places import ROOT
 from animate124.system.trained import Scene, load_scene
-from measuring import count
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -54,9 +54,11 @@ async ({glb, views, size, fovy}) => {
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("scenes", type=Path, nargs="+", help="animate.py's folders")
-    parser.add_argument("--size", type=count, default=128, help="pixels of a side (128)")
-    parser.add_argument("--views", type=count, default=8, help="cameras around the scene (8)")
-    parser.add_argument("--times", type=count, default=4, help="moments from tau 0 to 1 (4)")
+    parser.add_argument("--size", type=positive_int, default=128, help="pixels of a side (128)")
+    parser.add_argument(
+        "--views", type=positive_int, default=8, help="cameras around the scene (8)"
+    )
+    parser.add_argument("--times", type=positive_int, default=4, help="moments from tau 0 to 1 (4)")
     parser.add_argument("--sheet", type=Path, help="PNG of some pictures, ours above three.js's")
     parser.add_argument("--figures", type=Path, help="figures.json to write into")
     return parser

@@ -37,8 +37,9 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")
 os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import torch
+from animate124.host.argument_types import positive_int
 from animate124.pipeline.request import GRID
-from measuring import FIGURES, count, record
+from measuring import FIGURES, record
 from omegaconf import OmegaConf
 from probes import Watch
 from stages import ROOT, config_name, step_options, train, which
@@ -265,8 +266,8 @@ def draw(place: str, held: dict, file: Path) -> None:
 def main() -> None:
     parser = step_options((__doc__ or "").partition("\n")[0])
     parser.add_argument("--axes", nargs="+", choices=[*AXES], default=[*AXES])
-    parser.add_argument("--sizes", type=count, nargs="+", help="in place of an axis's own")
-    parser.add_argument("--steps", type=count, default=4, help="steps that are measured")
+    parser.add_argument("--sizes", type=positive_int, nargs="+", help="in place of an axis's own")
+    parser.add_argument("--steps", type=positive_int, default=4, help="steps that are measured")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--draw", type=Path, metavar="PNG", help="draw what was measured")
     parser.set_defaults(warm_up=3)

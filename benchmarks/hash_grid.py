@@ -25,7 +25,8 @@ from animate124.geometry.implicit_volume import ImplicitVolume
 from animate124.geometry.space_time_encoding import SpaceTimeEncoding
 from animate124.geometry.stencil import neighbours
 from animate124.geometry.usable import is_usable
-from measuring import FIGURES, count, milliseconds, record
+from animate124.host.argument_types import positive_int
+from measuring import FIGURES, milliseconds, record
 
 WARM_UP = 2  # calls
 EPS = 0.01  # the neighbours' distance in the world, whose box is 2 wide
@@ -142,9 +143,13 @@ def options(description: str, points: str, on_cuda: int, else_: int) -> argparse
     """A benchmark's of grids; `points`: what its points are called, and how many there are."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(f"--{points}", type=count, help=f"{on_cuda} on CUDA devices, else {else_}")
-    parser.add_argument("--levels", type=count, help="16 on CUDA devices, else 8")
-    parser.add_argument("--log2", type=count, help="of a level's most entries; 19 on CUDA, else 14")
+    parser.add_argument(
+        f"--{points}", type=positive_int, help=f"{on_cuda} on CUDA devices, else {else_}"
+    )
+    parser.add_argument("--levels", type=positive_int, help="16 on CUDA devices, else 8")
+    parser.add_argument(
+        "--log2", type=positive_int, help="of a level's most entries; 19 on CUDA, else 14"
+    )
     parser.set_defaults(usual={points: (on_cuda, else_), "levels": (16, 8), "log2": (19, 14)})
     return parser
 
@@ -160,9 +165,11 @@ def of_usual_size(args: argparse.Namespace) -> bool:
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0], "samples", 237_000, 4_681)
-    parser.add_argument("--repeats", type=count, default=20)
+    parser.add_argument("--repeats", type=positive_int, default=20)
     parser.add_argument("--baseline", action="store_true", help="the original's figures beside")
-    parser.add_argument("--runs", type=count, nargs="+", help="samples a thread, on CUDA devices")
+    parser.add_argument(
+        "--runs", type=positive_int, nargs="+", help="samples a thread, on CUDA devices"
+    )
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
     usual = of_usual_size(args)

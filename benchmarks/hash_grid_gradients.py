@@ -17,8 +17,9 @@ import torch
 from animate124.geometry.hash_grid import hash_grid
 from animate124.geometry.hash_grid_torch import GridSpec
 from animate124.geometry.implicit_volume import ImplicitVolume
+from animate124.host.argument_types import positive_int
 from hash_grid import of_usual_size, options, samples_on_rays
-from measuring import FIGURES, count, device_name, milliseconds, record
+from measuring import FIGURES, device_name, milliseconds, record
 
 WARM_UP = 2  # calls
 NEEDED = {
@@ -61,7 +62,7 @@ def measure(
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0], "points", 1_659_000, 32_767)
-    parser.add_argument("--repeats", type=count, default=10)
+    parser.add_argument("--repeats", type=positive_int, default=10)
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     args = parser.parse_args()
     usual = of_usual_size(args)

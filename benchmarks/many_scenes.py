@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from measuring import FIGURES, count, record
+from animate124.host.argument_types import positive_int
+from measuring import FIGURES, record
 from runs import IMAGE, PROMPT, ROOT, SUBJECT
 
 SAID = re.compile(r"Had a scene, of ([\d.]+) s: (.*)")
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace, folder: Path) -> tuple[float, list[float]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--gpu", required=True, metavar="N,N", help="as animate.py's")
-    parser.add_argument("--scenes", type=count, default=6)
+    parser.add_argument("--scenes", type=positive_int, default=6)
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     args = parser.parse_args()

@@ -2,8 +2,6 @@
 write figures down.
 """
 
-import argparse
-import math
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,17 +11,7 @@ import torch
 from animate124.files.figures import FIGURES, device_name
 from animate124.files.figures import record as write_down
 
-__all__ = [
-    "FIGURES",
-    "cap_memory",
-    "count",
-    "device_name",
-    "milliseconds",
-    "now",
-    "positive",
-    "proportion",
-    "record",
-]
+__all__ = ["FIGURES", "cap_memory", "device_name", "milliseconds", "now", "record"]
 
 
 def now() -> float:
@@ -41,30 +29,6 @@ def milliseconds(call: Callable[[], object], repeats: int, warm_up: int = 0) -> 
         call()
         times.append(1e3 * (now() - start))
     return times[warm_up:]
-
-
-def count(text: str) -> int:
-    """Of a command line: a number that is 1 or more."""
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is too few: 1 or more")
-    return number
-
-
-def positive(text: str) -> float:
-    """Of a command line: a finite number above 0."""
-    number = float(text)
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} won't do: a number above 0")
-    return number
-
-
-def proportion(text: str) -> float:
-    """Of a command line: more than nothing, and 1 at most."""
-    number = float(text)
-    if not 0 < number <= 1:
-        raise argparse.ArgumentTypeError(f"{text} won't do: above 0, and 1 at most")
-    return number
 
 
 def cap_memory(gb: float | None) -> None:

@@ -10,10 +10,10 @@ import argparse
 from pathlib import Path
 
 import torch
+from animate124.host.argument_types import positive_int
 from animate124.renderer.occupancy_grid import OccupancyGrid, cell_points
 from animate124.system.trained import Scene, load_scene
 from jaxtyping import Bool, Float
-from measuring import count
 from torch import Tensor
 
 LOOKS = 4  # random points in each cell, at each time
@@ -38,7 +38,9 @@ def occupied(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("trial", type=Path, help="folder of stage 2's or 3's trial")
-    parser.add_argument("--slices", type=count, default=16, help="frame times that are looked at")
+    parser.add_argument(
+        "--slices", type=positive_int, default=16, help="frame times that are looked at"
+    )
     args = parser.parse_args()
 
     checkpoint = args.trial / "ckpts" / "last.ckpt"

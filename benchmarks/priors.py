@@ -20,11 +20,12 @@ import tempfile
 from pathlib import Path
 
 import step  # whose processes are forks of this one, so that libraries are imported once
+from animate124.host.argument_types import positive_int
 from animate124.pipeline.fork_server import forks
 from animate124.pipeline.presets import preset_of
 from animate124.pipeline.process import STOPPED, Start
 from animate124.pipeline.request import Request
-from measuring import FIGURES, count, record
+from measuring import FIGURES, record
 from video_families import FAMILIES
 
 CONFIGS = {"modelscope": "ms", "zeroscope": "zs"}  # preset -> end of its configs' names, if another
@@ -100,8 +101,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("families", nargs="*", metavar="FAMILY", help=", ".join(PRESETS))
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
-    parser.add_argument("--warm-up", type=count, default=6, help="steps before measuring")
-    parser.add_argument("--steps", type=count, default=12, help="steps that are measured")
+    parser.add_argument("--warm-up", type=positive_int, default=6, help="steps before measuring")
+    parser.add_argument("--steps", type=positive_int, default=12, help="steps that are measured")
     parser.add_argument("--vram", type=float, metavar="GB", help="as animate.py's, and a cap")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try this on a CPU")

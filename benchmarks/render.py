@@ -17,11 +17,12 @@ import threestudio
 import torch
 import torch.nn.functional as F
 from animate124.data.cameras import Cameras
+from animate124.host.argument_types import positive_int
 from animate124.renderer import nerf_volume_renderer
 from animate124.renderer.nerf_volume_renderer import NeRFVolumeRenderer
 from animate124.renderer.ray_marching import march
 from animate124.renderer.samples import Rays, per_ray
-from measuring import count, milliseconds
+from measuring import milliseconds
 from threestudio.models.geometry.base import BaseImplicitGeometry
 from torch import nn
 
@@ -82,16 +83,18 @@ def print_what_shading_changes(renderer: NeRFVolumeRenderer, batch: dict) -> Non
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--frames", type=count, default=16)
-    parser.add_argument("--size", type=count, default=128, help="pixels a side")
-    parser.add_argument("--samples", type=count, default=256, help="num_samples_per_ray")
+    parser.add_argument("--frames", type=positive_int, default=16)
+    parser.add_argument("--size", type=positive_int, default=128, help="pixels a side")
+    parser.add_argument("--samples", type=positive_int, default=256, help="num_samples_per_ray")
     parser.add_argument("--geometry", choices=["analytic", "field"], default="analytic")
     parser.add_argument("--blob", type=float, default=10.0, help="density_blob_scale")
-    parser.add_argument("--levels", type=count, default=16, help="of the field's hash grids")
-    parser.add_argument("--log2", type=count, default=19, help="log2 of a level's most entries")
+    parser.add_argument("--levels", type=positive_int, default=16, help="of the field's hash grids")
+    parser.add_argument(
+        "--log2", type=positive_int, default=19, help="log2 of a level's most entries"
+    )
     parser.add_argument("--normals", action="store_true", help="render normals too")
     parser.add_argument("--chunk", type=int, default=2**19, help="train_chunk_size")
-    parser.add_argument("--repeats", type=count, default=5)
+    parser.add_argument("--repeats", type=positive_int, default=5)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     return parser
 

@@ -22,7 +22,8 @@ from typing import Any
 
 import animate124
 from animate124.events import TRAINING, Progress, Reader
-from measuring import FIGURES, count
+from animate124.host.argument_types import positive_int
+from measuring import FIGURES
 
 ROOT = Path(animate124.__file__).parent
 IMAGE, PROMPT, SUBJECT = "load/toy-panda/image.png", "a panda is dancing", "panda"
@@ -191,7 +192,7 @@ def options(description: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--beside", type=other_checkout, help="another checkout, which runs in turn with this"
     )
-    parser.add_argument("--repeats", type=count, default=1, help="runs of each")
+    parser.add_argument("--repeats", type=positive_int, default=1, help="runs of each")
     parser.add_argument("--figures", type=Path, default=FIGURES, help="where figures are written")
     parser.add_argument("overrides", nargs="*", metavar="task.key=value")
     return parser

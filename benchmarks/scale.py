@@ -23,8 +23,9 @@ import tempfile
 import time
 from pathlib import Path
 
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.pipeline.request import FIELDS, GRID
-from measuring import FIGURES, count, positive, record
+from measuring import FIGURES, record
 
 STEP = Path(__file__).resolve().parent / "step.py"
 NUMBERS = {1: "one_gpu", 2: "two_gpus", 4: "four_gpus", 8: "eight_gpus"}
@@ -94,9 +95,11 @@ def main() -> None:
     parser.add_argument("--devices", type=int, nargs="+", choices=[*NUMBERS], default=[1, 2])
     parser.add_argument("--field", choices=FIELDS, default=FIELDS[0], help="as animate.py's")
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="graph")
-    parser.add_argument("--warm-up", type=count, default=16, help="steps before measuring")
-    parser.add_argument("--steps", type=count, default=60, help="steps that are measured")
-    parser.add_argument("--limit", type=positive, default=600, help="seconds that a run may take")
+    parser.add_argument("--warm-up", type=positive_int, default=16, help="steps before measuring")
+    parser.add_argument("--steps", type=positive_int, default=60, help="steps that are measured")
+    parser.add_argument(
+        "--limit", type=positive_float, default=600, help="seconds that a run may take"
+    )
     parser.add_argument("--tiny", action="store_true", help="tiny models and pictures")
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
     parser.add_argument("--set", dest="overrides", action="append", default=[], metavar="key=value")

@@ -17,10 +17,10 @@ import diffusers
 import pytorch_lightning as pl
 import threestudio
 import torch
+from animate124.host.argument_types import positive_int
 from animate124.pipeline.request import FIELDS, GRID
 from animate124.toyworld.random_priors import make_random_priors
 from full_size_models import install
-from measuring import count
 from omegaconf import OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from threestudio.launch import trainer_options
@@ -64,7 +64,7 @@ def step_options(description: str) -> argparse.ArgumentParser:
         "--video", choices=["ms", "zs", *FAMILIES], default="ms", help="as the configs' names end"
     )
     parser.add_argument("--compile", choices=["false", "graph", "inductor"], default="false")
-    parser.add_argument("--warm-up", type=count, default=16, help="steps before measuring")
+    parser.add_argument("--warm-up", type=positive_int, default=16, help="steps before measuring")
     models = parser.add_mutually_exclusive_group()
     models.add_argument("--toy", action="store_true", help="the quickstart's step")
     models.add_argument("--tiny", action="store_true", help="tiny models and pictures")

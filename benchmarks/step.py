@@ -32,8 +32,9 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import pytorch_lightning as pl
 import torch
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.pipeline.request import GRID
-from measuring import FIGURES, cap_memory, count, device_name, positive, record
+from measuring import FIGURES, cap_memory, device_name, record
 from probes import KINDS, PRIORS, Watch
 from stages import ROOT, step_options, train, which
 from threestudio.launch import leave_process_group
@@ -210,11 +211,13 @@ def main() -> None:
         "--beside", type=Path, metavar="PATH", help="measure another checkout's step first"
     )
     parser.add_argument("--figures", type=Path, metavar="FILE", help="where figures are written")
-    parser.add_argument("--devices", type=count, default=1, help="GPUs, or processes on a CPU")
     parser.add_argument(
-        "--memory-fraction-gb", type=positive, help="let CUDA have no more than this"
+        "--devices", type=positive_int, default=1, help="GPUs, or processes on a CPU"
     )
-    parser.add_argument("--steps", type=count, default=30, help="steps that are measured")
+    parser.add_argument(
+        "--memory-fraction-gb", type=positive_float, help="let CUDA have no more than this"
+    )
+    parser.add_argument("--steps", type=positive_int, default=30, help="steps that are measured")
     parser.add_argument("--split-steps", type=int, default=6, help="steps that are split")
     args = parser.parse_args()
 

@@ -16,7 +16,8 @@ from pathlib import Path
 
 import pytorch_lightning as pl
 import torch
-from measuring import count, device_name
+from animate124.host.argument_types import positive_int
+from measuring import device_name
 from profiles import kernels_of, kind, profiler, table
 from stages import ROOT, step_options, train, which
 
@@ -50,8 +51,8 @@ def own_lines(stack: list[str]) -> str:
 
 def main() -> None:
     parser = step_options(__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=count, default=4, help="that are looked at")
-    parser.add_argument("--top", type=count, default=30, help="rows of a table")
+    parser.add_argument("--steps", type=positive_int, default=4, help="that are looked at")
+    parser.add_argument("--top", type=positive_int, default=30, help="rows of a table")
     args = parser.parse_args()
     look = Look(args.warm_up, args.steps)
     with tempfile.TemporaryDirectory() as folder:

@@ -27,6 +27,7 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.textual_inversion import parser as run_flags
 from animate124.textual_inversion.denoising import draw_batch, reseed
 from animate124.textual_inversion.run import TextualInversion
@@ -35,7 +36,7 @@ from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from full_size_models import TEXT_L as TEXT
 from full_size_models import UNET_2D as UNET
 from full_size_models import VAE
-from measuring import FIGURES, cap_memory, count, now, positive, record
+from measuring import FIGURES, cap_memory, now, record
 from profiles import kernels_of, kind, profiler, table
 from torch.utils.data import DataLoader, RandomSampler
 from transformers import CLIPTextConfig, CLIPTextModel
@@ -214,17 +215,17 @@ def gradient(model: Path, args: argparse.Namespace, precision: str) -> torch.Ten
 
 def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=count, default=60, help="that are timed")
-    parser.add_argument("--batch", type=count, default=16)
+    parser.add_argument("--steps", type=positive_int, default=60, help="that are timed")
+    parser.add_argument("--batch", type=positive_int, default=16)
     parser.add_argument(
-        "--parts", type=count, default=1, help="our loop takes the batch in so many"
+        "--parts", type=positive_int, default=1, help="our loop takes the batch in so many"
     )
     parser.add_argument(
-        "--memory-fraction-gb", type=positive, help="let CUDA have no more than this"
+        "--memory-fraction-gb", type=positive_float, help="let CUDA have no more than this"
     )
-    parser.add_argument("--resolution", type=count, default=512)
+    parser.add_argument("--resolution", type=positive_int, default=512)
     parser.add_argument("--kernels", type=int, default=0, metavar="STEPS", help="profile so many")
-    parser.add_argument("--prompt-length", type=count, default=CLIP_LENGTH, help="in tokens")
+    parser.add_argument("--prompt-length", type=positive_int, default=CLIP_LENGTH, help="in tokens")
     parser.add_argument("--variants", nargs="*", default=VARIANTS, choices=VARIANTS)
     parser.add_argument("--no-baseline", action="store_true", help="only our loop")
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to try the benchmark")

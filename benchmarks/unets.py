@@ -19,9 +19,10 @@ import diffusers
 import torch
 from animate124.guidance.conditions import both
 from animate124.guidance.speed import Recorded, channels_last, prepare_network
+from animate124.host.argument_types import positive_int
 from animate124.toyworld import random_priors
 from full_size_models import COMPONENTS, make
-from measuring import count, milliseconds, now
+from measuring import milliseconds, now
 from torch import Tensor, nn
 
 Inputs = dict[str, Tensor]
@@ -122,7 +123,7 @@ def measure(name: str, ways: list[str], args: argparse.Namespace) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=count, default=20)
+    parser.add_argument("--repeats", type=positive_int, default=20)
     parser.add_argument("--inductor", action="store_true", help="torch.compile too: minutes")
     parser.add_argument("--tiny", action="store_true", help="tiny models, to try this on a CPU")
     args = parser.parse_args()

@@ -17,10 +17,11 @@ os.environ.setdefault("GOMP_SPINCOUNT", "2000")  # as animate.py, which starts t
 import animate124  # noqa: F401, brings the bundled host where there is no threestudio
 import cv2
 import torch
+from animate124.host.argument_types import positive_float, positive_int
 from animate124.viewer import runs
 from animate124.viewer.looking import MODES, Eye, cameras_of, draw
 from animate124.viewer.scenes import Scenes
-from measuring import count, now, positive, record
+from measuring import now, record
 
 QUICK = ("colour", "opacity", "depth")  # normals take six more densities a sample
 QUALITY = [cv2.IMWRITE_JPEG_QUALITY, 85]
@@ -30,8 +31,8 @@ def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
     parser.add_argument("--stage", help="(default: the newest)")
-    parser.add_argument("--size", type=count, default=128, help="pixels a side (128)")
-    parser.add_argument("--seconds", type=positive, default=10.0, help="of each mode (10)")
+    parser.add_argument("--size", type=positive_int, default=128, help="pixels a side (128)")
+    parser.add_argument("--seconds", type=positive_float, default=10.0, help="of each mode (10)")
     parser.add_argument("--record", action="store_true", help="in figures.json")
     return parser
 

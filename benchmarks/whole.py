@@ -30,10 +30,11 @@ os.environ.setdefault("PYTORCH_CUDA_ALLOC_CONF", "expandable_segments:True")
 
 import full_size_models
 import torch
+from animate124.host.argument_types import finite_number, positive_float
 from animate124.pipeline.presets import FAST, Preset, Stage, preset_of
 from animate124.pipeline.request import FIELDS, Request
 from animate124.toyworld.random_priors import make_random_priors
-from measuring import FIGURES, device_name, positive, proportion, record
+from measuring import FIGURES, device_name, record
 from omegaconf import OmegaConf
 from runs import ROOT, Run, at_once, in_turn, median, options
 from stages import SECTION, TINY, TINY_SIZES
@@ -117,7 +118,7 @@ def say(label: str, run: Run, whole: dict[str, int]) -> None:
 
 
 def figures_of(ours: list[Run], theirs: list[Run], how: str) -> dict[str, tuple[float, str]]:
-    """Of the whole and its tasks: name -> value and unit."""
+    """Names, values and units."""
     whole, published = steps_of(1), steps_of(1, PUBLISHED)
     fast = {name: count // FAST for name, count in whole.items()}
     peaks = [task.peak["gpu"] for run in ours for task in run.tasks.values() if "gpu" in task.peak]
@@ -131,24 +132,43 @@ def figures_of(ours: list[Run], theirs: list[Run], how: str) -> dict[str, tuple[
         figures["whole.minutes_before"] = before, f"min, {how}, the other build{bound}"
     if peaks:
         figures["whole.peak_gb"] = max(peaks), "GB"
-    for name, task in ours[0].tasks.items():
-        figures[f"whole.{name}.seconds"] = (
-            median(ours, lambda run, n=name: run.tasks[n].seconds),
-            "s",
-        )
-        if task.steps:
-            step = median(ours, lambda run, n=name: run.tasks[n].step_s)
-            figures[f"whole.{name}.ms"] = 1e3 * step, "ms a step"
-            first = median(ours, lambda run, n=name: run.tasks[n].to_first_step)
-            figures[f"whole.{name}.first_seconds"] = first, "s to the first step"
+    figures |= figures_of_tasks("whole", ours)
+    return figures | (figures_of_tasks("whole.before", theirs) if theirs else {})
+
+
+def figures_of_tasks(place: str, runs: list[Run]) -> dict[str, tuple[float, str]]:
+    """Medians of runs of one checkout; peaks are the first run's."""
+    figures = {f"{place}.to_first_task_seconds": (median(runs, to_first_task), "s")}
+    for name, task in runs[0].tasks.items():
+        own = f"{place}.{name}"
+        figures[f"{own}.seconds"] = median(runs, lambda run, n=name: run.tasks[n].seconds), "s"
+        figures |= {f"{own}.{kind}_gb": (gb, "GB") for kind, gb in task.peak.items()}
+        if name in runs[0].trained and name not in unknown(runs[0]):
+            step = median(runs, lambda run, n=name: run.tasks[n].step_s)
+            figures[f"{own}.ms"] = 1e3 * step, "ms a step"
+            first = median(runs, lambda run, n=name: run.tasks[n].to_first_step)
+            figures[f"{own}.first_seconds"] = first, "s to the first step"
     return figures
+
+
+def to_first_task(run: Run) -> float:
+    """Seconds from animate.py's start."""
+    return min(task.began for task in run.tasks.values())
 
 
 def main() -> None:
     parser = options(__doc__.splitlines()[0])
-    parser.add_argument("--steps-share", type=proportion, default=1.0, help="of all trainings'")
     parser.add_argument(
-        "--vram", type=positive, metavar="GB", help="as animate.py's; not the other checkout's"
+        "--steps-share",
+        type=finite_number(above=0, most=1),
+        default=1.0,
+        help="of each training's steps",
+    )
+    parser.add_argument(
+        "--vram",
+        type=positive_float,
+        metavar="GB",
+        help="as animate.py's; not the other checkout's",
     )
     parser.add_argument("--at-once", action="store_true", help="the other checkout on a second GPU")
     parser.add_argument("--kept", type=Path, metavar="FILE", help="of runs that are done")

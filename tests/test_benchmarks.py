@@ -1,6 +1,6 @@
 """The benchmarks: models have the sizes of the real ones, and the scripts run on a CPU."""
 
-import argparse
+import importlib
 import json
 import os
 import re
@@ -99,25 +99,25 @@ def test_the_fastest_prior_that_sees_a_picture_on_a_small_card(monkeypatch):
     assert capped == {"prior.wan.vram12.ms": (210.0, "ms"), "prior.wan.vram12.gb": (7.0, "GB")}
 
 
-def test_a_count_is_one_or_more(monkeypatch):
+@pytest.mark.parametrize(
+    ("script", "words", "says"),
+    [
+        ("step", "--stage 2 --steps 0", "'0' is not a whole number, 1 or more"),
+        ("step", "--stage 2 --warm-up -1", "'-1' is not a whole number, 1 or more"),
+        ("many_scenes", "--gpu 0,1 --scenes 0", "'0' is not a whole number, 1 or more"),
+        ("growth", "--stage 2 --sizes 8 0", "'0' is not a whole number, 1 or more"),
+        ("scale", "--limit 0", "'0' is not a finite number, above 0"),
+        ("whole", "--vram nan", "'nan' is not a finite number, above 0"),
+        ("whole", "--steps-share 0", "'0' is not a finite number, 1 or less and above 0"),
+        ("whole", "--steps-share 1.1", "'1.1' is not a finite number, 1 or less and above 0"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_at_once(monkeypatch, capsys, script, words, says):
     monkeypatch.syspath_prepend(BENCHMARKS)
-    from measuring import count
-
-    assert count("3") == 3
-    for text in ("0", "-1"):
-        with pytest.raises(argparse.ArgumentTypeError, match="1 or more"):
-            count(text)
-
-
-def test_a_length_is_above_zero_and_a_proportion_one_at_most(monkeypatch):
-    monkeypatch.syspath_prepend(BENCHMARKS)
-    from measuring import positive, proportion
-
-    assert positive("2.5") == 2.5 and proportion("1") == 1
-    for kind, texts in ((positive, ("0", "-1", "inf", "nan")), (proportion, ("0", "1.1", "nan"))):
-        for text in texts:
-            with pytest.raises(argparse.ArgumentTypeError, match=f"{text} won't do: .*above 0"):
-                kind(text)
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(script).main()
+    assert ended.value.code == 2 and says in capsys.readouterr().err
 
 
 @pytest.mark.slow
